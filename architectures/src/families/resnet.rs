@@ -1,0 +1,586 @@
+//! ResNet and its relatives: ResNeXt, Wide ResNet, SE-ResNet, the c, d, s and t stems, blur pooling, group normalisation.
+//!
+//! He et al., *Deep Residual Learning for Image Recognition* (arXiv 1512.03385), with the stride in the 3×3 convolution;
+//! Xie et al. (1611.05431); Hu et al. (1709.01507); He et al., *Bag of Tricks* (1812.01187); Zhang (1904.11486).
+
+use burn::module::Module;
+use burn::nn::Relu;
+use burn::tensor::{Device, Tensor};
+
+use crate::layers::{
+    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, average_pool,
+    blur_pool, global_average_pool, make_divisible_limited, max_pool,
+};
+use crate::network::{Architecture, Network, Outputs};
+use crate::registry::Configuration;
+use crate::taps::Taps;
+
+/// Which ResNet.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The kind of block in all four stages.
+    pub block: BlockKind,
+    /// Blocks in each stage.
+    pub layers: [usize; 4],
+    /// Channels in each stage, before the block's expansion.
+    pub channels: [usize; 4],
+    /// Groups of the 3×3 convolution (ResNeXt).
+    pub cardinality: usize,
+    /// Channels per group, where 64 stands for the stage's own (Wide ResNet: 128).
+    pub base_width: usize,
+    /// The first layers.
+    pub stem: StemKind,
+    /// Whether a shortcut that shrinks does so by averaging (the d and t variants).
+    pub average_down: bool,
+    /// Whether every block ends in squeeze-and-excitation.
+    pub squeeze_excite: bool,
+    /// Whether strided steps are blurred first.
+    pub blur: bool,
+    /// Group normalisation in place of batch normalisation.
+    pub group_norm: bool,
+    /// Pixels, both ways.
+    pub input_size: usize,
+    /// Classes of the published weights.
+    pub num_classes: usize,
+}
+
+/// The kind of a residual block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// Two 3×3 convolutions.
+    Basic,
+    /// 1×1, 3×3, 1×1, which widens four times.
+    Bottleneck,
+}
+
+/// The first layers of the network, by the widths of their convolutions.
+#[derive(Debug, Clone, Copy)]
+pub enum StemKind {
+    /// One 7×7 convolution to 64 channels.
+    Plain,
+    /// Three 3×3 convolutions.
+    Deep([usize; 3]),
+}
+
+const STEM_C: StemKind = StemKind::Deep([32, 32, 64]);
+const STEM_S: StemKind = StemKind::Deep([64, 64, 128]);
+const STEM_T: StemKind = StemKind::Deep([24, 32, 64]);
+
+const BASIC: Config = Config {
+    block: BlockKind::Basic,
+    layers: [2, 2, 2, 2],
+    channels: [64, 128, 256, 512],
+    cardinality: 1,
+    base_width: 64,
+    stem: StemKind::Plain,
+    average_down: false,
+    squeeze_excite: false,
+    blur: false,
+    group_norm: false,
+    input_size: 224,
+    num_classes: 1000,
+};
+const BOTTLENECK: Config = Config {
+    block: BlockKind::Bottleneck,
+    ..BASIC
+};
+
+const LAYERS_34: [usize; 4] = [3, 4, 6, 3];
+const LAYERS_50: [usize; 4] = [3, 4, 6, 3];
+const LAYERS_101: [usize; 4] = [3, 4, 23, 3];
+const LAYERS_152: [usize; 4] = [3, 8, 36, 3];
+const LAYERS_200: [usize; 4] = [3, 24, 36, 3];
+
+const fn c(layers: [usize; 4]) -> Config {
+    Config {
+        layers,
+        stem: STEM_C,
+        ..BOTTLENECK
+    }
+}
+const fn d(layers: [usize; 4]) -> Config {
+    Config {
+        average_down: true,
+        ..c(layers)
+    }
+}
+const fn s(layers: [usize; 4]) -> Config {
+    Config {
+        layers,
+        stem: STEM_S,
+        ..BOTTLENECK
+    }
+}
+const fn t(layers: [usize; 4]) -> Config {
+    Config {
+        layers,
+        stem: STEM_T,
+        average_down: true,
+        ..BOTTLENECK
+    }
+}
+const fn plain(layers: [usize; 4]) -> Config {
+    Config {
+        layers,
+        ..BOTTLENECK
+    }
+}
+const fn next(cardinality: usize, base_width: usize, config: Config) -> Config {
+    Config {
+        cardinality,
+        base_width,
+        ..config
+    }
+}
+const fn se(config: Config) -> Config {
+    Config {
+        squeeze_excite: true,
+        ..config
+    }
+}
+const fn blur(config: Config) -> Config {
+    Config {
+        blur: true,
+        ..config
+    }
+}
+
+/// For 28 × 28 images of ten classes.
+const DEMO: Config = Config {
+    layers: [1, 1, 1, 1],
+    channels: [24, 48, 64, 96],
+    stem: StemKind::Deep([16, 16, 24]),
+    average_down: true,
+    input_size: 28,
+    num_classes: 10,
+    ..BASIC
+};
+
+/// The networks of this family.
+pub const VARIANTS: &[(&str, Config)] = &[
+    ("demo_resnet", DEMO),
+    (
+        "demo_resnext",
+        Config {
+            block: BlockKind::Bottleneck,
+            cardinality: 8,
+            base_width: 8,
+            channels: [16, 32, 64, 96],
+            ..DEMO
+        },
+    ),
+    (
+        "demo_seresnet",
+        Config {
+            channels: [16, 32, 64, 96],
+            ..se(DEMO)
+        },
+    ),
+    (
+        "resnet10t",
+        Config {
+            block: BlockKind::Basic,
+            ..t([1, 1, 1, 1])
+        },
+    ),
+    ("resnet14t", t([1, 1, 1, 1])),
+    ("resnet18", BASIC),
+    (
+        "resnet18d",
+        Config {
+            block: BlockKind::Basic,
+            ..d([2, 2, 2, 2])
+        },
+    ),
+    ("resnet26", plain([2, 2, 2, 2])),
+    ("resnet26d", d([2, 2, 2, 2])),
+    ("resnet26t", t([2, 2, 2, 2])),
+    (
+        "resnet34",
+        Config {
+            layers: LAYERS_34,
+            ..BASIC
+        },
+    ),
+    (
+        "resnet34d",
+        Config {
+            block: BlockKind::Basic,
+            ..d(LAYERS_34)
+        },
+    ),
+    ("resnet50", plain(LAYERS_50)),
+    (
+        "resnet50_gn",
+        Config {
+            group_norm: true,
+            ..plain(LAYERS_50)
+        },
+    ),
+    ("resnet50c", c(LAYERS_50)),
+    ("resnet50d", d(LAYERS_50)),
+    ("resnet50s", s(LAYERS_50)),
+    ("resnet50t", t(LAYERS_50)),
+    ("resnet101", plain(LAYERS_101)),
+    ("resnet101c", c(LAYERS_101)),
+    ("resnet101d", d(LAYERS_101)),
+    ("resnet101s", s(LAYERS_101)),
+    ("resnet152", plain(LAYERS_152)),
+    ("resnet152c", c(LAYERS_152)),
+    ("resnet152d", d(LAYERS_152)),
+    ("resnet152s", s(LAYERS_152)),
+    ("resnet200", plain(LAYERS_200)),
+    ("resnet200d", d(LAYERS_200)),
+    ("resnetblur18", blur(BASIC)),
+    ("resnetblur50", blur(plain(LAYERS_50))),
+    ("resnetblur50d", blur(d(LAYERS_50))),
+    ("resnetblur101d", blur(d(LAYERS_101))),
+    ("resnext50_32x4d", next(32, 4, plain(LAYERS_50))),
+    ("resnext50d_32x4d", next(32, 4, d(LAYERS_50))),
+    ("resnext101_32x4d", next(32, 4, plain(LAYERS_101))),
+    ("resnext101_32x8d", next(32, 8, plain(LAYERS_101))),
+    ("resnext101_32x16d", next(32, 16, plain(LAYERS_101))),
+    ("resnext101_64x4d", next(64, 4, plain(LAYERS_101))),
+    ("seresnet18", se(BASIC)),
+    (
+        "seresnet34",
+        se(Config {
+            layers: LAYERS_34,
+            ..BASIC
+        }),
+    ),
+    ("seresnet50", se(plain(LAYERS_50))),
+    ("seresnet50t", se(t(LAYERS_50))),
+    ("seresnet101", se(plain(LAYERS_101))),
+    ("seresnet152", se(plain(LAYERS_152))),
+    ("seresnet152d", se(d(LAYERS_152))),
+    ("seresnet200d", se(d(LAYERS_200))),
+    ("seresnext26d_32x4d", se(next(32, 4, d([2, 2, 2, 2])))),
+    ("seresnext26t_32x4d", se(next(32, 4, t([2, 2, 2, 2])))),
+    ("seresnext50_32x4d", se(next(32, 4, plain(LAYERS_50)))),
+    ("seresnext101_32x4d", se(next(32, 4, plain(LAYERS_101)))),
+    ("seresnext101_32x8d", se(next(32, 8, plain(LAYERS_101)))),
+    ("seresnext101d_32x8d", se(next(32, 8, d(LAYERS_101)))),
+    ("seresnext101_64x4d", se(next(64, 4, plain(LAYERS_101)))),
+    ("wide_resnet50_2", next(1, 128, plain(LAYERS_50))),
+    ("wide_resnet101_2", next(1, 128, plain(LAYERS_101))),
+];
+
+impl Configuration for Config {
+    fn input_size(&self) -> [usize; 2] {
+        [self.input_size; 2]
+    }
+
+    fn any_input_size(&self) -> bool {
+        true
+    }
+
+    fn num_classes(&self) -> usize {
+        self.num_classes
+    }
+
+    fn build(&self, num_classes: usize, device: &Device) -> Network {
+        ResNet::new(self, num_classes, device).into()
+    }
+}
+
+/// A residual network. See [`Config`].
+#[derive(Module, Debug)]
+pub struct ResNet {
+    conv1: Stem,
+    bn1: Norm,
+    layer1: Vec<Block>,
+    layer2: Vec<Block>,
+    layer3: Vec<Block>,
+    layer4: Vec<Block>,
+    fc: Linear,
+    blur: bool,
+}
+
+impl ResNet {
+    /// Builds the network with `num_classes` outputs.
+    pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
+        let (conv1, mut inputs) = Stem::new(config, device);
+        let bn1 = Norm::new(config, inputs, device);
+        let mut stage = |index: usize| {
+            (0..config.layers[index])
+                .map(|position| {
+                    let stride = if index > 0 && position == 0 { 2 } else { 1 };
+                    let shape = BlockShape {
+                        inputs,
+                        channels: config.channels[index],
+                        stride,
+                    };
+                    inputs = shape.outputs(config);
+                    Block::new(config, shape, device)
+                })
+                .collect::<Vec<_>>()
+        };
+        let [layer1, layer2, layer3, layer4] = [stage(0), stage(1), stage(2), stage(3)];
+        Self {
+            conv1,
+            bn1,
+            layer1,
+            layer2,
+            layer3,
+            layer4,
+            fc: Linear::new(inputs, num_classes, device),
+            blur: config.blur,
+        }
+    }
+}
+
+impl Architecture for ResNet {
+    fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
+        let x = self
+            .bn1
+            .forward_activated(self.conv1.forward(images), Activation::Relu);
+        let x = match self.blur {
+            true => blur_pool(max_pool(x, 3, 1, 1), 2),
+            false => max_pool(x, 3, 2, 1),
+        };
+        let mut x = taps.map(|| "maxpool".into(), x);
+        let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
+        for (stage, blocks) in stages.into_iter().enumerate() {
+            for (index, block) in blocks.iter().enumerate() {
+                x = taps.map(|| format!("layer{}.{index}", stage + 1), block.forward(x));
+            }
+        }
+        let features = taps.map(|| "global_pool".into(), global_average_pool(x));
+        Outputs {
+            logits: self.fc.forward(features.clone()),
+            features,
+        }
+    }
+}
+
+/// Batch or group normalisation.
+#[derive(Module, Debug)]
+enum Norm {
+    Batch(BatchNorm2d),
+    Group(GroupNorm),
+}
+
+impl Norm {
+    fn new(config: &Config, channels: usize, device: &Device) -> Self {
+        match config.group_norm {
+            true => Self::Group(GroupNorm::new(32, channels, 1e-5, device)),
+            false => Self::Batch(BatchNorm2d::new(channels, device)),
+        }
+    }
+
+    fn forward_activated(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        match self {
+            Self::Batch(norm) => norm.forward_activated(x, activation),
+            Self::Group(norm) => activation.forward(norm.forward(x)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward_activated(x, Activation::Identity)
+    }
+}
+
+/// Strided convolution(s) up to the first normalisation.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Stem {
+    Plain(Conv2d),
+    Deep((Conv2d, Norm, Relu, Conv2d, Norm, Relu, Conv2d)),
+}
+
+impl Stem {
+    /// The stem and its output channels.
+    fn new(config: &Config, device: &Device) -> (Self, usize) {
+        match config.stem {
+            StemKind::Plain => {
+                let conv = Conv2d::config(3, 64, 7)
+                    .stride(2)
+                    .padding(Padding::Symmetric(3));
+                (Self::Plain(conv.build(device)), 64)
+            }
+            StemKind::Deep([first, second, third]) => {
+                let strided = Conv2d::config(3, first, 3).stride(2).build(device);
+                let stem = Self::Deep((
+                    strided,
+                    Norm::new(config, first, device),
+                    Relu,
+                    Conv2d::config(first, second, 3).build(device),
+                    Norm::new(config, second, device),
+                    Relu,
+                    Conv2d::config(second, third, 3).build(device),
+                ));
+                (stem, third)
+            }
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Plain(conv) => conv.forward(x),
+            Self::Deep((first, norm1, _, second, norm2, _, third)) => {
+                let x = norm1.forward_activated(first.forward(x), Activation::Relu);
+                let x = norm2.forward_activated(second.forward(x), Activation::Relu);
+                third.forward(x)
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BlockShape {
+    inputs: usize,
+    channels: usize,
+    stride: usize,
+}
+
+impl BlockShape {
+    fn outputs(&self, config: &Config) -> usize {
+        match config.block {
+            BlockKind::Basic => self.channels,
+            BlockKind::Bottleneck => 4 * self.channels,
+        }
+    }
+}
+
+/// A residual block of either kind; a bottleneck has a third convolution.
+#[derive(Module, Debug)]
+struct Block {
+    conv1: Conv2d,
+    bn1: Norm,
+    conv2: Conv2d,
+    bn2: Norm,
+    conv3: Option<Conv2d>,
+    bn3: Option<Norm>,
+    se: Option<SqueezeExcite>,
+    downsample: Option<Shortcut>,
+    /// The stride of the blur behind the strided convolution, which then keeps the size.
+    blur: Option<usize>,
+}
+
+impl Block {
+    fn new(config: &Config, shape: BlockShape, device: &Device) -> Self {
+        let BlockShape {
+            inputs,
+            channels,
+            stride,
+        } = shape;
+        let outputs = shape.outputs(config);
+        let blur = (config.blur && stride == 2).then_some(stride);
+        let conv_stride = if blur.is_some() { 1 } else { stride };
+        let strided = |conv: crate::layers::Conv2dConfig| {
+            conv.stride(conv_stride)
+                .padding(Padding::Symmetric(1))
+                .build(device)
+        };
+        let norm = |channels| Norm::new(config, channels, device);
+        let (conv1, conv2, conv3, width) = match config.block {
+            BlockKind::Basic => (
+                strided(Conv2d::config(inputs, channels, 3)),
+                Conv2d::config(channels, channels, 3).build(device),
+                None,
+                channels,
+            ),
+            BlockKind::Bottleneck => {
+                let width = channels * config.base_width / 64 * config.cardinality;
+                let conv2 = Conv2d::config(width, width, 3).groups(config.cardinality);
+                (
+                    Conv2d::config(inputs, width, 1).build(device),
+                    strided(conv2),
+                    Some(Conv2d::config(width, outputs, 1).build(device)),
+                    width,
+                )
+            }
+        };
+        let reduced = make_divisible_limited(outputs as f64 / 16.0, 8, 0.0);
+        Self {
+            conv1,
+            bn1: norm(width),
+            conv2,
+            bn2: norm(width),
+            bn3: conv3.is_some().then(|| norm(outputs)),
+            conv3,
+            se: config
+                .squeeze_excite
+                .then(|| SqueezeExcite::new(outputs, reduced, device)),
+            downsample: (stride != 1 || inputs != outputs)
+                .then(|| Shortcut::new(config, inputs, outputs, stride, device)),
+            blur,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let blurred = |x: Tensor<4>| match self.blur {
+            Some(stride) => blur_pool(x, stride),
+            None => x,
+        };
+        let y = self
+            .bn1
+            .forward_activated(self.conv1.forward(x.clone()), Activation::Relu);
+        let y = match (&self.conv3, &self.bn3) {
+            (Some(conv3), Some(bn3)) => {
+                let y = self
+                    .bn2
+                    .forward_activated(self.conv2.forward(y), Activation::Relu);
+                bn3.forward(conv3.forward(blurred(y)))
+            }
+            _ => self.bn2.forward(self.conv2.forward(blurred(y))),
+        };
+        let y = match &self.se {
+            Some(se) => se.forward(y),
+            None => y,
+        };
+        let shortcut = match &self.downsample {
+            Some(downsample) => downsample.forward(x),
+            None => x,
+        };
+        Activation::Relu.forward(y + shortcut)
+    }
+}
+
+/// What brings a block's input to the shape of its output.
+#[derive(Module, Debug)]
+enum Shortcut {
+    Convolution((Conv2d, Norm)),
+    Average((HalvingPool, Conv2d, Norm)),
+}
+
+/// Averages 2 × 2 windows if `halves`, else nothing; without parameters, but with a place in timm's numbering.
+#[derive(Module, Debug)]
+struct HalvingPool {
+    halves: bool,
+}
+
+impl Shortcut {
+    fn new(config: &Config, inputs: usize, outputs: usize, stride: usize, device: &Device) -> Self {
+        let conv = Conv2d::config(inputs, outputs, 1);
+        let norm = Norm::new(config, outputs, device);
+        match config.average_down {
+            true => Self::Average((
+                HalvingPool {
+                    halves: stride == 2,
+                },
+                conv.build(device),
+                norm,
+            )),
+            false => {
+                let conv = conv.stride(stride).padding(Padding::Symmetric(0));
+                Self::Convolution((conv.build(device), norm))
+            }
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Convolution((conv, norm)) => norm.forward(conv.forward(x)),
+            Self::Average((pool, conv, norm)) => {
+                let x = if pool.halves {
+                    average_pool(x, 2, 2)
+                } else {
+                    x
+                };
+                norm.forward(conv.forward(x))
+            }
+        }
+    }
+}

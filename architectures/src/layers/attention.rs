@@ -1,0 +1,47 @@
+//! Multi-head self-attention.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, activation};
+
+use super::Linear;
+
+/// Multi-head self-attention over `[batch, token, channel]` (Vaswani et al. 2017) with one map for queries, keys and values.
+#[derive(Module, Debug)]
+pub struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    /// `heads` must divide `channels`.
+    pub fn new(channels: usize, heads: usize, device: &Device) -> Self {
+        Self {
+            qkv: Linear::new(channels, 3 * channels, device),
+            proj: Linear::new(channels, channels, device),
+            heads,
+        }
+    }
+
+    /// `[batch, token, channel]`; the shape stays.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, channels] = x.dims();
+        let size = channels / self.heads;
+        let qkv = self
+            .qkv
+            .forward(x)
+            .reshape([batch, tokens, 3, self.heads, size])
+            .permute([2, 0, 3, 1, 4]);
+        let part = |index| {
+            qkv.clone()
+                .narrow(0, index, 1)
+                .reshape([batch, self.heads, tokens, size])
+        };
+        let scores = part(0)
+            .mul_scalar((size as f64).powf(-0.5))
+            .matmul(part(1).transpose());
+        let mixed = activation::softmax(scores, 3).matmul(part(2));
+        self.proj
+            .forward(mixed.swap_dims(1, 2).reshape([batch, tokens, channels]))
+    }
+}

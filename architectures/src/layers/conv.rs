@@ -1,0 +1,175 @@
+//! Two-dimensional convolution.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, module};
+
+/// How the border of an image is treated; what is added is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// So many rows and columns on each side.
+    Symmetric(usize),
+    /// TensorFlow's "same": the output has ⌈size / stride⌉ rows and columns, and an odd remainder goes below and to the right.
+    Same,
+}
+
+impl Padding {
+    /// Pixels (before, after) along one axis.
+    pub(super) fn amount(
+        self,
+        size: usize,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+    ) -> (usize, usize) {
+        match self {
+            Self::Symmetric(amount) => (amount, amount),
+            Self::Same => {
+                let reach = (size.div_ceil(stride) - 1) * stride + (kernel - 1) * dilation + 1;
+                let total = reach.saturating_sub(size);
+                (total / 2, total - total / 2)
+            }
+        }
+    }
+}
+
+/// A convolution over `[batch, channel, height, width]`.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    /// `[output, input / groups, height, width]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[output]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    stride: usize,
+    #[module(skip)]
+    padding: Padding,
+    dilation: usize,
+    groups: usize,
+}
+
+/// The shape of a convolution: by default stride 1, size-keeping padding, no dilation, one group, no bias.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2dConfig {
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    padding: Option<Padding>,
+    dilation: usize,
+    groups: usize,
+    bias: bool,
+}
+
+impl Conv2d {
+    /// A square kernel from `inputs` to `outputs` channels.
+    pub fn config(inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
+        Conv2dConfig {
+            inputs,
+            outputs,
+            kernel,
+            stride: 1,
+            padding: None,
+            dilation: 1,
+            groups: 1,
+            bias: false,
+        }
+    }
+
+    /// `[batch, input, height, width]` → `[batch, output, height', width']`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let [_, _, height, width] = x.dims();
+        let [_, _, kernel_height, kernel_width] = weight.dims();
+        let amount = |size, kernel| {
+            self.padding
+                .amount(size, kernel, self.stride, self.dilation)
+        };
+        let mut options =
+            ConvOptions::new([self.stride; 2], [0, 0], [self.dilation; 2], self.groups);
+        options.padding = [amount(height, kernel_height), amount(width, kernel_width)];
+        module::conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
+    }
+}
+
+impl Conv2dConfig {
+    /// Rows and columns from one output to the next.
+    pub fn stride(mut self, stride: usize) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// Another padding than the size-keeping one, ((stride − 1) + dilation · (kernel − 1)) / 2 on each side.
+    pub fn padding(mut self, padding: Padding) -> Self {
+        self.padding = Some(padding);
+        self
+    }
+
+    /// Rows and columns from one tap of the kernel to the next.
+    pub fn dilation(mut self, dilation: usize) -> Self {
+        self.dilation = dilation;
+        self
+    }
+
+    /// Groups of channels that do not see each other; as many as inputs and outputs: a depthwise convolution.
+    pub fn groups(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// With a bias.
+    pub fn bias(mut self) -> Self {
+        self.bias = true;
+        self
+    }
+
+    /// Weights are drawn by He's normal rule over the outputs (that of ResNet), biases are zero.
+    ///
+    /// # Panics
+    /// If the groups divide the inputs or the outputs with a remainder.
+    pub fn build(self, device: &Device) -> Conv2d {
+        let Self {
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            dilation,
+            groups,
+            ..
+        } = self;
+        assert!(
+            inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups),
+            "{groups} groups divide neither {inputs} inputs nor {outputs} outputs"
+        );
+        let area = kernel * kernel;
+        let (fan_in, fan_out) = (inputs / groups * area, outputs / groups * area);
+        let initializer = Initializer::KaimingNormal {
+            gain: 2f64.sqrt(),
+            fan_out_only: true,
+        };
+        let shape = [outputs, inputs / groups, kernel, kernel];
+        let size_keeping = Padding::Symmetric((stride - 1 + dilation * (kernel - 1)) / 2);
+        Conv2d {
+            weight: initializer.init_with(shape, Some(fan_in), Some(fan_out), device),
+            bias: self
+                .bias
+                .then(|| Initializer::Zeros.init([outputs], device)),
+            stride,
+            padding: self.padding.unwrap_or(size_keeping),
+            dilation,
+            groups,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_padding_puts_the_odd_pixel_behind() {
+        assert_eq!(Padding::Same.amount(224, 3, 2, 1), (0, 1));
+        assert_eq!(Padding::Same.amount(225, 3, 2, 1), (1, 1));
+        assert_eq!(Padding::Same.amount(7, 5, 1, 1), (2, 2));
+        assert_eq!(Padding::Same.amount(8, 1, 2, 1), (0, 0));
+    }
+}

@@ -1,0 +1,40 @@
+//! The parts that networks share, each written once.
+//!
+//! Every layer keeps its parameters in timm's layout under timm's names, so that weights load and save without an
+//! adapter. Networks go through these layers only; how a layer computes is its own affair.
+//!
+//! A layer trains (batch norm: takes the batch's statistics) only if its parameters were made on an autodiff device and
+//! are not frozen. On parameters without autodiff everything is in evaluation mode, whatever the input tracks.
+
+mod activation;
+mod attention;
+mod conv;
+mod linear;
+mod mlp;
+mod norm;
+mod pool;
+mod squeeze_excite;
+
+pub use activation::Activation;
+pub use attention::Attention;
+pub use conv::{Conv2d, Conv2dConfig, Padding};
+pub use linear::Linear;
+pub use mlp::Mlp;
+pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d};
+pub use pool::{average_pool, blur_pool, global_average_pool, max_pool};
+pub use squeeze_excite::SqueezeExcite;
+
+/// The multiple of `divisor` nearest to `value`, not below `divisor`, and not below 90 % of `value`
+/// (the rule of MobileNet's channel counts).
+pub fn make_divisible(value: f64, divisor: usize) -> usize {
+    make_divisible_limited(value, divisor, 0.9)
+}
+
+/// As [`make_divisible`], with another bound than 90 %; 0 sets no bound.
+pub fn make_divisible_limited(value: f64, divisor: usize, limit: f64) -> usize {
+    let rounded = ((value + divisor as f64 / 2.0) as usize / divisor * divisor).max(divisor);
+    match (rounded as f64) < limit * value {
+        true => rounded + divisor,
+        false => rounded,
+    }
+}

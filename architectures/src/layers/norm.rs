@@ -1,0 +1,181 @@
+//! Normalisation layers.
+
+use burn::module::{Flag, Initializer, Module, Param, RunningState};
+use burn::tensor::{Device, Tensor, module};
+
+use super::Activation;
+
+/// Batch normalisation over `[batch, channel, height, width]` (Ioffe & Szegedy 2015).
+///
+/// In evaluation the running statistics are used. In training (parameters on an autodiff device and not frozen) the
+/// batch's are, and the running ones follow with momentum 0.1, their variance unbiased, as in PyTorch.
+#[derive(Module, Debug)]
+pub struct BatchNorm2d {
+    /// Scale, `[channel]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[channel]`.
+    pub bias: Param<Tensor<1>>,
+    /// `[channel]`.
+    pub running_mean: RunningState<Tensor<1>>,
+    /// `[channel]`.
+    pub running_var: RunningState<Tensor<1>>,
+    training: Param<Flag>,
+    epsilon: f64,
+}
+
+impl BatchNorm2d {
+    const MOMENTUM: f64 = 0.1;
+
+    /// For so many channels, with epsilon 1e-5.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        Self::with_epsilon(channels, 1e-5, device)
+    }
+
+    /// With another epsilon (TensorFlow's networks: 1e-3).
+    pub fn with_epsilon(channels: usize, epsilon: f64, device: &Device) -> Self {
+        Self {
+            weight: Initializer::Ones.init([channels], device),
+            bias: Initializer::Zeros.init([channels], device),
+            running_mean: RunningState::new(Tensor::zeros([channels], device)),
+            running_var: RunningState::new(Tensor::ones([channels], device)),
+            training: Param::from_bool(true),
+            epsilon,
+        }
+    }
+
+    /// Starts the scale at zero, so that a residual branch begins as the identity (Goyal et al. 2017).
+    pub fn starting_at_zero(mut self, device: &Device) -> Self {
+        self.weight = Initializer::Zeros.init(self.weight.lazy_shape(), device);
+        self
+    }
+
+    /// The shape stays.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        if self.training.is_enabled() && weight.is_autodiff() {
+            return self.forward_training(x, weight, bias);
+        }
+        let mean = self.running_mean.value();
+        let variance = self.running_var.value();
+        module::batch_norm(x, weight, bias, mean, variance, self.epsilon)
+    }
+
+    /// Normalisation and the activation behind it, in one pass where the device has one.
+    pub fn forward_activated(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        activation.forward(self.forward(x))
+    }
+
+    fn forward_training(&self, x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>) -> Tensor<4> {
+        let [batch, _, height, width] = x.dims();
+        let count = (batch * height * width) as f64;
+        let result = module::batch_norm_train(x, weight, bias, self.epsilon);
+        let follow = |running: &RunningState<Tensor<1>>, now: Tensor<1>| {
+            let kept = running.value_sync().mul_scalar(1.0 - Self::MOMENTUM);
+            running.update((kept + now.detach().mul_scalar(Self::MOMENTUM)).detach());
+        };
+        follow(&self.running_mean, result.mean);
+        let unbiased = result.variance.mul_scalar(count / (count - 1.0).max(1.0));
+        follow(&self.running_var, unbiased);
+        result.output
+    }
+}
+
+/// Layer normalisation over the last axis (Ba et al. 2016).
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// Scale, `[channel]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[channel]`.
+    pub bias: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// For so many channels; Transformers use an epsilon of 1e-6, PyTorch's default is 1e-5.
+    pub fn new(channels: usize, epsilon: f64, device: &Device) -> Self {
+        Self {
+            weight: Initializer::Ones.init([channels], device),
+            bias: Initializer::Zeros.init([channels], device),
+            epsilon,
+        }
+    }
+
+    /// `[…, channel]`; the shape stays.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        module::layer_norm(x, self.weight.val(), Some(self.bias.val()), self.epsilon)
+    }
+}
+
+/// Layer normalisation over the channels of `[batch, channel, height, width]`, each place by itself.
+#[derive(Module, Debug)]
+pub struct LayerNorm2d {
+    /// Scale, `[channel]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[channel]`.
+    pub bias: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm2d {
+    /// For so many channels.
+    pub fn new(channels: usize, epsilon: f64, device: &Device) -> Self {
+        let LayerNorm {
+            weight,
+            bias,
+            epsilon,
+        } = LayerNorm::new(channels, epsilon, device);
+        Self {
+            weight,
+            bias,
+            epsilon,
+        }
+    }
+
+    /// The shape stays.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let last = x.permute([0, 2, 3, 1]);
+        let (weight, bias) = (self.weight.val(), Some(self.bias.val()));
+        module::layer_norm(last, weight, bias, self.epsilon).permute([0, 3, 1, 2])
+    }
+}
+
+/// Normalisation over groups of channels of `[batch, channel, height, width]` (Wu & He 2018).
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// Scale, `[channel]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[channel]`.
+    pub bias: Param<Tensor<1>>,
+    groups: usize,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    /// `groups` must divide `channels`.
+    pub fn new(groups: usize, channels: usize, epsilon: f64, device: &Device) -> Self {
+        let LayerNorm {
+            weight,
+            bias,
+            epsilon,
+        } = LayerNorm::new(channels, epsilon, device);
+        Self {
+            weight,
+            bias,
+            groups,
+            epsilon,
+        }
+    }
+
+    /// The shape stays.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let shape = x.dims();
+        let [batch, channels, height, width] = shape;
+        let per_group = channels / self.groups * height * width;
+        let groups = x.reshape([batch, self.groups, per_group]);
+        let centred = groups.clone() - groups.mean_dim(2);
+        let variance = centred.clone().square().mean_dim(2);
+        let normal = (centred / (variance + self.epsilon).sqrt()).reshape(shape);
+        let per_channel = |values: Tensor<1>| values.reshape([1, channels, 1, 1]);
+        normal * per_channel(self.weight.val()) + per_channel(self.bias.val())
+    }
+}

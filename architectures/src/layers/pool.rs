@@ -1,0 +1,53 @@
+//! Pooling over `[batch, channel, height, width]`.
+
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
+use burn::tensor::{Tensor, TensorData, module};
+
+/// The largest value of each square window; outside the image nothing counts.
+pub fn max_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    let mut options = MaxPoolOptions::new([kernel; 2]);
+    options.stride = [stride; 2];
+    options.padding = [(padding, padding); 2];
+    module::max_pool2d(x, options)
+}
+
+/// The mean of each square window without padding. Windows that begin inside and end outside of the image are kept, and
+/// average what lies inside (PyTorch: `ceil_mode=True, count_include_pad=False`).
+pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
+    let mut options = AvgPoolOptions::new([kernel; 2]);
+    options.stride = [stride; 2];
+    options.ceil_mode = true;
+    options.count_include_pad = false;
+    module::avg_pool2d(x, options)
+}
+
+/// `[batch, channel, height, width]` → `[batch, channel]`, the mean over the places.
+pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
+    let [batch, channels, height, width] = x.dims();
+    x.reshape([batch, channels, height * width])
+        .mean_dim(2)
+        .reshape([batch, channels])
+}
+
+/// Low-pass filtering by the binomial kernel (1 2 1)/4 in both directions on a mirrored border, and every `stride`-th
+/// place of the result: downsampling that does not alias (Zhang 2019).
+pub fn blur_pool(x: Tensor<4>, stride: usize) -> Tensor<4> {
+    let [_, channels, height, width] = x.dims();
+    let mirrored = |x: Tensor<4>, axis: usize, size: usize| {
+        let before = x.clone().narrow(axis, 1, 1);
+        let after = x.clone().narrow(axis, size - 2, 1);
+        Tensor::cat(vec![before, x, after], axis)
+    };
+    let x = mirrored(mirrored(x, 2, height), 3, width);
+    let row = [1.0f64, 2.0, 1.0];
+    let kernel: Vec<f64> = row
+        .iter()
+        .flat_map(|a| row.iter().map(move |b| a * b / 16.0))
+        .collect();
+    let device = x.device().without_autodiff();
+    let kernel =
+        Tensor::<4>::from_data(TensorData::new(kernel, [1, 1, 3, 3]), (&device, x.dtype()))
+            .repeat_dim(0, channels);
+    let options = ConvOptions::new([stride; 2], [0, 0], [1, 1], channels);
+    module::conv2d(x, kernel, None, options)
+}
