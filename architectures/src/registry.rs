@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 use std::sync::LazyLock;
 
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
 
 use crate::families::{convnext, efficientnet, mlp_mixer, resnet, vision_transformer};
 use crate::network::Network;
@@ -40,9 +40,9 @@ impl Entry {
 
     /// The number of trained parameters with the published number of classes; running statistics and other buffers do not count.
     pub fn parameters(&self) -> usize {
-        let mut counter = ParameterCounter(0);
+        let mut counter = ParameterCounter::default();
         self.build(&Device::flex()).visit(&mut counter);
-        counter.0
+        counter.count
     }
 }
 
@@ -125,15 +125,22 @@ fn most_similar(name: &str) -> Vec<&'static str> {
     scored.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
-/// Counts what an optimiser would change: everything but running statistics.
-struct ParameterCounter(usize);
+/// Counts what an optimiser would change: everything but batch norm's running statistics.
+#[derive(Default)]
+struct ParameterCounter {
+    count: usize,
+    in_statistics: bool,
+}
 
-impl burn::module::ModuleVisitor for ParameterCounter {
-    fn visit_float<const D: usize>(
-        &mut self,
-        param: &burn::module::Param<burn::tensor::Tensor<D>>,
-    ) {
-        self.0 += param.lazy_shape().num_elements();
+impl ModuleVisitor for ParameterCounter {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.in_statistics = matches!(name, "running_mean" | "running_var");
+    }
+
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        if !self.in_statistics {
+            self.count += parameter.lazy_shape().num_elements();
+        }
     }
 }
 
@@ -144,6 +151,11 @@ mod tests {
     #[test]
     fn names_are_unique() {
         assert!(all().windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn running_statistics_are_no_parameters() {
+        assert_eq!(find("resnet50").unwrap().parameters(), 25_557_032);
     }
 
     #[test]
@@ -163,7 +175,7 @@ mod tests {
     fn wildcards() {
         assert!(matching("resnet?0").iter().any(|e| e.name == "resnet50"));
         assert!(
-            matching("*x50*")
+            matching("*xt50*")
                 .iter()
                 .any(|e| e.name == "resnext50_32x4d")
         );

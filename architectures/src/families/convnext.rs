@@ -1,43 +1,358 @@
-//! Placeholder.
-use crate::layers::Linear;
+//! ConvNeXt, and ConvNeXt V2 with global response normalisation.
+//!
+//! Liu et al., *A ConvNet for the 2020s* (arXiv 2201.03545); Woo et al., *ConvNeXt V2* (2301.00808). The sizes below tiny,
+//! the overlapping stems and the early head normalisation are timm's.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use crate::layers::{
+    Activation, Conv2d, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise,
+    global_average_pool,
+};
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
 use crate::taps::Taps;
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
-/// x
+
+/// Which ConvNeXt.
 #[derive(Debug, Clone)]
-pub struct Config {}
-/// x
-pub const VARIANTS: &[(&str, Config)] = &[];
+pub struct Config {
+    /// Blocks in each stage.
+    pub depths: [usize; 4],
+    /// Channels in each stage.
+    pub channels: [usize; 4],
+    /// The first layers.
+    pub stem: StemKind,
+    /// Whether the weights of the blocks' perceptrons are kept as 1×1 convolutions.
+    pub convolutional_mlp: bool,
+    /// Whether the blocks' perceptrons normalise their responses (V2).
+    pub response_norm: bool,
+    /// What the learned scale of a block's branch begins at, if there is one.
+    pub layer_scale: Option<f64>,
+    /// Whether the last normalisation comes before the pooling.
+    pub norm_before_pool: bool,
+    /// Pixels, both ways.
+    pub input_size: usize,
+    /// Classes of the published weights.
+    pub num_classes: usize,
+}
+
+/// The first layers of the network.
+#[derive(Debug, Clone, Copy)]
+pub enum StemKind {
+    /// One convolution over patches of this size that do not overlap.
+    Patch(usize),
+    /// Two strided 3×3 convolutions with so many channels between them.
+    Overlap(usize),
+}
+
+const EPSILON: f64 = 1e-6;
+
+const TINY: Config = Config {
+    depths: [3, 3, 9, 3],
+    channels: [96, 192, 384, 768],
+    stem: StemKind::Patch(4),
+    convolutional_mlp: false,
+    response_norm: false,
+    layer_scale: Some(1e-6),
+    norm_before_pool: false,
+    input_size: 224,
+    num_classes: 1000,
+};
+const SMALL: Config = Config {
+    depths: [3, 3, 27, 3],
+    ..TINY
+};
+const BASE: Config = Config {
+    channels: [128, 256, 512, 1024],
+    ..SMALL
+};
+const LARGE: Config = Config {
+    channels: [192, 384, 768, 1536],
+    ..SMALL
+};
+const ATTO: Config = Config {
+    depths: [2, 2, 6, 2],
+    channels: [40, 80, 160, 320],
+    convolutional_mlp: true,
+    ..TINY
+};
+const FEMTO: Config = Config {
+    channels: [48, 96, 192, 384],
+    ..ATTO
+};
+const PICO: Config = Config {
+    channels: [64, 128, 256, 512],
+    ..ATTO
+};
+const NANO: Config = Config {
+    depths: [2, 2, 8, 2],
+    channels: [80, 160, 320, 640],
+    ..ATTO
+};
+
+const fn overlap(middle: usize, config: Config) -> Config {
+    Config {
+        stem: StemKind::Overlap(middle),
+        ..config
+    }
+}
+const fn v2(config: Config) -> Config {
+    Config {
+        response_norm: true,
+        layer_scale: None,
+        ..config
+    }
+}
+
+/// The networks of this family.
+pub const VARIANTS: &[(&str, Config)] = &[
+    // For 28 × 28 images of ten classes. A network so shallow needs no branches that begin near zero. (timm's class, asked
+    // for patches of 2, would halve the image once more before the first stage, and have nothing left for the last.)
+    (
+        "demo_convnext",
+        Config {
+            depths: [1, 1, 2, 1],
+            channels: [20, 32, 48, 64],
+            stem: StemKind::Patch(2),
+            layer_scale: Some(1.0),
+            input_size: 28,
+            num_classes: 10,
+            ..TINY
+        },
+    ),
+    ("convnext_atto", ATTO),
+    ("convnext_atto_ols", overlap(24, ATTO)),
+    ("convnext_femto", FEMTO),
+    ("convnext_femto_ols", overlap(24, FEMTO)),
+    ("convnext_pico", PICO),
+    ("convnext_pico_ols", overlap(32, PICO)),
+    ("convnext_nano", NANO),
+    ("convnext_nano_ols", overlap(80, NANO)),
+    ("convnext_tiny", TINY),
+    (
+        "convnext_tiny_hnf",
+        Config {
+            convolutional_mlp: true,
+            norm_before_pool: true,
+            ..TINY
+        },
+    ),
+    ("convnext_small", SMALL),
+    ("convnext_base", BASE),
+    ("convnext_large", LARGE),
+    ("convnextv2_atto", v2(ATTO)),
+    ("convnextv2_femto", v2(FEMTO)),
+    ("convnextv2_pico", v2(PICO)),
+    ("convnextv2_nano", v2(NANO)),
+    ("convnextv2_tiny", v2(TINY)),
+    ("convnextv2_base", v2(BASE)),
+];
+
 impl Configuration for Config {
     fn input_size(&self) -> [usize; 2] {
-        [0; 2]
+        [self.input_size; 2]
     }
+
     fn any_input_size(&self) -> bool {
-        false
+        true
     }
+
     fn num_classes(&self) -> usize {
-        0
+        self.num_classes
     }
-    fn build(&self, _: usize, device: &Device) -> Network {
-        ConvNext {
-            head: Linear::new(1, 1, device),
-        }
-        .into()
+
+    fn build(&self, num_classes: usize, device: &Device) -> Network {
+        ConvNext::new(self, num_classes, device).into()
     }
 }
-/// x
+
+/// A ConvNeXt. See [`Config`].
 #[derive(Module, Debug)]
 pub struct ConvNext {
-    head: Linear,
+    stem: Stem,
+    stages: Vec<Stage>,
+    norm_pre: Option<LayerNorm2d>,
+    head: Head,
 }
-impl Architecture for ConvNext {
-    fn forward(&self, x: Tensor<4>, _: &mut Taps) -> Outputs {
-        let f = crate::layers::global_average_pool(x);
-        Outputs {
-            logits: self.head.forward(f.clone()),
-            features: f,
+
+impl ConvNext {
+    /// Builds the network with `num_classes` outputs.
+    pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
+        let channels = config.channels[3];
+        let norm_pre = config
+            .norm_before_pool
+            .then(|| LayerNorm2d::new(channels, EPSILON, device));
+        Self {
+            stem: Stem::new(config, device),
+            stages: (0..4)
+                .map(|index| Stage::new(config, index, device))
+                .collect(),
+            head: Head {
+                norm: norm_pre
+                    .is_none()
+                    .then(|| LayerNorm::new(channels, EPSILON, device)),
+                fc: Linear::new(channels, num_classes, device),
+            },
+            norm_pre,
         }
+    }
+}
+
+impl Architecture for ConvNext {
+    fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
+        let mut x = taps.map(|| "stem".into(), self.stem.forward(images));
+        for (index, stage) in self.stages.iter().enumerate() {
+            if let Some((norm, conv)) = &stage.downsample {
+                x = conv.forward(norm.forward(x));
+            }
+            for (position, block) in stage.blocks.iter().enumerate() {
+                let name = || format!("stages.{index}.blocks.{position}");
+                x = taps.map(name, block.forward(x));
+            }
+        }
+        if let Some(norm) = &self.norm_pre {
+            x = norm.forward(x);
+        }
+        let pooled = global_average_pool(x);
+        let features = match &self.head.norm {
+            Some(norm) => taps.map(|| "head.norm".into(), norm.forward(pooled)),
+            None => taps.map(|| "head.global_pool".into(), pooled),
+        };
+        Outputs {
+            logits: self.head.fc.forward(features.clone()),
+            features,
+        }
+    }
+}
+
+#[derive(Module, Debug)]
+struct Head {
+    norm: Option<LayerNorm>,
+    fc: Linear,
+}
+
+/// Strided convolution(s) and a normalisation.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Stem {
+    Patch((Conv2d, LayerNorm2d)),
+    Overlap((Conv2d, Conv2d, LayerNorm2d)),
+}
+
+impl Stem {
+    fn new(config: &Config, device: &Device) -> Self {
+        let outputs = config.channels[0];
+        let norm = LayerNorm2d::new(outputs, EPSILON, device);
+        match config.stem {
+            StemKind::Patch(size) => Self::Patch((patches(3, outputs, size, device), norm)),
+            StemKind::Overlap(middle) => {
+                let halving = |inputs, outputs| {
+                    let conv = Conv2d::config(inputs, outputs, 3).stride(2);
+                    conv.bias().build(device)
+                };
+                Self::Overlap((halving(3, middle), halving(middle, outputs), norm))
+            }
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Patch((conv, norm)) => norm.forward(conv.forward(x)),
+            Self::Overlap((first, second, norm)) => norm.forward(second.forward(first.forward(x))),
+        }
+    }
+}
+
+/// A convolution over squares that touch and do not overlap.
+fn patches(inputs: usize, outputs: usize, size: usize, device: &Device) -> Conv2d {
+    let conv = Conv2d::config(inputs, outputs, size).stride(size);
+    conv.padding(Padding::Symmetric(0)).bias().build(device)
+}
+
+/// Blocks of one width; all stages but the first begin by halving the image.
+#[derive(Module, Debug)]
+struct Stage {
+    downsample: Option<(LayerNorm2d, Conv2d)>,
+    blocks: Vec<Block>,
+}
+
+impl Stage {
+    fn new(config: &Config, index: usize, device: &Device) -> Self {
+        let channels = config.channels[index];
+        let downsample = index.checked_sub(1).map(|before| {
+            let inputs = config.channels[before];
+            (
+                LayerNorm2d::new(inputs, EPSILON, device),
+                patches(inputs, channels, 2, device),
+            )
+        });
+        Self {
+            downsample,
+            blocks: (0..config.depths[index])
+                .map(|_| Block::new(config, channels, device))
+                .collect(),
+        }
+    }
+}
+
+/// Depthwise 7×7 convolution, normalisation and a perceptron that widens four times, beside a shortcut.
+#[derive(Module, Debug)]
+struct Block {
+    conv_dw: Conv2d,
+    norm: LayerNorm,
+    mlp: Mlp,
+    gamma: Option<Param<Tensor<1>>>,
+}
+
+impl Block {
+    fn new(config: &Config, channels: usize, device: &Device) -> Self {
+        let depthwise = Conv2d::config(channels, channels, 7).groups(channels);
+        Self {
+            conv_dw: depthwise.bias().build(device),
+            norm: LayerNorm::new(channels, EPSILON, device),
+            mlp: Mlp::new(config, channels, device),
+            gamma: config
+                .layer_scale
+                .map(|value| Initializer::Constant { value }.init([channels], device)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let y = self.conv_dw.forward(x.clone()).permute([0, 2, 3, 1]);
+        let mut y = self.mlp.forward(self.norm.forward(y));
+        if let Some(gamma) = &self.gamma {
+            y = y * gamma.val().unsqueeze::<4>();
+        }
+        x + y.permute([0, 3, 1, 2])
+    }
+}
+
+/// Linear, GELU, response normalisation (V2), linear, over `[batch, height, width, channel]`.
+#[derive(Module, Debug)]
+struct Mlp {
+    fc1: Pointwise,
+    grn: Option<GlobalResponseNorm>,
+    fc2: Pointwise,
+}
+
+impl Mlp {
+    fn new(config: &Config, channels: usize, device: &Device) -> Self {
+        let hidden = 4 * channels;
+        Self {
+            fc1: Pointwise::new(channels, hidden, config.convolutional_mlp, device),
+            grn: config
+                .response_norm
+                .then(|| GlobalResponseNorm::new(hidden, device)),
+            fc2: Pointwise::new(hidden, channels, config.convolutional_mlp, device),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut x = Activation::Gelu.forward(self.fc1.forward(x));
+        if let Some(grn) = &self.grn {
+            x = grn.forward(x);
+        }
+        self.fc2.forward(x)
     }
 }

@@ -1,43 +1,419 @@
-//! Placeholder.
-use crate::layers::Linear;
+//! Networks of perceptrons alone: MLP-Mixer, gMixer, ResMLP, gMLP.
+//!
+//! Tolstikhin et al., *MLP-Mixer: An all-MLP Architecture for Vision* (arXiv 2105.01601); Touvron et al., *ResMLP* (2105.03404);
+//! Liu et al., *Pay Attention to MLPs* (2105.08050). gMixer is timm's: MLP-Mixer with gated linear units.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use crate::layers::{Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed};
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
 use crate::taps::Taps;
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
-/// x
+
+/// Which network of perceptrons.
 #[derive(Debug, Clone)]
-pub struct Config {}
-/// x
-pub const VARIANTS: &[(&str, Config)] = &[];
+pub struct Config {
+    /// The kind of all blocks.
+    pub block: BlockKind,
+    /// Pixels of a patch, both ways.
+    pub patch_size: usize,
+    /// Channels of a token.
+    pub embed_dim: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Hidden channels of the perceptron over the channels, as a multiple of the token's.
+    pub mlp_ratio: usize,
+    /// Pixels, both ways.
+    pub input_size: usize,
+    /// Classes of the published weights.
+    pub num_classes: usize,
+}
+
+/// How a block mixes the tokens.
+#[derive(Debug, Clone, Copy)]
+pub enum BlockKind {
+    /// By a perceptron over the tokens (MLP-Mixer).
+    Mixer {
+        /// Its hidden width, as a multiple of the token's channels.
+        token_ratio: f64,
+        /// Whether this perceptron and the one over the channels are gated.
+        gated: bool,
+    },
+    /// By one linear map (ResMLP).
+    Residual {
+        /// The first value of the learnt scales on the residual branches.
+        layer_scale: f64,
+    },
+    /// By the spatial gate within the perceptron over the channels (gMLP).
+    SpatialGating,
+}
+
+const MIXER_S: Config = Config {
+    block: BlockKind::Mixer {
+        token_ratio: 0.5,
+        gated: false,
+    },
+    patch_size: 16,
+    embed_dim: 512,
+    depth: 8,
+    mlp_ratio: 4,
+    input_size: 224,
+    num_classes: 1000,
+};
+const MIXER_B: Config = Config {
+    embed_dim: 768,
+    depth: 12,
+    ..MIXER_S
+};
+/// For 28 × 28 images of ten classes.
+const DEMO: Config = Config {
+    patch_size: 4,
+    embed_dim: 64,
+    depth: 4,
+    input_size: 28,
+    num_classes: 10,
+    ..MIXER_S
+};
+
+const fn patch32(config: Config) -> Config {
+    Config {
+        patch_size: 32,
+        ..config
+    }
+}
+const fn gmixer(depth: usize) -> Config {
+    Config {
+        block: BlockKind::Mixer {
+            token_ratio: 1.0,
+            gated: true,
+        },
+        embed_dim: 384,
+        depth,
+        ..MIXER_S
+    }
+}
+const fn resmlp(depth: usize, layer_scale: f64) -> Config {
+    Config {
+        block: BlockKind::Residual { layer_scale },
+        embed_dim: 384,
+        depth,
+        ..MIXER_S
+    }
+}
+const fn gmlp(embed_dim: usize) -> Config {
+    Config {
+        block: BlockKind::SpatialGating,
+        embed_dim,
+        depth: 30,
+        mlp_ratio: 6,
+        ..MIXER_S
+    }
+}
+
+/// The networks of this family.
+pub const VARIANTS: &[(&str, Config)] = &[
+    (
+        "demo_gmlp",
+        Config {
+            block: BlockKind::SpatialGating,
+            ..DEMO
+        },
+    ),
+    ("demo_mixer", DEMO),
+    ("gmixer_12_224", gmixer(12)),
+    ("gmixer_24_224", gmixer(24)),
+    ("gmlp_b16_224", gmlp(512)),
+    ("gmlp_s16_224", gmlp(256)),
+    ("gmlp_ti16_224", gmlp(128)),
+    ("mixer_b16_224", MIXER_B),
+    ("mixer_b32_224", patch32(MIXER_B)),
+    ("mixer_s16_224", MIXER_S),
+    ("mixer_s32_224", patch32(MIXER_S)),
+    ("resmlp_12_224", resmlp(12, 1e-4)),
+    ("resmlp_24_224", resmlp(24, 1e-5)),
+    ("resmlp_36_224", resmlp(36, 1e-6)),
+    (
+        "resmlp_big_24_224",
+        Config {
+            patch_size: 8,
+            embed_dim: 768,
+            ..resmlp(24, 1e-6)
+        },
+    ),
+];
+
 impl Configuration for Config {
     fn input_size(&self) -> [usize; 2] {
-        [0; 2]
+        [self.input_size; 2]
     }
+
     fn any_input_size(&self) -> bool {
         false
     }
+
     fn num_classes(&self) -> usize {
-        0
+        self.num_classes
     }
-    fn build(&self, _: usize, device: &Device) -> Network {
-        MlpMixer {
-            head: Linear::new(1, 1, device),
-        }
-        .into()
+
+    fn build(&self, num_classes: usize, device: &Device) -> Network {
+        MlpMixer::new(self, num_classes, device).into()
     }
 }
-/// x
+
+/// A network of perceptrons. See [`Config`].
 #[derive(Module, Debug)]
 pub struct MlpMixer {
+    stem: PatchEmbed,
+    blocks: Vec<Block>,
+    norm: Norm,
     head: Linear,
 }
-impl Architecture for MlpMixer {
-    fn forward(&self, x: Tensor<4>, _: &mut Taps) -> Outputs {
-        let f = crate::layers::global_average_pool(x);
-        Outputs {
-            logits: self.head.forward(f.clone()),
-            features: f,
+
+impl MlpMixer {
+    /// Builds the network with `num_classes` outputs.
+    pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
+        let channels = config.embed_dim;
+        let stem = PatchEmbed::new(config.input_size, config.patch_size, channels, device);
+        Self {
+            blocks: (0..config.depth)
+                .map(|_| Block::new(config, stem.tokens(), device))
+                .collect(),
+            norm: match config.block {
+                BlockKind::Residual { .. } => Norm::Affine(Affine::new(channels, device)),
+                _ => Norm::Layer(LayerNorm::new(channels, 1e-6, device)),
+            },
+            stem,
+            head: Linear::new(channels, num_classes, device),
         }
+    }
+}
+
+impl Architecture for MlpMixer {
+    fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
+        let mut x = taps.map(|| "stem".into(), self.stem.forward(images));
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = taps.map(|| format!("blocks.{index}"), block.forward(x));
+        }
+        let x = taps.map(|| "norm".into(), self.norm.forward(x));
+        let features = x.mean_dim(1).squeeze_dim(1);
+        Outputs {
+            logits: self.head.forward(features.clone()),
+            features,
+        }
+    }
+}
+
+/// Layer normalisation, or ResMLP's scale and shift.
+#[derive(Module, Debug)]
+enum Norm {
+    Layer(LayerNorm),
+    Affine(Affine),
+}
+
+impl Norm {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Layer(norm) => norm.forward(x),
+            Self::Affine(norm) => norm.forward(x),
+        }
+    }
+}
+
+/// A block of any kind over `[batch, token, channel]`.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Block {
+    Mixer(MixerBlock),
+    Residual(ResidualBlock),
+    SpatialGating(SpatialGatingBlock),
+}
+
+impl Block {
+    fn new(config: &Config, tokens: usize, device: &Device) -> Self {
+        let channels = config.embed_dim;
+        let hidden = channels * config.mlp_ratio;
+        let norm = || LayerNorm::new(channels, 1e-6, device);
+        match config.block {
+            BlockKind::Mixer { token_ratio, gated } => {
+                let token_hidden = (channels as f64 * token_ratio) as usize;
+                Self::Mixer(MixerBlock {
+                    norm1: norm(),
+                    mlp_tokens: Perceptron::new(gated, tokens, token_hidden, device),
+                    norm2: norm(),
+                    mlp_channels: Perceptron::new(gated, channels, hidden, device),
+                })
+            }
+            BlockKind::Residual { layer_scale } => {
+                let scale =
+                    || Initializer::Constant { value: layer_scale }.init([channels], device);
+                Self::Residual(ResidualBlock {
+                    norm1: Affine::new(channels, device),
+                    linear_tokens: Linear::new(tokens, tokens, device),
+                    norm2: Affine::new(channels, device),
+                    mlp_channels: Mlp::new(channels, hidden, Activation::Gelu, device),
+                    ls1: scale(),
+                    ls2: scale(),
+                })
+            }
+            BlockKind::SpatialGating => Self::SpatialGating(SpatialGatingBlock {
+                norm: norm(),
+                mlp_channels: SpatialGatingMlp {
+                    fc1: Linear::new(channels, hidden, device),
+                    gate: SpatialGate::new(hidden / 2, tokens, device),
+                    fc2: Linear::new(hidden / 2, channels, device),
+                },
+            }),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Mixer(block) => block.forward(x),
+            Self::Residual(block) => block.forward(x),
+            Self::SpatialGating(block) => block.forward(x),
+        }
+    }
+}
+
+/// Applies `layer`, which acts on the last axis, to the tokens of `[batch, token, channel]`.
+fn across_tokens(x: Tensor<3>, layer: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+    layer(x.swap_dims(1, 2)).swap_dims(1, 2)
+}
+
+/// A perceptron over the tokens, then one over the channels.
+#[derive(Module, Debug)]
+struct MixerBlock {
+    norm1: LayerNorm,
+    mlp_tokens: Perceptron,
+    norm2: LayerNorm,
+    mlp_channels: Perceptron,
+}
+
+impl MixerBlock {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let y = self.norm1.forward(x.clone());
+        let x = x + across_tokens(y, |y| self.mlp_tokens.forward(y));
+        let y = self.norm2.forward(x.clone());
+        x + self.mlp_channels.forward(y)
+    }
+}
+
+/// A plain or gated perceptron.
+#[derive(Module, Debug)]
+enum Perceptron {
+    Plain(Mlp),
+    Gated(GluMlp),
+}
+
+impl Perceptron {
+    fn new(gated: bool, channels: usize, hidden: usize, device: &Device) -> Self {
+        match gated {
+            true => Self::Gated(GluMlp::new(channels, hidden, Activation::Silu, device)),
+            false => Self::Plain(Mlp::new(channels, hidden, Activation::Gelu, device)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Plain(mlp) => mlp.forward(x),
+            Self::Gated(mlp) => mlp.forward(x),
+        }
+    }
+}
+
+/// A linear map over the tokens, then a perceptron over the channels, each channel of both scaled.
+#[derive(Module, Debug)]
+struct ResidualBlock {
+    norm1: Affine,
+    linear_tokens: Linear,
+    norm2: Affine,
+    mlp_channels: Mlp,
+    ls1: Param<Tensor<1>>,
+    ls2: Param<Tensor<1>>,
+}
+
+impl ResidualBlock {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let y = self.norm1.forward(x.clone());
+        let y = across_tokens(y, |y| self.linear_tokens.forward(y));
+        let x = x + y * self.ls1.val().unsqueeze();
+        let y = self.mlp_channels.forward(self.norm2.forward(x.clone()));
+        x + y * self.ls2.val().unsqueeze()
+    }
+}
+
+/// A perceptron over the channels in which the tokens gate each other.
+#[derive(Module, Debug)]
+struct SpatialGatingBlock {
+    norm: LayerNorm,
+    mlp_channels: SpatialGatingMlp,
+}
+
+impl SpatialGatingBlock {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let y = self.norm.forward(x.clone());
+        x + self.mlp_channels.forward(y)
+    }
+}
+
+#[derive(Module, Debug)]
+struct SpatialGatingMlp {
+    fc1: Linear,
+    gate: SpatialGate,
+    fc2: Linear,
+}
+
+impl SpatialGatingMlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let hidden = Activation::Gelu.forward(self.fc1.forward(x));
+        self.fc2.forward(self.gate.forward(hidden))
+    }
+}
+
+/// The first half of the channels, gated by a linear map over the tokens of the second half.
+#[derive(Module, Debug)]
+struct SpatialGate {
+    norm: LayerNorm,
+    proj: Linear,
+}
+
+impl SpatialGate {
+    /// For 2 · `channels`. Begins open: the weights near zero, the biases one.
+    fn new(channels: usize, tokens: usize, device: &Device) -> Self {
+        let near_zero = Initializer::Normal {
+            mean: 0.0,
+            std: 1e-6,
+        };
+        Self {
+            norm: LayerNorm::new(channels, 1e-5, device),
+            proj: Linear {
+                weight: near_zero.init([tokens, tokens], device),
+                bias: Some(Initializer::Ones.init([tokens], device)),
+            },
+        }
+    }
+
+    /// `[batch, token, 2 · channel]` → `[batch, token, channel]`.
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let half = x.dims()[2] / 2;
+        let values = x.clone().narrow(2, 0, half);
+        let gates = self.norm.forward(x.narrow(2, half, half));
+        values * across_tokens(gates, |gates| self.proj.forward(gates))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spatial_gate_begins_open() {
+        let device = Device::flex();
+        let gate = SpatialGate::new(2, 3, &device);
+        let values = Tensor::<3>::ones([1, 3, 2], &device) * 5.0;
+        let other = Tensor::from_data([[[1.0, -2.0], [0.5, 7.0], [3.0, 3.5]]], &device);
+        let gated = gate.forward(Tensor::cat(vec![values.clone(), other], 2));
+        assert!((gated - values).abs().max().into_scalar::<f32>() < 1e-3);
     }
 }

@@ -165,7 +165,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
             block: BlockKind::Bottleneck,
             cardinality: 8,
             base_width: 8,
-            channels: [16, 32, 64, 96],
+            channels: [16, 24, 48, 64],
             ..DEMO
         },
     ),

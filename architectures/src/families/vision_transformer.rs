@@ -1,43 +1,335 @@
-//! Placeholder.
-use crate::layers::Linear;
+//! Vision Transformers: ViT, DeiT with and without distillation, DeiT III.
+//!
+//! Dosovitskiy et al., *An Image is Worth 16x16 Words* (arXiv 2010.11929); Touvron et al., *Training data-efficient image
+//! transformers & distillation through attention* (2012.12877); Touvron et al., *DeiT III: Revenge of the ViT* (2204.07118).
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use crate::layers::{Activation, Attention, LayerNorm, LayerScale, Linear, Mlp, PatchEmbed};
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
 use crate::taps::Taps;
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
-/// x
+
+/// Which Vision Transformer.
 #[derive(Debug, Clone)]
-pub struct Config {}
-/// x
-pub const VARIANTS: &[(&str, Config)] = &[];
+pub struct Config {
+    /// Pixels of a patch, both ways.
+    pub patch_size: usize,
+    /// Channels of a token.
+    pub embed_dim: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Attention heads, which divide the channels.
+    pub heads: usize,
+    /// Hidden channels of a block's perceptron, as a multiple of the token's.
+    pub mlp_ratio: usize,
+    /// The first value of the learnt scales on the residual branches, if there are any.
+    pub layer_scale: Option<f64>,
+    /// Whether the class token has a position embedding too.
+    pub embed_class: bool,
+    /// Whether there is a distillation token with a head of its own.
+    pub distilled: bool,
+    /// Pixels, both ways.
+    pub input_size: usize,
+    /// Classes of the published weights.
+    pub num_classes: usize,
+}
+
+const TINY: Config = Config {
+    patch_size: 16,
+    embed_dim: 192,
+    depth: 12,
+    heads: 3,
+    mlp_ratio: 4,
+    layer_scale: None,
+    embed_class: true,
+    distilled: false,
+    input_size: 224,
+    num_classes: 1000,
+};
+const SMALL: Config = Config {
+    embed_dim: 384,
+    heads: 6,
+    ..TINY
+};
+const MEDIUM: Config = Config {
+    embed_dim: 512,
+    heads: 8,
+    ..TINY
+};
+const BASE: Config = Config {
+    embed_dim: 768,
+    heads: 12,
+    ..TINY
+};
+/// For 28 × 28 images of ten classes.
+const DEMO: Config = Config {
+    input_size: 28,
+    num_classes: 10,
+    ..TINY
+};
+
+const fn patch32(config: Config) -> Config {
+    Config {
+        patch_size: 32,
+        ..config
+    }
+}
+const fn at_384(config: Config) -> Config {
+    Config {
+        input_size: 384,
+        ..config
+    }
+}
+const fn distilled(config: Config) -> Config {
+    Config {
+        distilled: true,
+        ..config
+    }
+}
+const fn deit3(config: Config) -> Config {
+    Config {
+        layer_scale: Some(1e-6),
+        embed_class: false,
+        ..config
+    }
+}
+
+/// The networks of this family.
+pub const VARIANTS: &[(&str, Config)] = &[
+    ("deit3_base_patch16_224", deit3(BASE)),
+    ("deit3_base_patch16_384", at_384(deit3(BASE))),
+    ("deit3_medium_patch16_224", deit3(MEDIUM)),
+    ("deit3_small_patch16_224", deit3(SMALL)),
+    ("deit3_small_patch16_384", at_384(deit3(SMALL))),
+    ("deit_base_distilled_patch16_224", distilled(BASE)),
+    ("deit_base_distilled_patch16_384", at_384(distilled(BASE))),
+    ("deit_base_patch16_224", BASE),
+    ("deit_base_patch16_384", at_384(BASE)),
+    ("deit_small_distilled_patch16_224", distilled(SMALL)),
+    ("deit_small_patch16_224", SMALL),
+    ("deit_tiny_distilled_patch16_224", distilled(TINY)),
+    ("deit_tiny_patch16_224", TINY),
+    (
+        "demo_vit_patch4",
+        Config {
+            patch_size: 4,
+            embed_dim: 64,
+            depth: 4,
+            heads: 4,
+            mlp_ratio: 2,
+            ..DEMO
+        },
+    ),
+    (
+        "demo_vit_patch7",
+        Config {
+            patch_size: 7,
+            embed_dim: 64,
+            depth: 3,
+            heads: 4,
+            mlp_ratio: 3,
+            ..DEMO
+        },
+    ),
+    ("vit_base_patch16_224", BASE),
+    ("vit_base_patch16_384", at_384(BASE)),
+    ("vit_base_patch32_224", patch32(BASE)),
+    ("vit_base_patch32_384", at_384(patch32(BASE))),
+    ("vit_small_patch16_224", SMALL),
+    ("vit_small_patch16_384", at_384(SMALL)),
+    ("vit_small_patch32_224", patch32(SMALL)),
+    ("vit_small_patch32_384", at_384(patch32(SMALL))),
+    ("vit_tiny_patch16_224", TINY),
+    ("vit_tiny_patch16_384", at_384(TINY)),
+];
+
 impl Configuration for Config {
     fn input_size(&self) -> [usize; 2] {
-        [0; 2]
+        [self.input_size; 2]
     }
+
     fn any_input_size(&self) -> bool {
         false
     }
+
     fn num_classes(&self) -> usize {
-        0
+        self.num_classes
     }
-    fn build(&self, _: usize, device: &Device) -> Network {
-        VisionTransformer {
-            head: Linear::new(1, 1, device),
-        }
-        .into()
+
+    fn build(&self, num_classes: usize, device: &Device) -> Network {
+        VisionTransformer::new(self, num_classes, device).into()
     }
 }
-/// x
+
+/// A Vision Transformer. See [`Config`].
 #[derive(Module, Debug)]
 pub struct VisionTransformer {
+    patch_embed: PatchEmbed,
+    cls_token: Param<Tensor<3>>,
+    dist_token: Option<Param<Tensor<3>>>,
+    pos_embed: Param<Tensor<3>>,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
     head: Linear,
+    head_dist: Option<Linear>,
+    embed_class: bool,
 }
-impl Architecture for VisionTransformer {
-    fn forward(&self, x: Tensor<4>, _: &mut Taps) -> Outputs {
-        let f = crate::layers::global_average_pool(x);
-        Outputs {
-            logits: self.head.forward(f.clone()),
-            features: f,
+
+impl VisionTransformer {
+    /// Builds the network with `num_classes` outputs.
+    pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
+        let channels = config.embed_dim;
+        let patch_embed = PatchEmbed::new(config.input_size, config.patch_size, channels, device);
+        let drawn = |tokens: usize| {
+            Initializer::Normal {
+                mean: 0.0,
+                std: 0.02,
+            }
+            .init([1, tokens, channels], device)
+        };
+        let head = || Linear::new(channels, num_classes, device);
+        let class_positions = match (config.embed_class, config.distilled) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
+        };
+        Self {
+            cls_token: drawn(1),
+            dist_token: config.distilled.then(|| drawn(1)),
+            pos_embed: drawn(class_positions + patch_embed.tokens()),
+            patch_embed,
+            blocks: (0..config.depth)
+                .map(|_| Block::new(config, device))
+                .collect(),
+            norm: LayerNorm::new(channels, 1e-6, device),
+            head: head(),
+            head_dist: config.distilled.then(head),
+            embed_class: config.embed_class,
         }
+    }
+
+    /// As [`Architecture::forward`], with the outputs of the class token's head and, if the network is distilled, those of the
+    /// distillation token's apart, as distillation trains them: one by the labels, the other by the teacher.
+    pub fn forward_heads(&self, images: Tensor<4>, taps: &mut Taps) -> (Outputs, Option<Outputs>) {
+        let x = taps.map(|| "patch_embed".into(), self.patch_embed.forward(images));
+        let mut x = self.embed(x);
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = taps.map(|| format!("blocks.{index}"), block.forward(x));
+        }
+        let x = taps.map(|| "norm".into(), self.norm.forward(x));
+        let outputs = |token: usize, head: &Linear| {
+            let features = x.clone().narrow(1, token, 1).squeeze_dim(1);
+            Outputs {
+                logits: head.forward(features.clone()),
+                features,
+            }
+        };
+        (
+            outputs(0, &self.head),
+            self.head_dist.as_ref().map(|head| outputs(1, head)),
+        )
+    }
+
+    /// Puts the class tokens before the patches and adds the positions.
+    fn embed(&self, patches: Tensor<3>) -> Tensor<3> {
+        let [batch, _, channels] = patches.dims();
+        let positions = self.pos_embed.val();
+        let with_class_tokens = |patches| {
+            let tokens = [Some(&self.cls_token), self.dist_token.as_ref()];
+            let mut tokens: Vec<_> = tokens
+                .into_iter()
+                .flatten()
+                .map(|token| token.val().expand([batch, 1, channels]))
+                .collect();
+            tokens.push(patches);
+            Tensor::cat(tokens, 1)
+        };
+        match self.embed_class {
+            true => with_class_tokens(patches) + positions,
+            false => with_class_tokens(patches + positions),
+        }
+    }
+}
+
+impl Architecture for VisionTransformer {
+    fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
+        match self.forward_heads(images, taps) {
+            (class, None) => class,
+            (class, Some(distillation)) => Outputs {
+                features: (class.features + distillation.features) / 2.0,
+                logits: (class.logits + distillation.logits) / 2.0,
+            },
+        }
+    }
+}
+
+/// Attention between the tokens, then a perceptron on each, both residual and normalised at their beginning.
+#[derive(Module, Debug)]
+struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    ls1: Option<LayerScale>,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    ls2: Option<LayerScale>,
+}
+
+impl Block {
+    fn new(config: &Config, device: &Device) -> Self {
+        let channels = config.embed_dim;
+        let norm = || LayerNorm::new(channels, 1e-6, device);
+        let scale = || {
+            config
+                .layer_scale
+                .map(|value| LayerScale::new(channels, value, device))
+        };
+        let hidden = channels * config.mlp_ratio;
+        Self {
+            norm1: norm(),
+            attn: Attention::new(channels, config.heads, device),
+            ls1: scale(),
+            norm2: norm(),
+            mlp: Mlp::new(channels, hidden, Activation::Gelu, device),
+            ls2: scale(),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let scaled = |scale: &Option<LayerScale>, x| match scale {
+            Some(scale) => scale.forward(x),
+            None => x,
+        };
+        let y = self.attn.forward(self.norm1.forward(x.clone()));
+        let x = x + scaled(&self.ls1, y);
+        let y = self.mlp.forward(self.norm2.forward(x.clone()));
+        x + scaled(&self.ls2, y)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distilled_network_answers_with_the_mean_of_its_heads() {
+        let device = Device::flex();
+        let config = Config {
+            patch_size: 14,
+            embed_dim: 8,
+            depth: 1,
+            heads: 2,
+            ..distilled(DEMO)
+        };
+        let network = VisionTransformer::new(&config, 10, &device);
+        let images = Tensor::ones([2, 3, 28, 28], &device);
+        let (class, distillation) = network.forward_heads(images.clone(), &mut Taps::none());
+        let distillation = distillation.expect("a distilled network has two heads");
+        let both = network.forward(images, &mut Taps::none());
+        let distance = both.logits * 2.0 - class.logits.clone() - distillation.logits.clone();
+        assert!(distance.abs().max().into_scalar::<f32>() < 1e-5);
+        let between = class.logits - distillation.logits;
+        assert!(between.abs().max().into_scalar::<f32>() > 1e-2);
     }
 }

@@ -9,20 +9,32 @@
 mod activation;
 mod attention;
 mod conv;
+mod global_response_norm;
+mod glu_mlp;
 mod linear;
+mod mixed_conv;
 mod mlp;
 mod norm;
+mod patch_embed;
+mod pointwise;
 mod pool;
+mod scale;
 mod squeeze_excite;
 
 pub use activation::Activation;
 pub use attention::Attention;
 pub use conv::{Conv2d, Conv2dConfig, Padding};
+pub use global_response_norm::GlobalResponseNorm;
+pub use glu_mlp::GluMlp;
 pub use linear::Linear;
+pub use mixed_conv::MixedConv2d;
 pub use mlp::Mlp;
 pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d};
+pub use patch_embed::PatchEmbed;
+pub use pointwise::Pointwise;
 pub use pool::{average_pool, blur_pool, global_average_pool, max_pool};
-pub use squeeze_excite::SqueezeExcite;
+pub use scale::{Affine, LayerScale};
+pub use squeeze_excite::{SqueezeExcite, gated};
 
 /// The multiple of `divisor` nearest to `value`, not below `divisor`, and not below 90 % of `value`
 /// (the rule of MobileNet's channel counts).

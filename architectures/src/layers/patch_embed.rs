@@ -1,0 +1,102 @@
+//! From an image to tokens.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor, module};
+
+/// Cuts an image into square patches and maps each linearly to a token (Dosovitskiy et al. 2021).
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    proj: Projection,
+    image_size: usize,
+    patch_size: usize,
+}
+
+/// The map, kept as timm's convolution has it.
+#[derive(Module, Debug)]
+struct Projection {
+    /// `[output, colour, row, column]`.
+    weight: Param<Tensor<4>>,
+    /// `[output]`.
+    bias: Param<Tensor<1>>,
+}
+
+impl PatchEmbed {
+    /// For square images and patches, sizes in pixels, the patch's a divisor of the image's. Weights are drawn from the
+    /// normal distribution that keeps the variance, biases are zero.
+    pub fn new(image_size: usize, patch_size: usize, channels: usize, device: &Device) -> Self {
+        let inputs = 3 * patch_size * patch_size;
+        let variance_keeping = Initializer::Normal {
+            mean: 0.0,
+            std: (inputs as f64).powf(-0.5),
+        };
+        Self {
+            proj: Projection {
+                weight: variance_keeping.init([channels, 3, patch_size, patch_size], device),
+                bias: Initializer::Zeros.init([channels], device),
+            },
+            image_size,
+            patch_size,
+        }
+    }
+
+    /// How many tokens an image becomes.
+    pub fn tokens(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2)
+    }
+
+    /// `[batch, 3, height, width]` → `[batch, token, channel]`, row by row.
+    ///
+    /// # Panics
+    /// If the images do not have the size that the layer was made for.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<3> {
+        let [batch, colours, height, width] = images.dims();
+        assert!(
+            [height, width] == [self.image_size; 2],
+            "images of {height} × {width} pixels given to a network for {size} × {size}: resize them",
+            size = self.image_size,
+        );
+        let size = self.patch_size;
+        let inputs = colours * size * size;
+        let patches = images
+            .reshape([batch, colours, height / size, size, width / size, size])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, self.tokens(), inputs]);
+        let weight = self.proj.weight.val();
+        let [channels, ..] = weight.dims();
+        let weight = weight.reshape([channels, inputs]).transpose();
+        module::linear(patches, weight, Some(self.proj.bias.val()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_come_row_by_row() {
+        let device = Device::flex();
+        let mut embed = PatchEmbed::new(4, 2, 1, &device);
+        assert_eq!(embed.tokens(), 4);
+        embed.proj.weight = Initializer::Ones.init([1, 3, 2, 2], &device);
+        let rows = [
+            [1.0, 1.0, 2.0, 2.0],
+            [1.0, 1.0, 2.0, 2.0],
+            [3.0, 3.0, 4.0, 4.0],
+            [3.0, 3.0, 4.0, 4.0],
+        ];
+        let images = Tensor::<4>::from_data([[rows; 3]], &device);
+        let tokens = embed.forward(images).into_data();
+        assert_eq!(
+            tokens.try_into_vec::<f32>().unwrap(),
+            [12.0, 24.0, 36.0, 48.0]
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "resize them")]
+    fn another_size_is_refused() {
+        let device = Device::flex();
+        let embed = PatchEmbed::new(4, 2, 1, &device);
+        embed.forward(Tensor::zeros([1, 3, 5, 4], &device));
+    }
+}

@@ -1,0 +1,49 @@
+//! Learnt scales, one per channel.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+
+/// Scales each channel of a residual branch (Touvron et al. 2021).
+#[derive(Module, Debug)]
+pub struct LayerScale {
+    /// `[channel]`.
+    pub gamma: Param<Tensor<1>>,
+}
+
+impl LayerScale {
+    /// All scales begin with `value`; the deeper the network, the smaller.
+    pub fn new(channels: usize, value: f64, device: &Device) -> Self {
+        Self {
+            gamma: Initializer::Constant { value }.init([channels], device),
+        }
+    }
+
+    /// `[…, channel]`; the shape stays.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        x * self.gamma.val().unsqueeze()
+    }
+}
+
+/// Scales and shifts each channel: what is left of a normalisation without statistics (ResMLP, Touvron et al. 2021).
+#[derive(Module, Debug)]
+pub struct Affine {
+    /// Scale, `[1, 1, channel]`.
+    pub alpha: Param<Tensor<3>>,
+    /// Shift, `[1, 1, channel]`.
+    pub beta: Param<Tensor<3>>,
+}
+
+impl Affine {
+    /// Begins as the identity.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        Self {
+            alpha: Initializer::Ones.init([1, 1, channels], device),
+            beta: Initializer::Zeros.init([1, 1, channels], device),
+        }
+    }
+
+    /// `[batch, token, channel]`; the shape stays.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        x * self.alpha.val() + self.beta.val()
+    }
+}
