@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+"""Reference values of timm's networks for netkin's test `architectures/tests/timm.rs`.
+
+    pip install torch timm numpy
+    python scripts/timm_reference.py resnet18 demo_resnet      # these networks
+    netkin models --json | python scripts/timm_reference.py -  # all registered networks
+    python scripts/timm_reference.py --keys resnet18           # timm's parameter keys and shapes, nothing else
+
+Each network is built by timm without weights, and every parameter and buffer is filled with numbers computed from its
+name and the index alone (see `parameter_values`); netkin computes the same numbers, so that no weights need to be
+stored. Then logits, pooled features, and the gradient of the mean cross-entropy with respect to the pixels are computed
+in double precision, and a digest of each (its norm, some values, some random projections) is written as one line of JSON
+to `architectures/tests/fixtures/timm/FAMILY.jsonl`. Lines of other networks stay as they are. The same call gives the
+same lines, up to the last digit where another machine adds in another order.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy
+import timm
+import torch
+from timm.models import convnext, efficientnet, mlp_mixer, resnet, vision_transformer
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Configuration
+
+DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "architectures/tests/fixtures/timm"
+
+# Height and width for networks that take any: small, not square, and odd after halving here and there.
+FREE_SIZE = (72, 61)
+
+# Above either, a network of a fixed input size gets one image in place of two.
+LARGE_PIXELS = 224 * 224
+LARGE_PARAMETERS = 50_000_000
+
+# Factors for the weights, of which the first is taken that lets features of two images differ by the share below:
+# where gates and activations shrink what they let through, small weights would leave nothing of the image.
+GAINS = (1.0, 1.25, 1.5, 1.75, 2.0)
+LEAST_DIFFERENCE = 0.002
+
+SAMPLES = 8
+PROJECTIONS = 4
+
+# Where timm spreads over two files what is one family here.
+FAMILY_OF_MODULE = {"deit": "vision_transformer"}
+
+
+def small_resnet(block, channels, stem=(16, 16, 24), **options):
+    """A ResNet of four blocks whose stem has any three widths; timm's constructor knows only some."""
+    first, second, third = stem
+    assert third % 2 == 0
+    model = resnet.ResNet(
+        block, (1, 1, 1, 1), num_classes=10, channels=channels, stem_type="deep", stem_width=third // 2, avg_down=True,
+        **options,
+    )  # fmt: skip
+    convolution = partial(torch.nn.Conv2d, kernel_size=3, padding=1, bias=False)
+    model.conv1[0] = convolution(3, first, stride=2)
+    model.conv1[1] = torch.nn.BatchNorm2d(first)
+    model.conv1[3] = convolution(first, second)
+    model.conv1[4] = torch.nn.BatchNorm2d(second)
+    model.conv1[6] = convolution(second, third)
+    return model
+
+
+def small_vision_transformer(patch_size, embed_dim, depth, num_heads, mlp_ratio):
+    return vision_transformer.VisionTransformer(
+        img_size=28, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
+        num_classes=10,
+    )  # fmt: skip
+
+
+def small_mixer(**options):
+    return mlp_mixer.MlpMixer(img_size=28, patch_size=4, embed_dim=64, num_blocks=4, num_classes=10, **options)
+
+
+def small_convnext():
+    model = convnext.ConvNeXt(patch_size=2, depths=(1, 1, 2, 1), dims=(20, 32, 48, 64), num_classes=10)
+    # timm halves the image once more before the first stage if the patch is 2; 28 pixels do not allow that.
+    model.stages[0].downsample = torch.nn.Identity()
+    return model
+
+
+def small_efficientnet(stages, **options):
+    blocks = efficientnet.decode_arch_def([[stage] for stage in stages])
+    return efficientnet.EfficientNet(blocks, num_classes=10, num_features=160, stem_size=16, **options)
+
+
+# netkin's own small networks: name -> family, fixed input size or None, constructor.
+DEMO = {
+    "demo_convnext": (
+        "convnext",
+        None,
+        small_convnext,
+    ),
+    "demo_efficientnet": (
+        "efficientnet",
+        None,
+        lambda: small_efficientnet(
+            ["ds_r1_k3_s1_c16_se0.25", "ir_r2_k3_s2_e4_c24_se0.25", "ir_r2_k5_s2_e4_c40_se0.25", "ir_r1_k3_s1_e4_c56_se0.25"],
+            act_layer=torch.nn.SiLU,
+        ),
+    ),
+    "demo_gmlp": (
+        "mlp_mixer",
+        (28, 28),
+        lambda: small_mixer(block_layer=mlp_mixer.SpatialGatingBlock, mlp_ratio=4, mlp_layer=mlp_mixer.GatedMlp),
+    ),
+    "demo_mixer": ("mlp_mixer", (28, 28), small_mixer),
+    "demo_mobilenetv2": (
+        "efficientnet",
+        None,
+        lambda: small_efficientnet(
+            ["ds_r1_k3_s1_c16", "ir_r2_k3_s2_e4_c24", "ir_r2_k3_s2_e4_c40", "ir_r1_k3_s1_e4_c56"],
+            act_layer=torch.nn.ReLU6,
+        ),
+    ),
+    "demo_resnet": ("resnet", None, lambda: small_resnet(resnet.BasicBlock, (24, 48, 64, 96))),
+    "demo_resnext": (
+        "resnet",
+        None,
+        lambda: small_resnet(resnet.Bottleneck, (16, 24, 48, 64), cardinality=8, base_width=8),
+    ),
+    "demo_seresnet": (
+        "resnet",
+        None,
+        lambda: small_resnet(resnet.BasicBlock, (16, 32, 64, 96), block_args={"attn_layer": "se"}),
+    ),
+    "demo_vit_patch4": ("vision_transformer", (28, 28), lambda: small_vision_transformer(4, 64, 4, 4, 2)),
+    "demo_vit_patch7": ("vision_transformer", (28, 28), lambda: small_vision_transformer(7, 64, 3, 4, 3)),
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The formula: `architectures/tests/formula/mod.rs` computes the same bits
+
+
+def fnv1a(data):
+    """The 64-bit FNV-1a hash of bytes."""
+    result = 0xCBF29CE484222325
+    for byte in data:
+        result = (result ^ byte) * 0x100000001B3 % 2**64
+    return result
+
+
+def bits(name, count):
+    """For index 0 … count − 1, 64 bits that look random: the SplitMix64 generator seeded with the name's hash."""
+    with numpy.errstate(over="ignore"):
+        state = numpy.arange(1, count + 1, dtype=numpy.uint64)
+        state *= numpy.uint64(0x9E3779B97F4A7C15)
+        state += numpy.uint64(fnv1a(name.encode()))
+        state ^= state >> numpy.uint64(30)
+        state *= numpy.uint64(0xBF58476D1CE4E5B9)
+        state ^= state >> numpy.uint64(27)
+        state *= numpy.uint64(0x94D049BB133111EB)
+        state ^= state >> numpy.uint64(31)
+    return state
+
+
+def uniform(name, count):
+    """Numbers in [−1, 1)."""
+    unit = (bits(name, count) >> numpy.uint64(11)).astype(numpy.float64) * 2.0**-53
+    return 2.0 * unit - 1.0
+
+
+def parameter_values(key, shape, gain):
+    """A network's numbers under a key: never constant, and such that a deep network neither fades nor explodes."""
+    u = uniform(key, math.prod(shape))
+    last = key.rsplit(".", 1)[-1]
+    if last == "running_var":
+        return 1.0 + 0.3 * u
+    if last in ("gamma", "ls1", "ls2"):  # scales of residual branches
+        return 0.5 + 0.2 * u
+    if last == "alpha" or (last == "weight" and len(shape) == 1):  # scales of normalisations
+        return 1.0 + 0.2 * u
+    if last == "weight":
+        return u * (gain * math.sqrt(3.0 / math.prod(shape[1:])))
+    return 0.1 * u
+
+
+def pixel_values(shape):
+    return 0.5 * (uniform("pixels", math.prod(shape)) + 1.0)
+
+
+def label_values(count, classes):
+    return (bits("labels", count) % numpy.uint64(classes)).astype(numpy.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One network
+
+
+def build(name):
+    """The network, its family, and its fixed input size or None."""
+    if name in DEMO:
+        family, size, constructor = DEMO[name]
+        return constructor(), family, size
+    module = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
+    model = timm.create_model(name, pretrained=False)
+    settings = model.pretrained_cfg
+    size = tuple(settings["input_size"][1:]) if settings.get("fixed_input_size") else None
+    return model, FAMILY_OF_MODULE.get(module, module), size
+
+
+def state(model):
+    """Everything of a network that a weight file holds and an image meets."""
+    return {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+
+
+def key_lines(model):
+    return sorted(f"{key}:{'x'.join(map(str, tensor.shape))}" for key, tensor in state(model).items())
+
+
+def to_tensor(values, shape):
+    return torch.from_numpy(values).reshape(tuple(shape))
+
+
+def digest(tensor):
+    """The norm, some values, and the products with random vectors, by which two tensors can be told apart."""
+    values = tensor.detach().numpy().ravel()
+    places = bits("samples", SAMPLES) % numpy.uint64(values.size)
+    return {
+        "norm": float(numpy.linalg.norm(values)),
+        "samples": [float(values[int(place)]) for place in places],
+        "projections": [float(values @ uniform(f"projection{k}", values.size)) for k in range(PROJECTIONS)],
+    }
+
+
+def fill(name, model, height, width):
+    """Gives the network its parameters, and returns their gain."""
+    shape = [2, 3, height, width]
+    pixels = to_tensor(pixel_values(shape), shape)
+    for gain in GAINS:
+        for key, tensor in state(model).items():
+            assert tensor.is_floating_point(), f"{name}: {key} is {tensor.dtype}, for which the formula has no rule"
+            tensor.copy_(to_tensor(parameter_values(key, tensor.shape, gain), tensor.shape))
+        features = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        difference = (features[0] - features[1]).norm() / features.norm()
+        if difference >= LEAST_DIFFERENCE:
+            return gain
+    sys.exit(f"{name}: with every one of GAINS, nothing of the image reaches the features; add a larger one")
+
+
+def reference(name):
+    """The family and the line of a network."""
+    model, family, fixed_size = build(name)
+    model = model.double().eval().requires_grad_(False)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    height, width = fixed_size or FREE_SIZE
+    gain = fill(name, model, height, width)
+    large = fixed_size and (height * width > LARGE_PIXELS or parameters > LARGE_PARAMETERS)
+    shape = [1 if large else 2, 3, height, width]
+    pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
+    maps = model.forward_features(pixels)
+    features = model.forward_head(maps, pre_logits=True)
+    logits = model.forward_head(maps)
+    labels = torch.from_numpy(label_values(shape[0], logits.shape[1]))
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, pixels)
+    line = {
+        "name": name,
+        "timm": timm.__version__,
+        "parameters": parameters,
+        "keys": f"{fnv1a(chr(10).join(key_lines(model)).encode()):016x}",
+        "gain": gain,
+        "input": shape,
+        "loss": loss.item(),
+        "logits": digest(logits),
+        "features": digest(features),
+        "gradient": digest(gradient),
+    }
+    return family, line
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many networks
+
+
+def read_names(text):
+    """Names from `netkin models --json` or from plain text."""
+    if text.lstrip().startswith("{"):
+        return [model["name"] for model in json.loads(text)["models"]]
+    return text.split()
+
+
+def store(folder, family, line):
+    """Puts a line into its family's file, which stays sorted by name."""
+    path = folder / f"{family}.jsonl"
+    lines = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    lines = sorted([old for old in lines if old["name"] != line["name"]] + [line], key=lambda line: line["name"])
+    partial_path = path.with_suffix(".partial")
+    partial_path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    os.replace(partial_path, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="networks; - reads names or JSON from standard input")
+    parser.add_argument("--keys", action="store_true", help="print parameter keys and shapes only")
+    parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="folder of the FAMILY.jsonl files")
+    options = parser.parse_args()
+
+    names = [name for word in options.names for name in (read_names(sys.stdin.read()) if word == "-" else [word])]
+    known = set(timm.list_models()) | set(DEMO)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"neither timm nor the table DEMO of this script knows {', '.join(unknown)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if options.keys:
+            print("\n".join(key_lines(build(name)[0])))
+            continue
+        family, line = reference(name)
+        store(options.out, family, line)
+        print(f"{family}/{name}: input {line['input']}, gain {line['gain']}, loss {line['loss']:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
