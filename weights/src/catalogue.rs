@@ -1,0 +1,175 @@
+//! Which weights timm publishes, and how images are prepared for them.
+//!
+//! The table is `catalogue.csv`, written by `scripts/timm_catalogue.py` from timm itself. Rows of architectures that
+//! netkin does not have are harmless.
+
+use std::sync::LazyLock;
+
+use crate::preprocessing::{CropMode, Interpolation, Preprocessing};
+
+/// One set of published weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Published {
+    /// The architecture, `resnet50`.
+    pub name: &'static str,
+    /// Which of its weights, `a1_in1k`.
+    pub tag: &'static str,
+    /// Whether timm takes these where no tag is given.
+    pub default: bool,
+    /// Outputs of the classifier; 0 if there is none.
+    pub num_classes: usize,
+    /// How images are prepared.
+    pub preprocessing: Preprocessing,
+    /// The repository on the hub, if it is not `timm/NAME.TAG`.
+    repository: Option<&'static str>,
+}
+
+static CATALOGUE: LazyLock<Vec<Published>> = LazyLock::new(|| {
+    include_str!("catalogue.csv")
+        .lines()
+        .skip(1)
+        .map(|line| row(line).unwrap_or_else(|| panic!("catalogue.csv has a bad row: {line}")))
+        .collect()
+});
+
+/// All published weights of an architecture, the default first.
+pub fn published(name: &str) -> Vec<&'static Published> {
+    let mut rows: Vec<_> = CATALOGUE.iter().filter(|row| row.name == name).collect();
+    rows.sort_by_key(|row| !row.default);
+    rows
+}
+
+/// The tags of an architecture's published weights, the default first.
+pub fn tags(name: &str) -> Vec<&'static str> {
+    published(name).iter().map(|row| row.tag).collect()
+}
+
+/// The tag that stands where none is given.
+pub fn default_tag(name: &str) -> Option<&'static str> {
+    let first = published(name).into_iter().find(|row| row.default);
+    first.map(|row| row.tag)
+}
+
+/// How images are prepared for published weights; without a tag, for the default ones.
+pub fn preprocessing(name: &str, tag: Option<&str>) -> Option<Preprocessing> {
+    find(name, tag.or(default_tag(name))?).map(|row| row.preprocessing)
+}
+
+/// The repository on the Hugging Face hub: `timm/NAME.TAG`, but for a few.
+pub fn repository(name: &str, tag: &str) -> String {
+    let special = find(name, tag).and_then(|row| row.repository);
+    special.map_or_else(|| format!("timm/{name}.{tag}"), String::from)
+}
+
+fn find(name: &str, tag: &str) -> Option<&'static Published> {
+    CATALOGUE
+        .iter()
+        .find(|row| row.name == name && row.tag == tag)
+}
+
+fn row(line: &'static str) -> Option<Published> {
+    let columns: Vec<&'static str> = line.split(',').collect();
+    let &[
+        name,
+        tag,
+        default,
+        num_classes,
+        height,
+        width,
+        crop_pct,
+        crop_mode,
+        interpolation,
+        mean,
+        std,
+        repository,
+    ] = columns.as_slice()
+    else {
+        return None;
+    };
+    let preprocessing = Preprocessing {
+        input_size: [height.parse().ok()?, width.parse().ok()?],
+        crop_pct: crop_pct.parse().ok()?,
+        crop_mode: match crop_mode {
+            "center" => CropMode::Center,
+            "squash" => CropMode::Squash,
+            _ => return None,
+        },
+        interpolation: match interpolation {
+            "bilinear" => Interpolation::Bilinear,
+            "bicubic" => Interpolation::Bicubic,
+            _ => return None,
+        },
+        mean: colours(mean)?,
+        std: colours(std)?,
+    };
+    Some(Published {
+        name,
+        tag,
+        default: default.parse().ok()?,
+        num_classes: num_classes.parse().ok()?,
+        preprocessing,
+        repository: (!repository.is_empty()).then_some(repository),
+    })
+}
+
+fn colours(text: &str) -> Option<[f32; 3]> {
+    let values: Result<Vec<f32>, _> = text.split(' ').map(str::parse).collect();
+    values.ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_row_is_sound() {
+        let mut seen = HashSet::new();
+        for row in CATALOGUE.iter() {
+            assert!(seen.insert((row.name, row.tag)), "{row:?}");
+            assert_eq!(row.preprocessing.check(), Ok(()), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn every_architecture_has_one_default() {
+        let names: HashSet<_> = CATALOGUE.iter().map(|row| row.name).collect();
+        for name in names {
+            let defaults = published(name).iter().filter(|row| row.default).count();
+            assert_eq!(defaults, 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_input_size_is_that_of_the_weights() {
+        for entry in netkin_architectures::registry::all() {
+            if !entry.config.any_input_size() {
+                for row in published(entry.name) {
+                    let size = row.preprocessing.input_size;
+                    assert_eq!(size, entry.config.input_size(), "{row:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn look_up() {
+        assert_eq!(default_tag("resnet18"), Some("a1_in1k"));
+        assert_eq!(tags("resnet18")[0], "a1_in1k");
+        assert!(tags("resnet18").contains(&"tv_in1k"));
+        assert_eq!(default_tag("demo_resnet"), None);
+        assert_eq!(repository("resnet18", "new"), "timm/resnet18.new");
+        let clip = repository("vit_base_patch16_clip_quickgelu_224", "openai");
+        assert_eq!(clip, "timm/vit_base_patch16_clip_224.openai");
+
+        let default = preprocessing("resnet18", None).unwrap();
+        assert_eq!(Some(default), preprocessing("resnet18", Some("a1_in1k")));
+        assert_eq!(default.crop_pct, 0.95);
+        assert_eq!(default.interpolation, Interpolation::Bicubic);
+        let torchvision = preprocessing("resnet18", Some("tv_in1k")).unwrap();
+        assert_eq!(torchvision.crop_pct, 0.875);
+        assert_eq!(torchvision.interpolation, Interpolation::Bilinear);
+        assert_eq!(preprocessing("resnet18", Some("new")), None);
+    }
+}

@@ -1,0 +1,326 @@
+//! What a file of weights holds: keys, shapes and numbers, whatever the format.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use burn::tensor::TensorData;
+use burn_store::pytorch_reader::{self, PytorchReader};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
+use sha2::{Digest, Sha256};
+
+use crate::precision::{Flaw, convert};
+use crate::{Error, Precision};
+
+/// The tensors of a file, by key.
+pub(crate) struct WeightsFile {
+    /// How messages call the file.
+    pub label: String,
+    /// Of the whole file, in hexadecimal.
+    pub sha256: String,
+    /// Every tensor but those that no network needs.
+    pub tensors: BTreeMap<String, StoredTensor>,
+    /// The file itself, if the tensors are places in it.
+    bytes: Cow<'static, [u8]>,
+}
+
+/// One tensor of a file.
+pub(crate) struct StoredTensor {
+    /// The format of its numbers, or the name of a type that is none of floating point numbers.
+    pub kind: Result<Precision, String>,
+    /// Outermost axis first.
+    pub shape: Vec<usize>,
+    place: Place,
+}
+
+enum Place {
+    Bytes(Range<usize>),
+    Checkpoint(pytorch_reader::Tensor),
+}
+
+/// Under these keys a checkpoint of a training run keeps its weights; the averaged ones are better and come first, as in timm.
+const CHECKPOINT_KEYS: [&str; 5] = [
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model",
+    "model_state_dict",
+];
+/// What wrappers for parallel and compiled training put before every key.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// Counts the batches that batch normalisation has seen; nothing computes with it.
+const UNNEEDED: &str = "num_batches_tracked";
+
+impl WeightsFile {
+    /// Reads safetensors or a PyTorch checkpoint; its content decides which, not its name.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let unreadable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                Error::NoFile { path: path.into() }
+            }
+            _ => Error::Io {
+                action: "read",
+                path: path.into(),
+                error,
+            },
+        };
+        if fs::metadata(path).map_err(unreadable)?.is_dir() {
+            return Err(Error::Folder { path: path.into() });
+        }
+        let bytes = fs::read(path).map_err(unreadable)?;
+        let label = path.display().to_string();
+        match format(&bytes) {
+            Format::Empty => Err(Error::Empty { file: label }),
+            Format::Other(what) => Err(Error::NotWeights { file: label, what }),
+            Format::Safetensors => Self::from_safetensors(label, bytes.into()),
+            Format::Checkpoint => Self::from_checkpoint(label, path, &bytes),
+        }
+    }
+
+    /// Reads safetensors; `label` is how messages call them.
+    pub fn from_safetensors(label: String, bytes: Cow<'static, [u8]>) -> Result<Self, Error> {
+        let parsed = SafeTensors::deserialize(&bytes).map_err(|error| Error::Damaged {
+            file: label.clone(),
+            reason: match error {
+                SafeTensorError::HeaderTooSmall
+                | SafeTensorError::InvalidHeaderLength
+                | SafeTensorError::MetadataIncompleteBuffer => {
+                    "its length is not what its header announces".into()
+                }
+                error => error.to_string(),
+            },
+        })?;
+        let start = bytes.as_ptr() as usize;
+        let tensors = parsed
+            .iter()
+            .map(|(key, view)| {
+                let offset = view.data().as_ptr() as usize - start;
+                let tensor = StoredTensor {
+                    kind: safetensors_kind(view.dtype()),
+                    shape: view.shape().to_vec(),
+                    place: Place::Bytes(offset..offset + view.data().len()),
+                };
+                (key.to_string(), tensor)
+            })
+            .collect();
+        Ok(Self {
+            sha256: sha256(&bytes),
+            tensors: needed(tensors),
+            label,
+            bytes,
+        })
+    }
+
+    fn from_checkpoint(label: String, path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let reader = PytorchReader::new(path).map_err(|error| Error::Damaged {
+            file: label.clone(),
+            reason: error.to_string(),
+        })?;
+        let tensors = reader
+            .into_tensors()
+            .into_iter()
+            .map(|(key, tensor)| {
+                let stored = StoredTensor {
+                    kind: checkpoint_kind(tensor.dtype()),
+                    shape: tensor.shape().to_vec(),
+                    place: Place::Checkpoint(tensor),
+                };
+                (key, stored)
+            })
+            .collect();
+        Ok(Self {
+            sha256: sha256(bytes),
+            tensors: needed(weights_of(tensors)),
+            label,
+            bytes: Cow::Borrowed(&[]),
+        })
+    }
+
+    /// The numbers of a tensor of floating point numbers.
+    pub fn read(&self, key: &str, to: Precision) -> Result<TensorData, Error> {
+        let tensor = &self.tensors[key];
+        let damaged = |reason: String| Error::Damaged {
+            file: self.label.clone(),
+            reason,
+        };
+        let from = tensor.kind.clone().map_err(damaged)?;
+        let bytes = match &tensor.place {
+            Place::Bytes(range) => Cow::Borrowed(&self.bytes[range.clone()]),
+            Place::Checkpoint(tensor) => {
+                Cow::Owned(tensor.read().map_err(|error| damaged(error.to_string()))?)
+            }
+        };
+        convert(&bytes, from, &tensor.shape, to).map_err(|flaw| match flaw {
+            Flaw::NotFinite => Error::NotFinite {
+                file: self.label.clone(),
+                tensor: key.into(),
+            },
+            Flaw::Overflow => Error::Overflow {
+                file: self.label.clone(),
+                tensor: key.into(),
+                precision: to,
+            },
+        })
+    }
+}
+
+/// In lower-case hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+enum Format {
+    Safetensors,
+    Checkpoint,
+    Empty,
+    Other(&'static str),
+}
+
+/// Safetensors begin with the length of a JSON object and its brace; PyTorch writes a ZIP archive, before 1.6 a pickle,
+/// before 0.1.10 a TAR archive.
+fn format(bytes: &[u8]) -> Format {
+    const OTHERS: [(&[u8], &str); 6] = [
+        (
+            b"version https://git-lfs",
+            "a Git LFS pointer (`git lfs pull` fetches the file)",
+        ),
+        (b"<", "a web page"),
+        (b"{", "JSON"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x1f\x8b", "compressed with gzip"),
+    ];
+    if bytes.is_empty() {
+        Format::Empty
+    } else if bytes.get(8) == Some(&b'{') && bytes[4..8] == [0; 4] {
+        Format::Safetensors
+    } else if bytes.starts_with(b"PK") || bytes[0] == 0x80 || bytes.get(257..262) == Some(b"ustar")
+    {
+        Format::Checkpoint
+    } else {
+        let other = OTHERS.iter().find(|(start, _)| bytes.starts_with(start));
+        Format::Other(other.map_or("of an unknown kind", |(_, what)| what))
+    }
+}
+
+fn safetensors_kind(dtype: Dtype) -> Result<Precision, String> {
+    match dtype {
+        Dtype::F32 => Ok(Precision::F32),
+        Dtype::F64 => Ok(Precision::F64),
+        Dtype::F16 => Ok(Precision::F16),
+        Dtype::BF16 => Ok(Precision::BF16),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+fn checkpoint_kind(dtype: pytorch_reader::DType) -> Result<Precision, String> {
+    match dtype {
+        pytorch_reader::DType::F32 => Ok(Precision::F32),
+        pytorch_reader::DType::F64 => Ok(Precision::F64),
+        pytorch_reader::DType::F16 => Ok(Precision::F16),
+        pytorch_reader::DType::BF16 => Ok(Precision::BF16),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+type Tensors = BTreeMap<String, StoredTensor>;
+
+/// The weights alone, out of all that a checkpoint of a training run holds.
+fn weights_of(tensors: Tensors) -> Tensors {
+    for key in CHECKPOINT_KEYS {
+        let prefix = format!("{key}.");
+        if tensors.keys().any(|key| key.starts_with(&prefix)) {
+            return stripped(tensors, &prefix);
+        }
+    }
+    tensors
+}
+
+/// Without what wrappers put before every key, and without what nothing computes with.
+fn needed(mut tensors: Tensors) -> Tensors {
+    while let Some(wrapper) = WRAPPERS
+        .into_iter()
+        .find(|wrapper| !tensors.is_empty() && tensors.keys().all(|key| key.starts_with(wrapper)))
+    {
+        tensors = stripped(tensors, wrapper);
+    }
+    tensors.retain(|key, _| key.rsplit('.').next() != Some(UNNEEDED));
+    tensors
+}
+
+/// The tensors under a prefix, under the rest of their keys.
+fn stripped(tensors: Tensors, prefix: &str) -> Tensors {
+    tensors
+        .into_iter()
+        .filter_map(|(key, tensor)| Some((key.strip_prefix(prefix)?.to_string(), tensor)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensors(keys: &[&str]) -> Tensors {
+        let tensor = || StoredTensor {
+            kind: Ok(Precision::F32),
+            shape: vec![],
+            place: Place::Bytes(0..0),
+        };
+        keys.iter().map(|key| (key.to_string(), tensor())).collect()
+    }
+
+    fn keys(tensors: Tensors) -> Vec<String> {
+        tensors.into_keys().collect()
+    }
+
+    #[test]
+    fn averaged_weights_come_first() {
+        let checkpoint = tensors(&["state_dict.a", "state_dict_ema.b", "optimizer.state.0.c"]);
+        assert_eq!(keys(weights_of(checkpoint)), ["b"]);
+        assert_eq!(keys(weights_of(tensors(&["model.a", "lr"]))), ["a"]);
+        assert_eq!(
+            keys(weights_of(tensors(&["a", "b.model.c"]))),
+            ["a", "b.model.c"]
+        );
+    }
+
+    #[test]
+    fn wrappers_are_taken_off() {
+        let wrapped = tensors(&[
+            "module._orig_mod.a",
+            "module._orig_mod.bn.num_batches_tracked",
+        ]);
+        assert_eq!(keys(needed(wrapped)), ["a"]);
+        assert_eq!(keys(needed(tensors(&["module.a", "b"]))), ["b", "module.a"]);
+    }
+
+    #[test]
+    fn the_content_decides() {
+        let mut safetensors = 0x280u64.to_le_bytes().to_vec();
+        safetensors.push(b'{');
+        assert!(matches!(format(&safetensors), Format::Safetensors));
+        assert!(matches!(format(b"\x80\x02}q\x00."), Format::Checkpoint));
+        assert!(matches!(format(b"PK\x03\x04..."), Format::Checkpoint));
+        assert!(matches!(format(b""), Format::Empty));
+        assert!(matches!(format(b"<html>"), Format::Other("a web page")));
+        assert!(matches!(
+            format(b"hello"),
+            Format::Other("of an unknown kind")
+        ));
+    }
+
+    #[test]
+    fn sha256_of_nist() {
+        assert_eq!(
+            sha256(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}
