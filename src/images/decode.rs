@@ -1,0 +1,313 @@
+//! Image files to RGB, as Pillow's `Image.open(path).convert("RGB")` gives it.
+//!
+//! PNG, JPEG and WebP, told apart by their content, not by the file's extension. What Pillow does with other kinds of
+//! pixels is done here too: alpha is dropped (not blended), gray is repeated, palettes are looked up, 16-bit colour keeps its
+//! high byte, 16-bit gray is clamped to 255, CMYK is converted without a colour profile. EXIF orientation and colour
+//! profiles are not applied. Of an animation, the first picture counts.
+//!
+//! All three are exact: decoders of JPEG may differ by some levels, which is enough to turn close predictions, so the usual kinds
+//! are read by our own ([`jpeg`]) and only the rare ones by the library. A JPEG that ends early is an error, as in Pillow,
+//! although decoders can fill the rest with gray.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use thiserror::Error;
+
+use super::{RgbImage, jpeg};
+
+/// The largest image that is decoded, in pixels: the size beyond which Pillow refuses a file as a decompression bomb.
+pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// Why a file gives no image. `name` is the file's path, or what the caller called the bytes.
+#[derive(Debug, Error)]
+pub enum DecodeError {
+    /// The file system refused.
+    #[error("Cannot read the image `{name}` ({source}); check the path and its permissions.")]
+    Read {
+        /// The file.
+        name: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The content is none of the known formats.
+    #[error(
+        "`{name}` is not a PNG, JPEG or WebP image ({found}); convert it, or remove it from the data."
+    )]
+    NotAnImage {
+        /// The file.
+        name: String,
+        /// What the content looks like.
+        found: &'static str,
+    },
+    /// The file ends before the image does.
+    #[error("`{name}` is a {format} image that ends too early; fetch the file again.")]
+    Truncated {
+        /// The file.
+        name: String,
+        /// `PNG`, `JPEG` or `WebP`.
+        format: &'static str,
+    },
+    /// The content breaks its format's rules, or uses a part of it that is not supported.
+    #[error(
+        "`{name}` is a {format} image that cannot be decoded ({reason}); fetch the file again, or convert it."
+    )]
+    Undecodable {
+        /// The file.
+        name: String,
+        /// `PNG`, `JPEG` or `WebP`.
+        format: &'static str,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// More than [`MAX_PIXELS`].
+    #[error(
+        "`{name}` says that it has {width}×{height} pixels, more than the {MAX_PIXELS} that are decoded; scale it down."
+    )]
+    TooLarge {
+        /// The file.
+        name: String,
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+}
+
+/// Reads and decodes one file.
+///
+/// # Errors
+/// [`DecodeError`], which names the file.
+pub fn decode_file(path: &Path) -> Result<RgbImage, DecodeError> {
+    let name = path.display().to_string();
+    match std::fs::read(path) {
+        Ok(bytes) => decode(&bytes, &name),
+        Err(source) => Err(DecodeError::Read { name, source }),
+    }
+}
+
+/// Decodes a whole file's bytes; `name` is how errors call them.
+///
+/// # Errors
+/// [`DecodeError`], never a panic, whatever the bytes are.
+pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
+    let not_an_image = |found| DecodeError::NotAnImage {
+        name: name.to_owned(),
+        found,
+    };
+    if bytes.is_empty() {
+        return Err(not_an_image("it is empty"));
+    }
+    let (format, format_name) = match image::guess_format(bytes) {
+        Ok(format @ ImageFormat::Png) => (format, "PNG"),
+        Ok(format @ ImageFormat::Jpeg) => (format, "JPEG"),
+        Ok(format @ ImageFormat::WebP) => (format, "WebP"),
+        Ok(_) => return Err(not_an_image("it is an image in another format")),
+        Err(_) => return Err(not_an_image("its first bytes are no image's")),
+    };
+    let complete = match format {
+        ImageFormat::Jpeg => jpeg_is_complete(bytes),
+        ImageFormat::WebP => webp_is_complete(bytes),
+        // Its decoder says so by itself.
+        _ => true,
+    };
+    if !complete {
+        return Err(DecodeError::Truncated {
+            name: name.to_owned(),
+            format: format_name,
+        });
+    }
+    // One hostile file among thousands must not end a run of hours, so a panic of a decoder is that file's error.
+    match catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format))) {
+        Ok(Ok(image)) => Ok(image),
+        Ok(Err(Failure::TooLarge(width, height))) => Err(DecodeError::TooLarge {
+            name: name.to_owned(),
+            width,
+            height,
+        }),
+        Ok(Err(Failure::Decoder(error))) if ends_early(&error) => Err(DecodeError::Truncated {
+            name: name.to_owned(),
+            format: format_name,
+        }),
+        Ok(Err(Failure::Decoder(error))) => {
+            let reason = error.to_string();
+            Err(DecodeError::Undecodable {
+                name: name.to_owned(),
+                format: format_name,
+                reason,
+            })
+        }
+        Err(_) => {
+            let reason = "its decoder panicked".to_owned();
+            Err(DecodeError::Undecodable {
+                name: name.to_owned(),
+                format: format_name,
+                reason,
+            })
+        }
+    }
+}
+
+enum Failure {
+    TooLarge(u32, u32),
+    Decoder(image::ImageError),
+}
+
+impl From<image::ImageError> for Failure {
+    fn from(error: image::ImageError) -> Self {
+        Self::Decoder(error)
+    }
+}
+
+fn decode_as(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, Failure> {
+    // What our own decoder refuses, because it is a rare kind or damaged inside, the library may still know how to read.
+    if let (ImageFormat::Jpeg, Ok(image)) = (format, jpeg::decode(bytes)) {
+        return Ok(RgbImage::new(image.width, image.height, image.rgb));
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    // A bound for what the decoders allocate besides the pixels; the pixels' own is checked below, before any are decoded.
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_PIXELS * 8);
+    reader.limits(limits);
+    let decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(Failure::TooLarge(width, height));
+    }
+    let image = DynamicImage::from_decoder(decoder)?;
+    Ok(RgbImage::new(
+        width as usize,
+        height as usize,
+        rgb_bytes(image),
+    ))
+}
+
+/// Pillow's conversions to RGB.
+fn rgb_bytes(image: DynamicImage) -> Vec<u8> {
+    match image {
+        DynamicImage::ImageRgb8(image) => image.into_raw(),
+        DynamicImage::ImageRgba8(image) => image
+            .pixels()
+            .flat_map(|p| [p.0[0], p.0[1], p.0[2]])
+            .collect(),
+        DynamicImage::ImageLuma8(image) => image.pixels().flat_map(|p| [p.0[0]; 3]).collect(),
+        DynamicImage::ImageLumaA8(image) => image.pixels().flat_map(|p| [p.0[0]; 3]).collect(),
+        // Pillow reads 16-bit gray as integers and clamps them; every other 16-bit kind it shortens to the high byte.
+        DynamicImage::ImageLuma16(image) => image
+            .pixels()
+            .flat_map(|p| [p.0[0].min(255) as u8; 3])
+            .collect(),
+        DynamicImage::ImageLumaA16(image) => image
+            .pixels()
+            .flat_map(|p| [high_byte(p.0[0]); 3])
+            .collect(),
+        DynamicImage::ImageRgb16(image) => image.into_raw().into_iter().map(high_byte).collect(),
+        DynamicImage::ImageRgba16(image) => image
+            .pixels()
+            .flat_map(|p| [high_byte(p.0[0]), high_byte(p.0[1]), high_byte(p.0[2])])
+            .collect(),
+        // The three formats give no floating-point pixels.
+        other => other.into_rgb8().into_raw(),
+    }
+}
+
+fn high_byte(value: u16) -> u8 {
+    (value >> 8) as u8
+}
+
+/// Whether a decoder stopped because the bytes did.
+fn ends_early(error: &image::ImageError) -> bool {
+    matches!(error, image::ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof)
+}
+
+/// Whether a WebP is as long as its header says.
+fn webp_is_complete(bytes: &[u8]) -> bool {
+    let length = bytes.get(4..).and_then(|rest| rest.first_chunk::<4>());
+    length.is_some_and(|length| bytes.len() as u64 >= u64::from(u32::from_le_bytes(*length)) + 8)
+}
+
+/// Whether a JPEG's segments lead to an end-of-image marker.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const FILL: u8 = 0xFF;
+    let mut rest = &bytes[2..];
+    loop {
+        // Skips entropy-coded data, and the junk between segments that decoders forgive.
+        let Some(start) = rest.iter().position(|&byte| byte == FILL) else {
+            return false;
+        };
+        rest = &rest[start..];
+        let Some(marker) = rest.iter().position(|&byte| byte != FILL) else {
+            return false;
+        };
+        let code = rest[marker];
+        rest = &rest[marker + 1..];
+        match code {
+            0xD9 => return true,
+            // An escaped FF, and the markers that have no segment.
+            0x00 | 0x01 | 0xD0..=0xD8 => {}
+            _ => {
+                let Some(length) = rest.first_chunk::<2>() else {
+                    return false;
+                };
+                let length = usize::from(u16::from_be_bytes(*length)).max(2);
+                let Some(after) = rest.get(length..) else {
+                    return false;
+                };
+                rest = after;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_that_is_no_image_is_named() {
+        let error = decode(b"file,label\n", "labels.csv")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("`labels.csv` is not a PNG, JPEG or WebP image"),
+            "{error}"
+        );
+        let error = decode(b"", "empty.png").unwrap_err().to_string();
+        assert!(error.contains("it is empty"), "{error}");
+        let error = decode(b"GIF89a\x01\x00\x01\x00", "moving.gif")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("another format"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = decode_file(Path::new("no/such/image.png"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`no/such/image.png`"), "{error}");
+    }
+
+    #[test]
+    fn a_gigantic_header_takes_no_memory() {
+        // A JPEG that says 65535×65535 and then nothing but its end.
+        let bytes = [
+            0xFF, 0xD8, 0xFF, 0xC0, 0, 11, 8, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1, 0x11, 0, 0xFF, 0xDA, 0,
+            8, 1, 1, 0, 0, 63, 0, 0xFF, 0xD9,
+        ];
+        let error = decode(&bytes, "bomb.jpg").unwrap_err();
+        assert!(
+            matches!(
+                error,
+                DecodeError::TooLarge {
+                    width: 65535,
+                    height: 65535,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
