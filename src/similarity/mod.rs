@@ -1,0 +1,6 @@
+//! How alike networks are: scores of pairs, and the matrix that they fill.
+
+mod matrix;
+pub mod sat;
+
+pub use matrix::Matrix;
