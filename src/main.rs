@@ -1,1 +1,5 @@
-fn main() {}
+//! `netkin`: parse, dispatch, exit code.
+
+fn main() -> std::process::ExitCode {
+    netkin::cli::main()
+}

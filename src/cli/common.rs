@@ -1,0 +1,145 @@
+//! The options that all commands share, and what they make.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use netkin_weights::{HubConfig, ModelSpec, Precision};
+
+use super::{Failure, values};
+use crate::device::DeviceName;
+use crate::images::{Dataset, Skipped};
+use crate::model::Model;
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where to compute: flex (the CPU), cuda:0, vulkan:0
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceName,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print no progress
+    #[arg(long, global = true)]
+    pub quiet: bool,
+    /// Threads on the CPU [default: one per processor]
+    #[arg(long, global = true, value_name = "COUNT", value_parser = values::positive)]
+    pub threads: Option<usize>,
+    /// Take options from a TOML file; the command line wins over it
+    #[arg(long, global = true, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+}
+
+/// Options of every command that runs models.
+#[derive(Debug, Args)]
+pub struct ModelOptions {
+    /// The number format of all computations: f32, f64, f16 or bf16
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    pub precision: Precision,
+}
+
+/// Options of every command that reads images.
+#[derive(Debug, Args)]
+pub struct DataOptions {
+    /// A folder of class folders, or of the images that --labels names
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// A CSV file with the columns file and label (the class's index)
+    #[arg(long, value_name = "CSV")]
+    pub labels: Option<PathBuf>,
+    /// Use the first COUNT images only
+    #[arg(long, value_name = "COUNT", value_parser = values::positive)]
+    pub limit: Option<usize>,
+    /// Stop at an image that cannot be decoded, instead of leaving it out
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl DataOptions {
+    /// The data set that they name.
+    pub fn open(&self) -> Result<Dataset, Failure> {
+        let dataset = Dataset::open(&self.data, self.labels.as_deref())?;
+        Ok(match self.limit {
+            Some(count) => dataset.limit(count),
+            None => dataset,
+        })
+    }
+}
+
+impl Common {
+    /// Loads models in the order of their names, with a bar for each download.
+    pub fn load(&self, specs: &[ModelSpec], precision: Precision) -> Result<Vec<Model>, Failure> {
+        specs
+            .iter()
+            .map(|spec| self.load_one(spec, precision))
+            .collect()
+    }
+
+    /// Loads one model.
+    pub fn load_one(&self, spec: &ModelSpec, precision: Precision) -> Result<Model, Failure> {
+        let device = self.device.open()?;
+        let hub = HubConfig::from_env();
+        let bar = self.bar("bytes");
+        bar.set_message(spec.to_string());
+        let loaded = netkin_weights::load(spec, precision, &device, &hub, &mut |progress| {
+            bar.set_length(progress.total.unwrap_or(0));
+            bar.set_position(progress.done);
+        })?;
+        bar.finish_and_clear();
+        Ok(Model::new(loaded, precision, device))
+    }
+
+    /// A progress bar on a terminal, else nothing.
+    pub fn bar(&self, unit: &str) -> ProgressBar {
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let template = match unit {
+            "bytes" => "{msg} {wide_bar} {bytes}/{total_bytes} {eta}",
+            _ => "{msg} {wide_bar} {pos}/{len} {eta}",
+        };
+        let style = ProgressStyle::with_template(template).expect("the template is well-formed");
+        let bar = ProgressBar::new(0).with_style(style);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
+    /// Says something about the progress, unless it is unwanted.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("netkin: {text}");
+        }
+    }
+}
+
+/// Reports images that were left out, each with its reason.
+pub fn report_skipped(skipped: &[Skipped]) {
+    for image in skipped {
+        eprintln!("netkin: skipped {}: {}", image.id, image.reason);
+    }
+    if !skipped.is_empty() {
+        eprintln!("netkin: {} image(s) skipped in all", skipped.len());
+    }
+}
+
+/// Prints data. A reader that has gone away, as `head` does, ends the program quietly.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(|error| format!("cannot write to stdout: {error}").into()),
+    }
+}
+
+/// Prints one JSON document.
+pub fn print_json(document: &impl serde::Serialize) -> Result<(), Failure> {
+    let text =
+        serde_json::to_string_pretty(document).expect("documents are made of strings and numbers");
+    print(&(text + "\n"))
+}

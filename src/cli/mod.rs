@@ -1,0 +1,131 @@
+//! The command line: what was typed becomes ready objects, then one call into the library.
+//!
+//! stdout is data, everything else goes to stderr. Exit codes: 0 done; 1 done, but something failed or fell short;
+//! 2 could not run.
+
+mod attack;
+mod bench;
+mod common;
+mod completions;
+mod config_file;
+mod demo;
+mod eval;
+mod forward;
+mod info;
+mod models;
+mod sat;
+mod train;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use common::Common;
+
+/// How alike are neural networks? Similarity by attack transferability, on your own machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netkin",
+    version,
+    args_override_self = true,
+    propagate_version = true
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+enum Command {
+    Models(models::Args),
+    Info(info::Args),
+    Forward(forward::Args),
+    Eval(eval::Args),
+    Attack(attack::Args),
+    Sat(sat::Args),
+    Demo(demo::Args),
+    Train(train::Args),
+    Bench(bench::Args),
+    Completions(completions::Args),
+}
+
+/// How a command that ran ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// All of it.
+    Done,
+    /// Something was left out or failed; it was said on stderr.
+    FellShort,
+}
+
+/// A sentence for stderr.
+type Failure = Box<dyn std::error::Error>;
+
+/// Runs the program with the arguments that it was started with.
+pub fn main() -> ExitCode {
+    let arguments = match config_file::expand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(failure) => return could_not_run(&failure),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are what was asked for; a reader that has gone is no matter.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    if let Err(error) = crate::runtime::prepare(cli.common.threads) {
+        return could_not_run(&error.into());
+    }
+    let common = &cli.common;
+    let ended = match cli.command {
+        Command::Models(args) => args.run(common),
+        Command::Info(args) => args.run(common),
+        Command::Forward(args) => args.run(common),
+        Command::Eval(args) => args.run(common),
+        Command::Attack(args) => args.run(common),
+        Command::Sat(args) => args.run(common),
+        Command::Demo(args) => args.run(common),
+        Command::Train(args) => args.run(common),
+        Command::Bench(args) => args.run(common),
+        Command::Completions(args) => args.run(),
+    };
+    match ended {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::FellShort) => ExitCode::from(1),
+        Err(failure) => could_not_run(&failure),
+    }
+}
+
+/// The network of that name, or a sentence with those most like it.
+fn known(name: &str) -> Result<&'static netkin_architectures::Entry, Failure> {
+    netkin_architectures::find(name).map_err(|similar| match similar.as_slice() {
+        [] => format!("there is no network {name:?}; `netkin models` lists them").into(),
+        similar => format!(
+            "there is no network {name:?}; did you mean {}?",
+            similar.join(", ")
+        )
+        .into(),
+    })
+}
+
+fn could_not_run(failure: &Failure) -> ExitCode {
+    eprintln!("netkin: {failure}");
+    ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,203 @@
+//! `netkin sat`: the matrix of similarities by attack transferability.
+
+use std::path::PathBuf;
+
+use netkin_weights::ModelSpec;
+use serde::Serialize;
+
+use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
+use super::{Failure, Outcome, attack, values};
+use crate::images::Filter;
+use crate::model::Crop;
+use crate::runs::write_atomically;
+use crate::similarity::sat::{self, Pair, Progress, SatConfig, SatRun};
+
+/// Measure how alike networks are: attack each, and see which others are fooled
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// NAME, NAME.TAG or NAME=WEIGHTS; at least two
+    #[arg(required = true, num_args = 2..)]
+    models: Vec<ModelSpec>,
+    #[command(flatten)]
+    data: DataOptions,
+    #[command(flatten)]
+    attack: attack::PgdOptions,
+    /// What networks see of an image: shared (all the same field of view) or own (each its weights' crop)
+    #[arg(long, value_name = "CROP", default_value = "shared", value_parser = crop)]
+    crop: Crop,
+    /// How an attacked image is resized for a network of another size: bicubic or bilinear
+    #[arg(long, value_name = "FILTER", default_value = "bicubic", value_parser = filter)]
+    transfer_interpolation: Filter,
+    /// The lower bound of a score's percentage (ε_s)
+    #[arg(long, value_name = "PERCENT", default_value = "0.01", value_parser = values::fraction)]
+    epsilon_s: f64,
+    /// Images attacked at once
+    #[arg(long, value_name = "COUNT", default_value = "32", value_parser = values::positive)]
+    batch: usize,
+    /// The run folder: finished work is kept here, and the same command goes on from it
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    #[command(flatten)]
+    options: ModelOptions,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    netkin: &'static str,
+    device: String,
+    precision: String,
+    data: DataSection,
+    attack: &'a crate::attacks::Pgd,
+    crop: Crop,
+    models: Vec<ModelSection<'a>>,
+    /// Model → images that it classifies correctly.
+    clean: serde_json::Map<String, serde_json::Value>,
+    pairs: Vec<Pair>,
+    /// The diagonal: each model attacked and judging itself.
+    white_box: Vec<WhiteBox>,
+}
+
+#[derive(Serialize)]
+struct DataSection {
+    images: usize,
+    skipped: Vec<String>,
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+struct ModelSection<'a> {
+    name: &'a str,
+    sha256: &'a str,
+    preprocessing: &'a netkin_weights::Preprocessing,
+}
+
+#[derive(Serialize)]
+struct WhiteBox {
+    model: String,
+    n: usize,
+    fooled: usize,
+    sat: Option<f64>,
+}
+
+impl Args {
+    pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        let config = SatConfig {
+            attack: self.attack.pgd()?,
+            crop: self.crop,
+            transfer_interpolation: self.transfer_interpolation,
+            epsilon_s: self.epsilon_s,
+            batch: self.batch,
+            strict: self.data.strict,
+        };
+        if !(config.epsilon_s > 0.0 && config.epsilon_s <= 100.0) {
+            return Err(format!(
+                "--epsilon-s {} is out of range; it is a percentage above 0 and up to 100",
+                config.epsilon_s
+            )
+            .into());
+        }
+        let dataset = self.data.open()?;
+        let models = common.load(&self.models, self.options.precision)?;
+        let bar = common.bar("images");
+        let run = sat::run(&models, &dataset, &config, &self.run, |progress| {
+            if let Progress::Step { done, total, model } = progress {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+                bar.set_message(format!("attacked {model}"));
+            }
+        })?;
+        bar.finish_and_clear();
+        report_skipped(&run.skipped);
+
+        let document = Document {
+            netkin: env!("CARGO_PKG_VERSION"),
+            device: common.device.to_string(),
+            precision: self.options.precision.to_string(),
+            data: DataSection {
+                images: run.images,
+                skipped: run.skipped.iter().map(|image| image.id.clone()).collect(),
+                fingerprint: dataset.fingerprint()?,
+            },
+            attack: &config.attack,
+            crop: config.crop,
+            models: models
+                .iter()
+                .map(|model| ModelSection {
+                    name: model.name(),
+                    sha256: model.sha256(),
+                    preprocessing: model.preprocessing(),
+                })
+                .collect(),
+            clean: run
+                .names
+                .iter()
+                .cloned()
+                .zip(run.clean().into_iter().map(Into::into))
+                .collect(),
+            pairs: run.pairs(),
+            white_box: white_box(&run),
+        };
+        let matrix = run.matrix();
+        write_atomically(&self.run.join("sat.csv"), matrix.to_csv().as_bytes())?;
+        write_atomically(
+            &self.run.join("sat.json"),
+            &serde_json::to_vec_pretty(&document)?,
+        )?;
+        if common.json {
+            print_json(&document)?;
+        } else {
+            print(&matrix.to_table())?;
+            common.note(&format!(
+                "the scores are in {}",
+                self.run.join("sat.csv").display()
+            ));
+        }
+        let empty: Vec<&Pair> = document.pairs.iter().filter(|pair| pair.n == 0).collect();
+        for pair in &empty {
+            eprintln!(
+                "netkin: {} and {} classify no image both correctly (n = 0), so they have no score",
+                pair.a, pair.b
+            );
+        }
+        Ok(match run.skipped.is_empty() && empty.is_empty() {
+            true => Outcome::Done,
+            false => Outcome::FellShort,
+        })
+    }
+}
+
+fn white_box(run: &SatRun) -> Vec<WhiteBox> {
+    (0..run.names.len())
+        .map(|index| {
+            let Pair {
+                a,
+                n,
+                fooled_ab,
+                sat,
+                ..
+            } = run.pair(index, index);
+            WhiteBox {
+                model: a,
+                n,
+                fooled: fooled_ab,
+                sat,
+            }
+        })
+        .collect()
+}
+
+fn crop(text: &str) -> Result<Crop, String> {
+    match text {
+        "shared" => Ok(Crop::Shared),
+        "own" => Ok(Crop::Own),
+        _ => Err("give shared or own".into()),
+    }
+}
+
+pub fn filter(text: &str) -> Result<Filter, String> {
+    match text {
+        "bicubic" => Ok(Filter::Bicubic),
+        "bilinear" => Ok(Filter::Bilinear),
+        _ => Err("give bicubic or bilinear".into()),
+    }
+}

@@ -1,0 +1,143 @@
+//! A run of `netkin sat`: what is kept is not done again, and a run that was killed gives the bytes of one that was not.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use common::{Scratch, netkin};
+
+/// `netkin sat` on networks that [`models`] made and 40 images, two chunks.
+fn command(scratch: &Scratch, models: &[String], steps: usize) -> Command {
+    let mut command = Command::new(netkin().get_program());
+    command
+        .args(["--threads", "2", "--json", "sat"])
+        .args(models);
+    command
+        .args(["--steps", &steps.to_string(), "--data"])
+        .arg(scratch.path("images"));
+    command.arg("--labels").arg(scratch.path("labels.csv"));
+    command
+}
+
+fn run(command: &mut Command, folder: &Path) -> Vec<u8> {
+    let output = command.arg("--run").arg(folder).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
+/// Three networks that nearly agree, and images with the labels that the first gives them, so that there is something to
+/// attack.
+fn models(scratch: &Scratch) -> Vec<String> {
+    let first = scratch.weights("demo_resnet", 3);
+    let (folder, labels) = scratch.images(40, |_| 0);
+    let predictions = common::predictions(&first, &folder, &labels);
+    scratch.images(40, |index| predictions[index]);
+    let others = [1, 2].map(|seed| scratch.perturbed(&first, seed));
+    std::iter::once(first).chain(others).collect()
+}
+
+/// Every file under `folder` with its time of change.
+fn files(folder: &Path) -> Vec<(std::path::PathBuf, SystemTime)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => all.extend(files(&path)),
+            false => all.push((path.clone(), path.metadata().unwrap().modified().unwrap())),
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_killed_run_goes_on_and_gives_the_same_bytes() {
+    let scratch = Scratch::new();
+    let models = models(&scratch);
+    let start = Instant::now();
+    let whole = run(&mut command(&scratch, &models, 40), &scratch.path("whole"));
+    let time = start.elapsed();
+
+    let folder = scratch.path("killed");
+    for part in 1..=3 {
+        let mut child = command(&scratch, &models, 40)
+            .arg("--run")
+            .arg(&folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(time.mul_f64(0.2 * f64::from(part)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let resumed = run(&mut command(&scratch, &models, 40), &folder);
+    assert_eq!(String::from_utf8(resumed), String::from_utf8(whole));
+    let csv = |folder: &str| std::fs::read(scratch.path(folder).join("sat.csv")).unwrap();
+    assert_eq!(csv("killed"), csv("whole"));
+}
+
+#[test]
+fn a_finished_run_computes_nothing_and_a_new_model_only_what_is_new() {
+    let scratch = Scratch::new();
+    let mut models = models(&scratch);
+    let third = models.pop().unwrap();
+    let folder = scratch.path("run");
+    let first = run(&mut command(&scratch, &models, 2), &folder);
+    let units = folder.join("units");
+    let before = files(&units);
+    // File times are that coarse on some systems.
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(run(&mut command(&scratch, &models, 2), &folder), first);
+    assert_eq!(files(&units), before, "nothing was written again");
+
+    models.push(third);
+    let three = run(&mut command(&scratch, &models, 2), &folder);
+    let after = files(&units);
+    assert!(
+        before.iter().all(|unit| after.contains(unit)),
+        "what was there stayed as it was"
+    );
+    assert!(after.len() > before.len());
+    let fresh = run(&mut command(&scratch, &models, 2), &scratch.path("fresh"));
+    assert_eq!(
+        String::from_utf8(three),
+        String::from_utf8(fresh),
+        "as if all three had been there from the beginning"
+    );
+}
+
+#[test]
+fn the_document_and_the_csv_agree() {
+    let scratch = Scratch::new();
+    let models = &models(&scratch)[..2];
+    let folder = scratch.path("run");
+    let document: serde_json::Value =
+        serde_json::from_slice(&run(&mut command(&scratch, models, 5), &folder)).unwrap();
+    let pairs = document["pairs"].as_array().unwrap();
+    assert_eq!(pairs.len(), 1);
+    assert_eq!(
+        (&pairs[0]["a"], &pairs[0]["b"]),
+        (&"demo_resnet".into(), &"demo_resnet.1".into())
+    );
+    assert_eq!(document["clean"].as_object().unwrap().len(), 2);
+    let csv = std::fs::read_to_string(folder.join("sat.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows[0], ["", "demo_resnet", "demo_resnet.1"]);
+    assert_eq!(rows[1][2], rows[2][1], "the matrix is symmetric");
+    let number = |name: &str| pairs[0][name].as_u64().unwrap();
+    let (n, fooled) = (number("n"), number("fooled_ab") + number("fooled_ba"));
+    assert!(
+        n > 10 && fooled > 0,
+        "there is something to see: {}",
+        pairs[0]
+    );
+    let score = (100.0 * fooled as f64 / (2 * n) as f64).ln();
+    assert_eq!(rows[1][2], format!("{score:.9}"));
+    assert_eq!(pairs[0]["sat"].as_f64(), Some(score));
+}
