@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use assert_cmd::Command;
 use burn::tensor::Device;
@@ -37,6 +38,11 @@ impl Scratch {
     pub fn weights(&self, network: &str, seed: u64) -> String {
         let path = self.path(&format!("{network}-{seed}.safetensors"));
         let device = Device::flex();
+        // The device's random numbers are one stream for all tests of this process, which run side by side.
+        static RANDOM_NUMBERS: Mutex<()> = Mutex::new(());
+        let _alone = RANDOM_NUMBERS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         device.seed(seed);
         let entry = netkin_architectures::find(network).expect("the network is registered");
         netkin_weights::save(&entry.build(&device), &path, Precision::F32)
