@@ -116,7 +116,7 @@ impl Args {
             data: DataSection {
                 images: run.images,
                 skipped: run.skipped.iter().map(|image| image.id.clone()).collect(),
-                fingerprint: dataset.fingerprint()?,
+                fingerprint: run.fingerprint.clone(),
             },
             attack: &config.attack,
             crop: config.crop,

@@ -111,6 +111,8 @@ pub struct SatRun {
     pub skipped: Vec<Skipped>,
     /// How many images there are, the skipped ones included.
     pub images: usize,
+    /// [`Dataset::fingerprint`] of the images.
+    pub fingerprint: String,
     epsilon_s: f64,
 }
 
@@ -219,7 +221,7 @@ pub fn run(
     let folder = RunFolder::open(folder, &settings)?;
     let work = Work::new(models, dataset, &contents, config, folder);
     work.compute(&mut progress)?;
-    work.collect(&mut progress)
+    work.collect(fingerprint, &mut progress)
 }
 
 /// Predictions of one model on one chunk of clean images.
@@ -647,7 +649,11 @@ impl<'a> Work<'a> {
     }
 
     /// Reads the finished folder.
-    fn collect(&self, progress: &mut impl FnMut(Progress)) -> Result<SatRun, SatError> {
+    fn collect(
+        &self,
+        fingerprint: String,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<SatRun, SatError> {
         let (models, images) = (self.subjects.len(), self.samples.len());
         let mut run = SatRun {
             names: self
@@ -659,6 +665,7 @@ impl<'a> Work<'a> {
             fooled: vec![vec![vec![false; images]; models]; models],
             skipped: Vec::new(),
             images,
+            fingerprint,
             epsilon_s: self.config.epsilon_s,
         };
         for chunk in &self.chunks {
@@ -749,6 +756,7 @@ mod tests {
             ],
             skipped: Vec::new(),
             images: 3,
+            fingerprint: String::new(),
             epsilon_s: 0.01,
         };
         let pair = run.pair(0, 1);
