@@ -1,0 +1,20 @@
+//! The CPU's fast operations, behind the layers of `netkin-architectures` and unknown to the networks.
+//!
+//! Each operation is an [`Operation`]: a forward pass over contiguous arrays and a hand-written backward pass, which
+//! [`run`] hands to Burn's Flex backend and to its autodiff. They compute in f32 and only there: a layer asks [`applies`],
+//! and where the answer is no (another device, another precision) it computes the same by Burn's own operations, which is
+//! also what the tests here compare with.
+//!
+//! Every output element is computed from its own inputs in one fixed order, so that an image's result does not depend on
+//! the batch around it.
+
+mod activation;
+mod array;
+mod operation;
+mod parallel;
+pub mod profile;
+mod simd;
+
+pub use activation::{Activate, Activation};
+pub use array::Array;
+pub use operation::{Cache, Operation, Saved, applies, run};
