@@ -300,6 +300,12 @@ impl WithSimd for Forward {
     }
 }
 
+/// gradient ⊙ factors; in place if nobody else holds `gradient`.
+pub(crate) fn times(gradient: Array, factors: &Array) -> Array {
+    // Of all activations whose slope is kept the backward pass is this product.
+    times_slope(Activation::Gelu, gradient, Some(factors))
+}
+
 /// The gradient before an activation from that behind it and what was kept; in place if nobody else holds `gradient`.
 pub(crate) fn times_slope(activation: Activation, mut gradient: Array, kept: Option<&Array>) -> Array {
     let Some(kept) = kept else {

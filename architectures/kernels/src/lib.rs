@@ -10,6 +10,8 @@
 
 mod activation;
 mod array;
+mod gemm;
+mod linear;
 mod operation;
 mod parallel;
 pub mod profile;
@@ -17,4 +19,5 @@ mod simd;
 
 pub use activation::{Activate, Activation};
 pub use array::Array;
+pub use linear::Linear;
 pub use operation::{Cache, Operation, Saved, applies, run};

@@ -1,0 +1,422 @@
+//! Linear maps of the last axis, with what follows them in the same pass: bias, activation, channel scale, residual.
+
+use std::sync::Arc;
+
+use pulp::{Simd, WithSimd};
+
+use crate::activation::{Activation, Kept, times_slope};
+use crate::array::{Array, Output, Pointer};
+use crate::gemm::{self, Left, ROWS, RightPanels, VECTORS};
+use crate::operation::{Cache, Operation, Saved};
+use crate::{parallel, simd};
+
+/// act(x·Wᵀ + bias)·scale + residual over the last axis.
+///
+/// Inputs in this order: x `[…, input]`; the weights `[output, input]`; the bias `[output]`, the scale `[output]` and the
+/// residual, of the output's shape, each if there is one.
+///
+/// Gradients flow to x and to the residual, and, if it is `trainable` (then without scale), to weights and bias.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// What comes behind the bias.
+    pub activation: Activation,
+    /// Whether each output channel is scaled behind the activation.
+    pub scale: bool,
+    /// Whether something is added at the end.
+    pub residual: bool,
+    /// Whether the weights want gradients; if not, what is made of them is kept in `cache`.
+    pub trainable: bool,
+    /// Belongs to the layer.
+    pub cache: Cache,
+}
+
+/// The inputs by their names.
+struct Inputs {
+    x: Array,
+    weight: Array,
+    bias: Option<Array>,
+    scale: Option<Array>,
+    residual: Option<Array>,
+}
+
+impl Linear {
+    fn sort(&self, inputs: Vec<Array>) -> Inputs {
+        let mut inputs = inputs.into_iter();
+        let mut next = |there: bool| there.then(|| inputs.next().expect("an input for each part"));
+        Inputs {
+            x: next(true).expect("x"),
+            weight: next(true).expect("weights"),
+            bias: next(self.bias),
+            scale: next(self.scale),
+            residual: next(self.residual),
+        }
+    }
+
+    /// Packed weights: made once, or at every call while they change.
+    fn packed(
+        &self,
+        purpose: &'static str,
+        sources: &[&Array],
+        make: impl FnOnce() -> RightPanels,
+    ) -> Arc<RightPanels> {
+        match self.trainable {
+            true => Arc::new(make()),
+            false => self.cache.get(purpose, sources, make),
+        }
+    }
+}
+
+impl Operation for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
+        let Inputs {
+            x,
+            weight,
+            bias,
+            scale,
+            residual,
+        } = self.sort(inputs);
+        let [outputs, depth] = weight.dims();
+        let rows = x.values().len() / depth;
+        let right = self.packed("forward", &[&weight], || {
+            RightPanels::pack(weight.values(), depth, outputs, 1, depth)
+        });
+        let mut shape = x.shape().to_vec();
+        *shape.last_mut().expect("at least one axis") = outputs;
+        let mut output = Output::new(&shape);
+        let kept = if keep { self.activation.kept() } else { Kept::Nothing };
+        // With a scale behind it, the activation's own output is not there to tell the slope.
+        let kept_slope = kept == Kept::Slope || (kept == Kept::Output && self.scale);
+        let mut slope = kept_slope.then(|| Output::new(&shape));
+        product(Product {
+            rows,
+            left: x.values(),
+            right: &right,
+            to: output.pointer(),
+            bias: bias.as_ref().map(Array::values),
+            scale: scale.as_ref().map(Array::values),
+            residual: residual.as_ref().map(Array::values),
+            activation: self.activation,
+            slope: slope.as_mut().map(Output::pointer),
+        });
+        // SAFETY: the product writes every element.
+        let (y, slope) = unsafe { (output.finish(), slope.map(|slope| slope.finish())) };
+        if !keep {
+            return (y, vec![]);
+        }
+        let mut saved = vec![weight];
+        saved.extend(scale);
+        match kept {
+            Kept::Nothing => {}
+            _ => saved.push(slope.unwrap_or_else(|| y.clone())),
+        }
+        if self.trainable {
+            saved.push(x);
+        }
+        (y, saved)
+    }
+
+    fn backward(&self, gradient: Array, saved: Saved, wanted: &[bool]) -> Vec<Option<Array>> {
+        let mut saved = saved.into_iter();
+        let weight = saved.next().expect("weights");
+        let scale = self.scale.then(|| saved.next().expect("scale"));
+        let kept = match self.activation.kept() {
+            Kept::Nothing => None,
+            _ => saved.next(),
+        };
+        let x = self.trainable.then(|| saved.next().expect("x"));
+        let residual = self.residual.then(|| gradient.clone());
+        // A scale is folded into the weights.
+        let gradient = match (&kept, self.scale) {
+            (Some(kept), true) => crate::activation::times(gradient, kept),
+            (kept, _) => times_slope(self.activation, gradient, kept.as_ref()),
+        };
+        let [outputs, inputs] = weight.dims();
+        let rows = gradient.values().len() / outputs;
+        let mut shape = gradient.shape().to_vec();
+        *shape.last_mut().expect("at least one axis") = inputs;
+        let input_gradient = wanted[0].then(|| {
+            let sources: Vec<&Array> = [&weight].into_iter().chain(&scale).collect();
+            let right = self.packed("backward", &sources, || match &scale {
+                None => RightPanels::pack(weight.values(), outputs, inputs, inputs, 1),
+                Some(scale) => {
+                    let rows = weight.values().chunks_exact(inputs).zip(scale.values());
+                    let scaled: Vec<f32> = rows
+                        .flat_map(|(row, &scale)| row.iter().map(move |weight| weight * scale))
+                        .collect();
+                    RightPanels::pack(&scaled, outputs, inputs, inputs, 1)
+                }
+            });
+            let mut output = Output::new(&shape);
+            product(Product {
+                rows,
+                left: gradient.values(),
+                right: &right,
+                to: output.pointer(),
+                bias: None,
+                scale: None,
+                residual: None,
+                activation: Activation::Identity,
+                slope: None,
+            });
+            // SAFETY: the product writes every element.
+            unsafe { output.finish() }
+        });
+        let mut results = vec![input_gradient];
+        results.push((wanted[1] && self.trainable).then(|| {
+            let x = x.as_ref().expect("kept while training");
+            weight_gradient(&gradient, x, outputs, inputs)
+        }));
+        if self.bias {
+            let wanted = wanted[2] && self.trainable;
+            results.push(wanted.then(|| column_sums(&gradient, outputs)));
+        }
+        if self.scale {
+            results.push(None);
+        }
+        if self.residual {
+            results.push(residual);
+        }
+        results
+    }
+}
+
+/// gradientᵀ · x: `[output, input]`.
+fn weight_gradient(gradient: &Array, x: &Array, outputs: usize, inputs: usize) -> Array {
+    let depth = x.values().len() / inputs;
+    let right = RightPanels::pack(x.values(), depth, inputs, inputs, 1);
+    let mut output = Output::new(&[outputs, inputs]);
+    multiply(
+        Product {
+            rows: outputs,
+            left: gradient.values(),
+            right: &right,
+            to: output.pointer(),
+            bias: None,
+            scale: None,
+            residual: None,
+            activation: Activation::Identity,
+            slope: None,
+        },
+        [1, outputs],
+    );
+    // SAFETY: the product writes every element.
+    unsafe { output.finish() }
+}
+
+/// The sum of the rows of `[…, column]`: `[column]`.
+fn column_sums(values: &Array, columns: usize) -> Array {
+    let mut sums = vec![0.0f64; columns];
+    for row in values.values().chunks_exact(columns) {
+        for (sum, &value) in sums.iter_mut().zip(row) {
+            *sum += f64::from(value);
+        }
+    }
+    let sums = sums.into_iter().map(|sum| sum as f32).collect();
+    Array::from_vec(sums, &[columns])
+}
+
+/// act(left · right + bias)·scale + residual.
+struct Product<'a> {
+    rows: usize,
+    left: &'a [f32],
+    right: &'a RightPanels,
+    to: Pointer,
+    bias: Option<&'a [f32]>,
+    scale: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+    activation: Activation,
+    slope: Option<Pointer>,
+}
+
+/// With the left factor `[row, depth]` in row-major order.
+fn product(product: Product) {
+    let depth = product.right.depth;
+    multiply(product, [depth, 1]);
+}
+
+/// So many values of depth are summed before the next rows' turn; their panel stays in the second-level cache.
+const DEPTH: usize = 512;
+/// So many rows meet a panel while it is in the cache.
+const ROW_BLOCK: usize = 12 * ROWS;
+
+/// With the left factor's element (row, depth) at row·strides[0] + depth·strides[1].
+fn multiply(product: Product, strides: [usize; 2]) {
+    let Product { rows, right, .. } = product;
+    let (panels, depth) = (right.panels(), right.depth);
+    let work = rows * right.columns * depth / 16;
+    let threads = rayon::current_num_threads();
+    // Enough tasks for all threads, of whole tiles; the order of each sum does not depend on the cut.
+    let mut row_block = ROW_BLOCK.min(rows.next_multiple_of(ROWS));
+    let mut panel_blocks = 1;
+    if rows.div_ceil(row_block) < 3 * threads {
+        row_block = (rows.div_ceil(3 * threads)).next_multiple_of(ROWS).max(2 * ROWS);
+        let row_blocks = rows.div_ceil(row_block);
+        panel_blocks = (3 * threads).div_ceil(row_blocks).min(panels);
+    }
+    let row_blocks = rows.div_ceil(row_block);
+    parallel::for_each(row_blocks * panel_blocks, work, |task| {
+        let (row_task, panel_task) = (task % row_blocks, task / row_blocks);
+        let first = row_task * row_block;
+        let block = Block {
+            product: &product,
+            strides,
+            rows: first..(first + row_block).min(rows),
+            panels: panels * panel_task / panel_blocks..panels * (panel_task + 1) / panel_blocks,
+        };
+        simd::dispatch(block);
+    });
+}
+
+struct Block<'a> {
+    product: &'a Product<'a>,
+    strides: [usize; 2],
+    rows: std::ops::Range<usize>,
+    panels: std::ops::Range<usize>,
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let right = self.product.right;
+        for start in (0..right.depth).step_by(DEPTH) {
+            let part = start..(start + DEPTH).min(right.depth);
+            for panel in self.panels.clone() {
+                let first = panel * right.width;
+                let used = right.width.min(right.columns - first);
+                let mut row = self.rows.start;
+                while row < self.rows.end {
+                    let count = ROWS.min(self.rows.end - row);
+                    match used.div_ceil(S::F32_LANES) {
+                        1 => self.tile::<S, 1>(simd, row, count, panel, &part),
+                        2 => self.tile::<S, 2>(simd, row, count, panel, &part),
+                        _ => self.tile::<S, VECTORS>(simd, row, count, panel, &part),
+                    }
+                    row += count;
+                }
+            }
+        }
+    }
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        count: usize,
+        panel: usize,
+        part: &std::ops::Range<usize>,
+    ) {
+        match count {
+            ROWS => self.rows::<S, ROWS, V>(simd, row, panel, part),
+            // The rest of the rows, one by one or by four.
+            _ => {
+                let mut done = 0;
+                while done < count {
+                    if count - done >= 4 {
+                        self.rows::<S, 4, V>(simd, row + done, panel, part);
+                        done += 4;
+                    } else {
+                        self.rows::<S, 1, V>(simd, row + done, panel, part);
+                        done += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize, const V: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        panel: usize,
+        part: &std::ops::Range<usize>,
+    ) {
+        let Product {
+            left,
+            right,
+            to,
+            bias,
+            scale,
+            residual,
+            activation,
+            slope,
+            ..
+        } = *self.product;
+        let first = panel * right.width;
+        let used = right.width.min(right.columns - first);
+        let at = |row: usize, vector: usize| row * right.columns + first + vector * S::F32_LANES;
+        let lanes = |vector: usize| S::F32_LANES.min(used - vector * S::F32_LANES);
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        // SAFETY: rows and columns are within the matrices, and this task is the only one that writes to them.
+        unsafe {
+            if part.start > 0 {
+                for (index, sums) in sums.iter_mut().enumerate() {
+                    for (vector, sum) in sums.iter_mut().enumerate() {
+                        let from = to.at(at(row + index, vector));
+                        *sum = simd::load_some(simd, from, lanes(vector));
+                    }
+                }
+            }
+            let start = row * self.strides[0] + part.start * self.strides[1];
+            let left = Left {
+                pointer: left.as_ptr().add(start),
+                row: self.strides[0],
+                step: self.strides[1],
+            };
+            let right_at = right.at(panel, part.start);
+            if left.step == 1 {
+                // A known step lets the compiler address the rows without multiplying.
+                let left = Left { step: 1, ..left };
+                gemm::accumulate(simd, part.len(), left, right_at, right.width, &mut sums);
+            } else {
+                let left = Left { row: 1, ..left };
+                gemm::accumulate(simd, part.len(), left, right_at, right.width, &mut sums);
+            }
+            let last = part.end == right.depth;
+            for (index, sums) in sums.into_iter().enumerate() {
+                for (vector, sum) in sums.into_iter().enumerate() {
+                    let place = at(row + index, vector);
+                    let count = lanes(vector);
+                    if !last {
+                        simd::store_some(simd, to.at(place), count, sum);
+                        continue;
+                    }
+                    let column = first + vector * S::F32_LANES;
+                    let mut value = sum;
+                    if let Some(bias) = bias {
+                        let bias = simd::load_some(simd, bias.as_ptr().add(column), count);
+                        value = simd.add_f32s(value, bias);
+                    }
+                    value = match slope {
+                        None => activation.value(simd, value),
+                        Some(slope) => {
+                            let (value, values) = activation.value_and_slope(simd, value);
+                            simd::store_some(simd, slope.at(place), count, values);
+                            value
+                        }
+                    };
+                    if let Some(scale) = scale {
+                        let scale = simd::load_some(simd, scale.as_ptr().add(column), count);
+                        value = simd.mul_f32s(value, scale);
+                    }
+                    if let Some(residual) = residual {
+                        let more = simd::load_some(simd, residual.as_ptr().add(place), count);
+                        value = simd.add_f32s(value, more);
+                    }
+                    simd::store_some(simd, to.at(place), count, value);
+                }
+            }
+        }
+    }
+}
