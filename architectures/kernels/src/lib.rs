@@ -10,6 +10,8 @@
 
 mod activation;
 mod array;
+mod convolution;
+mod fold;
 mod gemm;
 mod linear;
 mod operation;
@@ -19,5 +21,6 @@ mod simd;
 
 pub use activation::{Activate, Activation};
 pub use array::Array;
+pub use convolution::Convolution;
 pub use linear::Linear;
 pub use operation::{Cache, Operation, Saved, applies, run};

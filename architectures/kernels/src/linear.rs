@@ -93,7 +93,7 @@ impl Operation for Linear {
         // With a scale behind it, the activation's own output is not there to tell the slope.
         let kept_slope = kept == Kept::Slope || (kept == Kept::Output && self.scale);
         let mut slope = kept_slope.then(|| Output::new(&shape));
-        product(Product {
+        let product = Product {
             rows,
             left: x.values(),
             right: &right,
@@ -103,7 +103,8 @@ impl Operation for Linear {
             residual: residual.as_ref().map(Array::values),
             activation: self.activation,
             slope: slope.as_mut().map(Output::pointer),
-        });
+        };
+        multiply(product, [depth, 1]);
         // SAFETY: the product writes every element.
         let (y, slope) = unsafe { (output.finish(), slope.map(|slope| slope.finish())) };
         if !keep {
@@ -152,20 +153,7 @@ impl Operation for Linear {
                     RightPanels::pack(&scaled, outputs, inputs, inputs, 1)
                 }
             });
-            let mut output = Output::new(&shape);
-            product(Product {
-                rows,
-                left: gradient.values(),
-                right: &right,
-                to: output.pointer(),
-                bias: None,
-                scale: None,
-                residual: None,
-                activation: Activation::Identity,
-                slope: None,
-            });
-            // SAFETY: the product writes every element.
-            unsafe { output.finish() }
+            plain_product(&gradient, [rows, outputs, 1], &right).reshape(&shape)
         });
         let mut results = vec![input_gradient];
         results.push((wanted[1] && self.trainable).then(|| {
@@ -190,21 +178,28 @@ impl Operation for Linear {
 fn weight_gradient(gradient: &Array, x: &Array, outputs: usize, inputs: usize) -> Array {
     let depth = x.values().len() / inputs;
     let right = RightPanels::pack(x.values(), depth, inputs, inputs, 1);
-    let mut output = Output::new(&[outputs, inputs]);
-    multiply(
-        Product {
-            rows: outputs,
-            left: gradient.values(),
-            right: &right,
-            to: output.pointer(),
-            bias: None,
-            scale: None,
-            residual: None,
-            activation: Activation::Identity,
-            slope: None,
-        },
-        [1, outputs],
-    );
+    plain_product(gradient, [outputs, 1, outputs], &right)
+}
+
+/// left · right: `[rows, column]`; the left factor's element (row, depth) is at row·strides[0] + depth·strides[1].
+pub(crate) fn plain_product(
+    left: &Array,
+    [rows, row_stride, depth_stride]: [usize; 3],
+    right: &RightPanels,
+) -> Array {
+    let mut output = Output::new(&[rows, right.columns]);
+    let product = Product {
+        rows,
+        left: left.values(),
+        right,
+        to: output.pointer(),
+        bias: None,
+        scale: None,
+        residual: None,
+        activation: Activation::Identity,
+        slope: None,
+    };
+    multiply(product, [row_stride, depth_stride]);
     // SAFETY: the product writes every element.
     unsafe { output.finish() }
 }
@@ -232,12 +227,6 @@ struct Product<'a> {
     residual: Option<&'a [f32]>,
     activation: Activation,
     slope: Option<Pointer>,
-}
-
-/// With the left factor `[row, depth]` in row-major order.
-fn product(product: Product) {
-    let depth = product.right.depth;
-    multiply(product, [depth, 1]);
 }
 
 /// So many values of depth are summed before the next rows' turn; their panel stays in the second-level cache.

@@ -5,7 +5,7 @@ mod dense;
 
 use crate::activation::{Activation, Kept, times_slope};
 use crate::array::Array;
-use crate::fold::Fold;
+use crate::fold::{Fold, Norm};
 use crate::operation::{Cache, Operation, Saved};
 
 /// act(norm(w ∗ x + bias) + residual).
@@ -74,4 +74,160 @@ impl Geometry {
     fn input_shape(&self) -> [usize; 4] {
         [self.batch, self.inputs, self.input[0], self.input[1]]
     }
+}
+
+/// The inputs by their names.
+struct Inputs {
+    x: Array,
+    weight: Array,
+    bias: Option<Array>,
+    norm: Option<[Array; 4]>,
+    residual: Option<Array>,
+}
+
+impl Convolution {
+    fn sort(&self, inputs: Vec<Array>) -> Inputs {
+        let mut inputs = inputs.into_iter();
+        let mut next = || inputs.next().expect("an input for each part");
+        Inputs {
+            x: next(),
+            weight: next(),
+            bias: self.bias.then(&mut next),
+            norm: self.norm.map(|_| std::array::from_fn(|_| next())),
+            residual: self.residual.then(&mut next),
+        }
+    }
+
+    fn geometry(&self, x: &[usize], weight: &[usize]) -> Geometry {
+        let (&[batch, inputs, ..], &[outputs, _, rows, columns]) = (x, weight) else {
+            panic!("a convolution of {x:?} with {weight:?}");
+        };
+        let (input, kernel) = ([x[2], x[3]], [rows, columns]);
+        let output = [0, 1].map(|axis| {
+            let (before, after) = self.padding[axis];
+            let reach = self.dilation[axis] * (kernel[axis] - 1) + 1;
+            (input[axis] + before + after - reach) / self.stride[axis] + 1
+        });
+        Geometry {
+            batch,
+            inputs,
+            outputs,
+            groups: self.groups,
+            input,
+            output,
+            kernel,
+            stride: self.stride,
+            padding: self.padding.map(|(before, _)| before),
+            dilation: self.dilation,
+        }
+    }
+
+    fn fold(&self, channels: usize, bias: Option<&Array>, norm: Option<&[Array; 4]>) -> Fold {
+        let norm = norm.map(|[scale, shift, mean, variance]| Norm {
+            scale,
+            shift,
+            mean,
+            variance,
+            epsilon: self.norm.expect("a norm has an epsilon"),
+        });
+        Fold::new(channels, bias, norm)
+    }
+
+    fn lasting_cache(&self) -> Option<&Cache> {
+        (!self.trainable).then_some(&self.cache)
+    }
+}
+
+impl Operation for Convolution {
+    fn name(&self) -> &'static str {
+        "convolution"
+    }
+
+    fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
+        let Inputs {
+            x,
+            weight,
+            bias,
+            norm,
+            residual,
+        } = self.sort(inputs);
+        let geometry = self.geometry(x.shape(), weight.shape());
+        let fold = self.fold(geometry.outputs, bias.as_ref(), norm.as_ref());
+        let (y, slope) = dense::forward(
+            &geometry,
+            [&x, &weight],
+            &fold,
+            residual.as_ref(),
+            self.activation,
+            keep,
+            self.lasting_cache(),
+        );
+        if !keep {
+            return (y, vec![]);
+        }
+        // The input's sizes are told by x itself, which is only kept where it is needed.
+        let sizes = geometry.input.map(|size| size as f32);
+        let mut saved = vec![weight, Array::from_vec(sizes.to_vec(), &[2])];
+        saved.extend(norm.into_iter().flatten());
+        if self.activation.kept() != Kept::Nothing {
+            saved.push(slope.unwrap_or_else(|| y.clone()));
+        }
+        if self.trainable {
+            saved.push(x);
+        }
+        (y, saved)
+    }
+
+    fn backward(&self, gradient: Array, saved: Saved, wanted: &[bool]) -> Vec<Option<Array>> {
+        let mut saved = saved.into_iter();
+        let mut next = || saved.next().expect("what forward kept");
+        let (weight, sizes) = (next(), next());
+        let norm: Option<[Array; 4]> = self.norm.map(|_| std::array::from_fn(|_| next()));
+        let kept = (self.activation.kept() != Kept::Nothing).then(&mut next);
+        let x = self.trainable.then(&mut next);
+        let gradient = times_slope(self.activation, gradient, kept.as_ref());
+        drop(kept);
+        let [batch, ..] = gradient.dims::<4>();
+        let inputs = weight.shape()[1] * self.groups;
+        let [rows, columns] = [0, 1].map(|axis| sizes.values()[axis] as usize);
+        let geometry = self.geometry(&[batch, inputs, rows, columns], weight.shape());
+        let mut results = Vec::new();
+        results.push(wanted[0].then(|| {
+            let fold = self.fold(geometry.outputs, None, norm.as_ref());
+            let scale = match (&fold.scale, &norm) {
+                (Some(scale), Some([norm_scale, _, _, variance])) => {
+                    Some((&scale[..], [norm_scale, variance]))
+                }
+                _ => None,
+            };
+            dense::input_gradient(&geometry, &gradient, &weight, scale, self.lasting_cache())
+        }));
+        results.push((self.trainable && wanted[1]).then(|| {
+            let x = x.as_ref().expect("kept while training");
+            dense::weight_gradient(&geometry, x, &gradient)
+        }));
+        if self.bias {
+            let wanted = self.trainable && wanted[2];
+            results.push(wanted.then(|| channel_sums(&gradient)));
+        }
+        if self.norm.is_some() {
+            results.extend([const { None }; 4]);
+        }
+        if self.residual {
+            results.push(Some(gradient));
+        }
+        results
+    }
+}
+
+/// The sum of each channel of `[batch, channel, height, width]`: `[channel]`.
+fn channel_sums(values: &Array) -> Array {
+    let [_, channels, height, width] = values.dims();
+    let mut sums = vec![0.0f64; channels];
+    for (index, plane) in values.values().chunks_exact(height * width).enumerate() {
+        let sum: f32 = plane.iter().sum();
+        sums[index % channels] += f64::from(sum);
+    }
+    let sums = sums.into_iter().map(|sum| sum as f32).collect();
+    Array::from_vec(sums, &[channels])
 }

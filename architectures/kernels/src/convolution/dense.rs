@@ -1,0 +1,749 @@
+//! Convolution as a matrix product whose right factor, the input's windows, is packed piece by piece and never whole.
+//!
+//! Rows of the product are output channels, columns are places of all images of the batch one after the other, and the depth
+//! runs over (input channel, tap of the kernel). The gradient to the input is the same kind of product: for each parity of
+//! the place (as many as the stride has) a convolution of the gradient with those taps that reach it.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::Geometry;
+use crate::activation::{Activation, Kept};
+use crate::array::{Array, Output, Pointer};
+use crate::fold::Fold;
+use crate::gemm::{self, Left, MOST_COLUMNS, ROWS, RightPanels, VECTORS};
+use crate::operation::Cache;
+use crate::{parallel, simd};
+
+/// Weights as the left factor: for each group, panels of [`ROWS`] output channels, each `[depth, ROWS]`.
+#[derive(Debug)]
+struct Packed {
+    values: Vec<f32>,
+    /// Of one group.
+    rows: usize,
+    depth: usize,
+}
+
+impl Packed {
+    /// `weight` gives the element of (group, row, depth).
+    fn new(
+        groups: usize,
+        rows: usize,
+        depth: usize,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        let panels = rows.div_ceil(ROWS);
+        let mut values = vec![0.0f32; groups * panels * depth * ROWS];
+        let work = values.len();
+        let to = Pointer::to(&mut values);
+        parallel::for_each(groups * panels, work, |index| {
+            let (group, first) = (index / panels, index % panels * ROWS);
+            // SAFETY: each panel is one task's.
+            let panel = unsafe { to.slice(index * depth * ROWS, depth * ROWS) };
+            for (k, places) in panel.chunks_exact_mut(ROWS).enumerate() {
+                for (row, place) in places.iter_mut().enumerate().take(rows - first) {
+                    *place = weight(group, first + row, k);
+                }
+            }
+        });
+        Self {
+            values,
+            rows,
+            depth,
+        }
+    }
+
+    fn at(&self, group: usize, row: usize, depth: usize) -> *const f32 {
+        let panels = self.rows.div_ceil(ROWS);
+        let panel = group * panels + row / ROWS;
+        self.values[(panel * self.depth + depth) * ROWS..].as_ptr()
+    }
+}
+
+/// One product: from planes `from` to those places of planes `to` that lie on a grid.
+struct Grid<'a> {
+    batch: usize,
+    groups: usize,
+    /// Channels of one group that are read.
+    inputs: usize,
+    /// Channels of one group that are written.
+    outputs: usize,
+    from: [usize; 2],
+    to: [usize; 2],
+    /// Rows and columns of the grid.
+    size: [usize; 2],
+    /// Where the grid lies in `to`: first place and distance.
+    first: [usize; 2],
+    step: [usize; 2],
+    /// From a grid's place to that which is read: place · stride + tap.
+    stride: [usize; 2],
+    taps: &'a [[isize; 2]],
+}
+
+/// What becomes of the sums.
+struct Finish<'a> {
+    fold: Option<&'a Fold>,
+    residual: Option<&'a [f32]>,
+    activation: Activation,
+    slope: Option<Pointer>,
+}
+
+/// See [`Convolution`](super::Convolution). The second array is the activation's slope, if it must be kept.
+pub(crate) fn forward(
+    geometry: &Geometry,
+    [x, weight]: [&Array; 2],
+    fold: &Fold,
+    residual: Option<&Array>,
+    activation: Activation,
+    keep: bool,
+    cache: Option<&Cache>,
+) -> (Array, Option<Array>) {
+    let &Geometry {
+        groups, outputs, ..
+    } = geometry;
+    let [kernel_rows, kernel_columns] = geometry.kernel;
+    let area = kernel_rows * kernel_columns;
+    let (inputs, outputs_of_group) = (geometry.inputs / groups, outputs / groups);
+    let depth = inputs * area;
+    let values = weight.values();
+    let pack = || {
+        Packed::new(groups, outputs_of_group, depth, |group, row, k| {
+            values[(group * outputs_of_group + row) * depth + k]
+        })
+    };
+    let packed = cached(cache, "forward", &[weight], pack);
+    let offset = |axis: usize, tap: usize| {
+        (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize
+    };
+    let taps: Vec<[isize; 2]> = (0..area)
+        .map(|tap| [offset(0, tap / kernel_columns), offset(1, tap % kernel_columns)])
+        .collect();
+    let mut output = Output::new(&geometry.output_shape());
+    let kept_slope = keep && activation.kept() == Kept::Slope;
+    let mut slope = kept_slope.then(|| Output::new(&geometry.output_shape()));
+    let grid = Grid {
+        batch: geometry.batch,
+        groups,
+        inputs,
+        outputs: outputs_of_group,
+        from: geometry.input,
+        to: geometry.output,
+        size: geometry.output,
+        first: [0, 0],
+        step: [1, 1],
+        stride: geometry.stride,
+        taps: &taps,
+    };
+    let finish = Finish {
+        fold: Some(fold),
+        residual: residual.map(Array::values),
+        activation,
+        slope: slope.as_mut().map(Output::pointer),
+    };
+    product(&grid, x.values(), &packed, output.pointer(), &finish);
+    // SAFETY: the grid is the whole output.
+    unsafe { (output.finish(), slope.map(|slope| slope.finish())) }
+}
+
+/// The gradient with respect to the input, from that with respect to scale·(w ∗ x).
+pub(crate) fn input_gradient(
+    geometry: &Geometry,
+    gradient: &Array,
+    weight: &Array,
+    scale: Option<(&[f32], [&Array; 2])>,
+    cache: Option<&Cache>,
+) -> Array {
+    let &Geometry { groups, .. } = geometry;
+    let [kernel_rows, kernel_columns] = geometry.kernel;
+    let area = kernel_rows * kernel_columns;
+    let (inputs, outputs) = (geometry.inputs / groups, geometry.outputs / groups);
+    let values = weight.values();
+    let mut sources = vec![weight];
+    sources.extend(scale.iter().flat_map(|(_, sources)| sources));
+    let mut output = Output::new(&geometry.input_shape());
+    let to = output.pointer();
+    // The places of one parity are reached by the same taps.
+    let reaching = |axis: usize, parity: usize| -> Vec<(usize, isize)> {
+        let stride = geometry.stride[axis] as isize;
+        (0..geometry.kernel[axis])
+            .filter_map(|tap| {
+                let offset = (tap * geometry.dilation[axis]) as isize;
+                let reach = (parity + geometry.padding[axis]) as isize - offset;
+                (reach.rem_euclid(stride) == 0).then(|| (tap, reach.div_euclid(stride)))
+            })
+            .collect()
+    };
+    let pack = || -> Vec<Packed> {
+        parities(geometry)
+            .map(|[row_parity, column_parity]| {
+                let (rows, columns) = (reaching(0, row_parity), reaching(1, column_parity));
+                let taps: Vec<usize> = rows
+                    .iter()
+                    .flat_map(|(row, _)| columns.iter().map(move |(c, _)| row * kernel_columns + c))
+                    .collect();
+                Packed::new(groups, inputs, outputs * taps.len(), |group, row, k| {
+                    let channel = group * outputs + k / taps.len();
+                    let weight = values[(channel * inputs + row) * area + taps[k % taps.len()]];
+                    scale.map_or(weight, |(scale, _)| weight * scale[channel])
+                })
+            })
+            .collect()
+    };
+    let packed = cached(cache, "backward", &sources, pack);
+    for (parity, packed) in parities(geometry).zip(packed.iter()) {
+        let (rows, columns) = (reaching(0, parity[0]), reaching(1, parity[1]));
+        let taps: Vec<[isize; 2]> = rows
+            .iter()
+            .flat_map(|&(_, row)| columns.iter().map(move |&(_, column)| [row, column]))
+            .collect();
+        let size = [0, 1].map(|axis| {
+            (geometry.input[axis].saturating_sub(parity[axis])).div_ceil(geometry.stride[axis])
+        });
+        let grid = Grid {
+            batch: geometry.batch,
+            groups,
+            inputs: outputs,
+            outputs: inputs,
+            from: geometry.output,
+            to: geometry.input,
+            size,
+            first: parity,
+            step: geometry.stride,
+            stride: [1, 1],
+            taps: &taps,
+        };
+        let finish = Finish {
+            fold: None,
+            residual: None,
+            activation: Activation::Identity,
+            slope: None,
+        };
+        product(&grid, gradient.values(), packed, to, &finish);
+    }
+    // SAFETY: the parities' grids together are the whole input.
+    unsafe { output.finish() }
+}
+
+fn parities(geometry: &Geometry) -> impl Iterator<Item = [usize; 2]> + use<> {
+    let [rows, columns] = geometry.stride;
+    (0..rows).flat_map(move |row| (0..columns).map(move |column| [row, column]))
+}
+
+fn cached<T: Send + Sync + 'static>(
+    cache: Option<&Cache>,
+    purpose: &'static str,
+    sources: &[&Array],
+    make: impl FnOnce() -> T,
+) -> std::sync::Arc<T> {
+    match cache {
+        Some(cache) => cache.get(purpose, sources, make),
+        None => std::sync::Arc::new(make()),
+    }
+}
+
+/// The gradient with respect to the weights: for each image, gradient · windowsᵀ, and the sum over the images.
+pub(crate) fn weight_gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Array {
+    let &Geometry {
+        batch,
+        groups,
+        input: [height, width],
+        output: [rows, columns],
+        ..
+    } = geometry;
+    let [kernel_rows, kernel_columns] = geometry.kernel;
+    let area = kernel_rows * kernel_columns;
+    let (inputs, outputs) = (geometry.inputs / groups, geometry.outputs / groups);
+    let (depth, places) = (inputs * area, rows * columns);
+    let mut windows = Output::new(&[batch * places, depth]);
+    let mut result = Vec::with_capacity(geometry.outputs * depth);
+    for group in 0..groups {
+        // Windows `[image and place, channel and tap]`, so that the product's depth is everything that is summed over.
+        let to = windows.pointer();
+        parallel::for_each(batch * rows, batch * places * depth, |task| {
+            let (image, row) = (task / rows, task % rows);
+            for column in 0..columns {
+                let place = (image * places + row * columns + column) * depth;
+                // SAFETY: each place is one task's.
+                let window = unsafe { to.slice(place, depth) };
+                for (k, value) in window.iter_mut().enumerate() {
+                    let (channel, tap) = (group * inputs + k / area, k % area);
+                    let at = |axis: usize, place: usize, tap: usize| {
+                        (place * geometry.stride[axis] + tap * geometry.dilation[axis])
+                            .checked_sub(geometry.padding[axis])
+                    };
+                    let y = at(0, row, tap / kernel_columns).filter(|&y| y < height);
+                    let x_at = at(1, column, tap % kernel_columns).filter(|&x| x < width);
+                    *value = match (y, x_at) {
+                        (Some(y), Some(x_at)) => {
+                            let plane = image * geometry.inputs + channel;
+                            x.values()[(plane * height + y) * width + x_at]
+                        }
+                        _ => 0.0,
+                    };
+                }
+            }
+        });
+        // SAFETY: all windows were written.
+        let windows = unsafe { to.slice(0, batch * places * depth) };
+        let right = RightPanels::pack(windows, batch * places, depth, depth, 1);
+        // The gradient as `[output channel, image and place]`.
+        let mut left = Output::new(&[outputs, batch * places]);
+        let left_to = left.pointer();
+        parallel::for_each(outputs * batch, outputs * batch * places, |task| {
+            let (row, image) = (task / batch, task % batch);
+            let from = (image * geometry.outputs + group * outputs + row) * places;
+            // SAFETY: each row's part for an image is one task's.
+            let part = unsafe { left_to.slice((row * batch + image) * places, places) };
+            part.copy_from_slice(&gradient.values()[from..from + places]);
+        });
+        // SAFETY: all rows were written.
+        let left = unsafe { left.finish() };
+        result.extend(crate::linear::plain_product(&left, [outputs, batch * places, 1], &right).values());
+    }
+    let shape = [geometry.outputs, inputs, kernel_rows, kernel_columns];
+    Array::from_vec(result, &shape)
+}
+
+/// So much of the depth is packed at once; with the tile's columns it stays in the second-level cache.
+const DEPTH: usize = 768;
+/// Tiles side by side in a task, which share the weights while these are in the cache.
+const TILES: usize = 4;
+
+fn product(grid: &Grid, from: &[f32], weights: &Packed, to: Pointer, finish: &Finish) {
+    let places = grid.batch * grid.size[0] * grid.size[1];
+    let work = places * grid.groups * grid.outputs * weights.depth / 16;
+    let threads = rayon::current_num_threads();
+    let width = simd::dispatch(Width);
+    let tiles = places.div_ceil(width);
+    let (tiles_of_task, row_parts) = cut(tiles, grid, threads);
+    let parts = tiles.div_ceil(tiles_of_task);
+    let panels = grid.outputs.div_ceil(ROWS);
+    parallel::for_each(grid.groups * row_parts * parts, work, |task| {
+        let (group, task) = (task / (row_parts * parts), task % (row_parts * parts));
+        let (row_part, part) = (task / parts, task % parts);
+        let first = part * tiles_of_task * width;
+        simd::dispatch(Part {
+            grid,
+            from,
+            weights,
+            to,
+            finish,
+            group,
+            panels: panels * row_part / row_parts..panels * (row_part + 1) / row_parts,
+            places: first..(first + tiles_of_task * width).min(places),
+        });
+    });
+}
+
+/// Tiles per task, and parts of the rows: enough tasks for all threads, and no more packing than needed.
+fn cut(tiles: usize, grid: &Grid, threads: usize) -> (usize, usize) {
+    if threads == 1 {
+        return (TILES, 1);
+    }
+    let wanted = 3 * threads;
+    let tiles_of_task = (tiles * grid.groups).div_ceil(wanted).clamp(1, TILES);
+    let tasks = tiles.div_ceil(tiles_of_task) * grid.groups;
+    let row_parts = wanted.div_ceil(tasks).min(grid.outputs.div_ceil(4 * ROWS));
+    (tiles_of_task, row_parts.max(1))
+}
+
+struct Width;
+
+impl WithSimd for Width {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> usize {
+        gemm::columns::<S>()
+    }
+}
+
+struct Part<'a> {
+    grid: &'a Grid<'a>,
+    from: &'a [f32],
+    weights: &'a Packed,
+    to: Pointer,
+    finish: &'a Finish<'a>,
+    group: usize,
+    panels: Range<usize>,
+    places: Range<usize>,
+}
+
+/// Places of a tile that lie side by side in a row (or, where nothing lies between them, in a plane).
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    /// In the tile.
+    column: usize,
+    len: usize,
+    image: usize,
+    /// On the grid.
+    y: usize,
+    x: usize,
+}
+
+#[derive(Default)]
+struct Scratch {
+    right: Vec<f32>,
+    sums: Vec<f32>,
+    runs: Vec<Vec<Run>>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let mut scratch = SCRATCH.take();
+        self.run(simd, &mut scratch);
+        SCRATCH.set(scratch);
+    }
+}
+
+impl Part<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, scratch: &mut Scratch) {
+        let width = gemm::columns::<S>();
+        let tiles = self.places.len().div_ceil(width);
+        let depth = self.weights.depth;
+        let taps = self.grid.taps.len();
+        // Whole channels.
+        let channels = (DEPTH / taps.max(1)).max(1);
+        scratch.runs.clear();
+        for tile in 0..tiles {
+            let start = self.places.start + tile * width;
+            let end = (start + width).min(self.places.end);
+            scratch.runs.push(self.runs(start..end));
+        }
+        let pieces = self.grid.inputs.div_ceil(channels);
+        let packed_depth = (channels * taps).min(depth);
+        let right_len = tiles * packed_depth * width;
+        if scratch.right.len() < right_len {
+            scratch.right.resize(right_len, 0.0);
+        }
+        let sums_len = self.panels.len() * tiles * ROWS * width;
+        if pieces > 1 && scratch.sums.len() < sums_len {
+            scratch.sums.resize(sums_len, 0.0);
+        }
+        for piece in 0..pieces {
+            let piece_channels =
+                piece * channels..((piece + 1) * channels).min(self.grid.inputs);
+            let (start, len) = (piece_channels.start * taps, piece_channels.len() * taps);
+            for (tile, runs) in scratch.runs.iter().enumerate() {
+                let to = scratch.right[tile * packed_depth * width..].as_mut_ptr();
+                // SAFETY: there is room for the tile.
+                unsafe { self.pack(simd, runs, piece_channels.clone(), to) };
+            }
+            for (panel_index, panel) in self.panels.clone().enumerate() {
+                let left = Left {
+                    pointer: self.weights.at(self.group, panel * ROWS, start),
+                    row: 1,
+                    step: ROWS,
+                };
+                for (tile, runs) in scratch.runs.iter().enumerate() {
+                    let right = scratch.right[tile * packed_depth * width..].as_ptr();
+                    let at = (panel_index * tiles + tile) * ROWS * width;
+                    let partial = match pieces {
+                        1 => std::ptr::null_mut(),
+                        _ => scratch.sums[at..].as_mut_ptr(),
+                    };
+                    let place = Place {
+                        panel,
+                        runs,
+                        partial,
+                        begin: piece == 0,
+                        end: piece + 1 == pieces,
+                    };
+                    let used: usize = runs.iter().map(|run| run.len).sum();
+                    // SAFETY: packed just now; the output's elements are this task's alone.
+                    unsafe {
+                        match used.div_ceil(S::F32_LANES) {
+                            1 => self.tile::<S, 1>(simd, len, left, right, &place, used),
+                            2 => self.tile::<S, 2>(simd, len, left, right, &place, used),
+                            _ => self.tile::<S, VECTORS>(simd, len, left, right, &place, used),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cuts places (of all images, one after the other) where they cease to be neighbours.
+    fn runs(&self, places: Range<usize>) -> Vec<Run> {
+        let grid = self.grid;
+        let [rows, columns] = grid.size;
+        let plane = rows * columns;
+        // With one tap that stays in place, rows follow each other without a gap.
+        let flat = grid.taps == [[0, 0]]
+            && grid.stride == [1, 1]
+            && grid.step == [1, 1]
+            && grid.from == grid.size
+            && grid.to == grid.size;
+        let mut runs = Vec::new();
+        let mut place = places.start;
+        while place < places.end {
+            let (image, inside) = (place / plane, place % plane);
+            let left_over = if flat { plane - inside } else { columns - inside % columns };
+            let len = left_over.min(places.end - place);
+            runs.push(Run {
+                column: place - places.start,
+                len,
+                image,
+                y: inside / columns,
+                x: inside % columns,
+            });
+            place += len;
+        }
+        runs
+    }
+
+    /// Packs the windows of a tile for some channels: `[channel and tap, column]`.
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(&self, simd: S, runs: &[Run], channels: Range<usize>, to: *mut f32) {
+        let grid = self.grid;
+        let width = gemm::columns::<S>();
+        let [height, row_len] = grid.from;
+        let plane = height * row_len;
+        let all = grid.groups * grid.inputs;
+        for (tap, &[tap_y, tap_x]) in grid.taps.iter().enumerate() {
+            for run in runs {
+                let y = (run.y * grid.stride[0]) as isize + tap_y;
+                let x = (run.x * grid.stride[1]) as isize + tap_x;
+                let row = y * row_len as isize + x;
+                let inside = (0..height as isize).contains(&y);
+                // Columns of the run that lie before the row's first and from its last on.
+                let step = grid.stride[1] as isize;
+                let before = ((-x).max(0) as usize).div_ceil(grid.stride[1]).min(run.len);
+                let flat = run.x + run.len > grid.size[1];
+                let fits = match flat {
+                    true => run.len,
+                    false => ((row_len as isize - x + step - 1) / step).clamp(0, run.len as isize) as usize,
+                };
+                let fits = fits.max(before);
+                let first_channel = self.group * grid.inputs + channels.start;
+                let base = (run.image * all + first_channel) * plane;
+                for index in 0..channels.len() {
+                    // SAFETY: the caller's promise for `to`; what is read is checked here.
+                    unsafe {
+                        let to = to.add((index * grid.taps.len() + tap) * width + run.column);
+                        if !inside {
+                            for column in 0..run.len {
+                                *to.add(column) = 0.0;
+                            }
+                            continue;
+                        }
+                        let from = (base + index * plane) as isize + row;
+                        if step == 1 {
+                            let whole = run.len.next_multiple_of(S::F32_LANES);
+                            if from >= 0 && from as usize + whole <= self.from.len() {
+                                let room = width - run.column;
+                                copy(simd, self.from.as_ptr().offset(from), to, run.len, room);
+                            } else {
+                                for column in before..fits {
+                                    *to.add(column) = self.from[(from + column as isize) as usize];
+                                }
+                            }
+                        } else {
+                            for column in before..fits {
+                                let at = from + column as isize * step;
+                                *to.add(column) = *self.from.get_unchecked(at as usize);
+                            }
+                        }
+                        for column in 0..before {
+                            *to.add(column) = 0.0;
+                        }
+                        for column in fits..run.len {
+                            *to.add(column) = 0.0;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One tile: its sums over this piece of the depth, and at the end what is to become of them.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        depth: usize,
+        left: Left,
+        right: *const f32,
+        place: &Place,
+        used: usize,
+    ) {
+        let width = gemm::columns::<S>();
+        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !place.begin {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (vector, sum) in sums.iter_mut().enumerate() {
+                        let at = place.partial.add(row * width + vector * S::F32_LANES);
+                        *sum = simd::load(simd, at);
+                    }
+                }
+            }
+            gemm::accumulate(simd, depth, left, right, width, &mut sums);
+            if !place.end {
+                for (row, sums) in sums.into_iter().enumerate() {
+                    for (vector, sum) in sums.into_iter().enumerate() {
+                        let at = place.partial.add(row * width + vector * S::F32_LANES);
+                        simd::store(simd, at, sum);
+                    }
+                }
+                return;
+            }
+            let rows = ROWS.min(self.grid.outputs - place.panel * ROWS);
+            let one_run = place.runs.len() == 1 && self.grid.step[1] == 1;
+            for (row, sums) in sums.into_iter().enumerate().take(rows) {
+                let channel = self.group * self.grid.outputs + place.panel * ROWS + row;
+                if one_run && used == V * S::F32_LANES {
+                    self.finish_whole(simd, channel, &place.runs[0], sums);
+                } else {
+                    self.finish_parts(simd, channel, place.runs, sums);
+                }
+            }
+        }
+    }
+
+    /// Where a run's first place is written, in the planes of a channel.
+    #[inline(always)]
+    fn target(&self, channel: usize, run: &Run) -> usize {
+        let grid = self.grid;
+        let plane = run.image * grid.groups * grid.outputs + channel;
+        let y = grid.first[0] + run.y * grid.step[0];
+        let x = grid.first[1] + run.x * grid.step[1];
+        (plane * grid.to[0] + y) * grid.to[1] + x
+    }
+
+    #[inline(always)]
+    fn fold<S: Simd>(&self, simd: S, channel: usize, sum: S::f32s) -> S::f32s {
+        let Some(fold) = self.finish.fold else {
+            return sum;
+        };
+        let shift = simd.splat_f32s(fold.shift[channel]);
+        match &fold.scale {
+            None => simd.add_f32s(sum, shift),
+            Some(scale) => simd.mul_add_f32s(sum, simd.splat_f32s(scale[channel]), shift),
+        }
+    }
+
+    /// A row of whole vectors that lies in one piece.
+    #[inline(always)]
+    unsafe fn finish_whole<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        channel: usize,
+        run: &Run,
+        sums: [S::f32s; V],
+    ) {
+        let target = self.target(channel, run);
+        for (vector, sum) in sums.into_iter().enumerate() {
+            let at = target + vector * S::F32_LANES;
+            let mut value = self.fold(simd, channel, sum);
+            // SAFETY: the run lies within the planes.
+            unsafe {
+                if let Some(residual) = self.finish.residual {
+                    let more = simd::load(simd, residual.as_ptr().add(at));
+                    value = simd.add_f32s(value, more);
+                }
+                let value = match self.finish.slope {
+                    None => self.finish.activation.value(simd, value),
+                    Some(slope) => {
+                        let (value, values) = self.finish.activation.value_and_slope(simd, value);
+                        simd::store(simd, slope.at(at), values);
+                        value
+                    }
+                };
+                simd::store(simd, self.to.at(at), value);
+            }
+        }
+    }
+
+    /// A row of several runs, by way of a row in one piece.
+    #[inline(always)]
+    unsafe fn finish_parts<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        channel: usize,
+        runs: &[Run],
+        sums: [S::f32s; V],
+    ) {
+        let step = self.grid.step[1];
+        let mut row = [0.0f32; MOST_COLUMNS];
+        let mut slopes = [0.0f32; MOST_COLUMNS];
+        if let Some(residual) = self.finish.residual {
+            for run in runs {
+                let from = self.target(channel, run);
+                for index in 0..run.len {
+                    row[run.column + index] = residual[from + index * step];
+                }
+            }
+        }
+        for (vector, sum) in sums.into_iter().enumerate() {
+            let value = self.fold(simd, channel, sum);
+            // SAFETY: a tile is no wider than the rows.
+            unsafe {
+                let at = row.as_mut_ptr().add(vector * S::F32_LANES);
+                let value = simd.add_f32s(value, simd::load(simd, at));
+                let value = match self.finish.slope {
+                    None => self.finish.activation.value(simd, value),
+                    Some(_) => {
+                        let (value, slope) = self.finish.activation.value_and_slope(simd, value);
+                        let at = slopes.as_mut_ptr().add(vector * S::F32_LANES);
+                        simd::store(simd, at, slope);
+                        value
+                    }
+                };
+                simd::store(simd, at, value);
+            }
+        }
+        let scatter = |row: &[f32; MOST_COLUMNS], to: Pointer| {
+            for run in runs {
+                let target = self.target(channel, run);
+                for index in 0..run.len {
+                    // SAFETY: the run lies within the planes, and is this task's alone.
+                    unsafe { *to.at(target + index * step) = row[run.column + index] };
+                }
+            }
+        };
+        scatter(&row, self.to);
+        if let Some(slope) = self.finish.slope {
+            scatter(&slopes, slope);
+        }
+    }
+}
+
+struct Place<'a> {
+    /// Of rows.
+    panel: usize,
+    runs: &'a [Run],
+    /// Sums of the depth so far.
+    partial: *mut f32,
+    begin: bool,
+    end: bool,
+}
+
+/// Copies `len` values; whole vectors are written as long as there is `room` for them.
+#[inline(always)]
+unsafe fn copy<S: Simd>(simd: S, from: *const f32, to: *mut f32, len: usize, room: usize) {
+    let mut index = 0;
+    while index < len {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let values = simd::load(simd, from.add(index));
+            if index + S::F32_LANES <= room {
+                simd::store(simd, to.add(index), values);
+            } else {
+                simd::store_some(simd, to.add(index), len - index, values);
+            }
+        }
+        index += S::F32_LANES;
+    }
+}

@@ -1,0 +1,148 @@
+//! Convolutions beside Burn's.
+
+mod common;
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Tensor, activation, module};
+use common::{compare, distance, random};
+use netkin_kernels::{Activation, Cache, Convolution, run};
+use proptest::prelude::*;
+
+fn layer(stride: usize, padding: [(usize, usize); 2], dilation: usize, groups: usize) -> Convolution {
+    Convolution {
+        stride: [stride; 2],
+        padding,
+        dilation: [dilation; 2],
+        groups,
+        bias: false,
+        norm: None,
+        residual: false,
+        activation: Activation::Identity,
+        trainable: true,
+        cache: Cache::default(),
+    }
+}
+
+fn plain(layer: &Convolution, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+    let mut options = ConvOptions::new(layer.stride, [0, 0], layer.dilation, layer.groups);
+    options.padding = layer.padding;
+    module::conv2d(x, weight, bias, options)
+}
+
+prop_compose! {
+    /// A convolution with its input and weights.
+    fn convolutions()(
+        (batch, height, width) in (1..4usize, 3..20usize, 3..60usize),
+        (kernel, stride, dilation) in (1..5usize, 1..4usize, 1..3usize),
+        (groups, inputs, outputs) in (1..4usize, 1..12usize, 1..20usize),
+        (before, after) in (0..3usize, 0..3usize),
+    ) -> (Convolution, Tensor<4>, Tensor<4>) {
+        // A kernel fits into what is padded, and a padding is less than the kernel.
+        let reach = dilation * (kernel - 1) + 1;
+        let padding = (before.min(kernel - 1), after.min(kernel - 1));
+        let (height, width) = (height.max(reach), width.max(reach));
+        let layer = layer(stride, [padding, (padding.1, padding.0)], dilation, groups);
+        let x = random([batch, groups * inputs, height, width]);
+        let weight = random([groups * outputs, inputs, kernel, kernel]);
+        (layer, x, weight)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn value_and_gradients_are_those_of_burn((layer, x, weight) in convolutions()) {
+        compare(
+            &[x, weight],
+            |[x, weight]| run(layer.clone(), vec![x.into_dispatch(), weight.into_dispatch()]),
+            |[x, weight]| plain(&layer, x, weight, None),
+            3e-5,
+        );
+    }
+
+    #[test]
+    fn norm_residual_and_activation_follow((layer, x, weight) in convolutions(), kind in 0..4usize) {
+        let activation = [Activation::Identity, Activation::Relu, Activation::Silu, Activation::Relu6][kind];
+        let layer = Convolution {
+            bias: true,
+            norm: Some(1e-5),
+            residual: true,
+            activation,
+            trainable: false,
+            ..layer
+        };
+        let [outputs, ..] = weight.dims();
+        let bias = random::<1>([outputs]);
+        let [scale, shift, mean] = [(); 3].map(|()| random::<1>([outputs]));
+        let variance = random::<1>([outputs]).abs() + 0.1;
+        let residual = random(plain(&layer, x.clone(), weight.clone(), None).dims());
+        let constants = [&bias, &scale, &shift, &mean, &variance];
+        // The residual is tested by its value and by what the activation lets through to x.
+        compare(
+            &[x],
+            |[x]| {
+                let mut inputs = vec![x.into_dispatch(), weight.clone().into_dispatch()];
+                inputs.extend(constants.map(|tensor| tensor.clone().into_dispatch()));
+                inputs.push(residual.clone().into_dispatch());
+                run(layer.clone(), inputs)
+            },
+            |[x]| {
+                let [bias, scale, shift, mean, variance] = constants.map(|tensor| tensor.clone().autodiff());
+                let y = plain(&layer, x, weight.clone().autodiff(), Some(bias));
+                let y = module::batch_norm(y, scale, shift, mean, variance, 1e-5) + residual.clone().autodiff();
+                match activation {
+                    Activation::Relu => activation::relu(y),
+                    Activation::Silu => activation::silu(y),
+                    Activation::Relu6 => activation::hardtanh(y, 0.0, 6.0),
+                    _ => y,
+                }
+            },
+            1e-4,
+        );
+    }
+}
+
+#[test]
+fn the_residual_has_the_gradient_before_the_activation() {
+    let layer = Convolution {
+        residual: true,
+        activation: Activation::Relu,
+        trainable: false,
+        ..layer(1, [(1, 1); 2], 1, 1)
+    };
+    let weight = random([4, 4, 3, 3]);
+    compare(
+        &[random([2, 4, 9, 9])],
+        |[x]| {
+            let inputs = vec![
+                x.clone().into_dispatch(),
+                weight.clone().into_dispatch(),
+                x.into_dispatch(),
+            ];
+            run(layer.clone(), inputs)
+        },
+        |[x]| {
+            let y = plain(&layer, x.clone(), weight.clone().autodiff(), None);
+            activation::relu(y + x)
+        },
+        3e-5,
+    );
+}
+
+#[test]
+fn an_image_does_not_depend_on_the_others() {
+    let layer = Convolution {
+        trainable: false,
+        ..layer(1, [(1, 1); 2], 1, 1)
+    };
+    let (x, weight) = (random([5, 130, 7, 7]), random([40, 130, 3, 3]));
+    let map = |x: Tensor<4>| -> Tensor<4> {
+        run(layer.clone(), vec![x.into_dispatch(), weight.clone().into_dispatch()])
+    };
+    let all = map(x.clone());
+    for image in 0..5 {
+        let alone = map(x.clone().narrow(0, image, 1));
+        assert_eq!(distance(alone, all.clone().narrow(0, image, 1)), 0.0);
+    }
+}
