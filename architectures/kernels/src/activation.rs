@@ -1,9 +1,10 @@
 //! Elementwise nonlinearities and their slopes.
 
+use burn::tensor::{Tensor, activation};
 use pulp::{Simd, WithSimd};
 
 use crate::array::{Array, Output, Pointer};
-use crate::operation::{Operation, Saved};
+use crate::operation::{Operation, Saved, applies, run};
 use crate::{parallel, simd};
 
 /// An elementwise nonlinearity.
@@ -39,6 +40,21 @@ pub(crate) enum Kept {
 }
 
 impl Activation {
+    /// Applies the nonlinearity; the shape stays.
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Identity => x,
+            _ if applies(&x) => run(Activate(self), vec![x.into_dispatch()]),
+            Self::Relu => activation::relu(x),
+            Self::Relu6 => activation::hardtanh(x, 0.0, 6.0),
+            Self::Gelu => activation::gelu(x),
+            Self::Silu => activation::silu(x),
+            Self::Sigmoid => activation::sigmoid(x),
+            Self::HardSigmoid => activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+            Self::HardSwish => x.clone() * activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+        }
+    }
+
     pub(crate) fn kept(self) -> Kept {
         match self {
             Self::Identity => Kept::Nothing,

@@ -43,4 +43,17 @@ impl Fold {
             shift,
         }
     }
+
+    /// scale·(x + bias).
+    pub(crate) fn scaled(bias: Option<&Array>, scale: &Array) -> Self {
+        let scale = scale.values().to_vec();
+        let shift = match bias {
+            Some(bias) => std::iter::zip(&scale, bias.values()).map(|(a, b)| a * b).collect(),
+            None => vec![0.0; scale.len()],
+        };
+        Self {
+            scale: Some(scale),
+            shift,
+        }
+    }
 }

@@ -56,11 +56,8 @@ pub(crate) unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
                 *sum = simd.mul_add_e_f32s(factor, column, *sum);
             }
         }
-        // SAFETY: at most one past the last element.
-        unsafe {
-            left_at = left_at.wrapping_add(left.step);
-            right_at = right_at.wrapping_add(right_step);
-        }
+        left_at = left_at.wrapping_add(left.step);
+        right_at = right_at.wrapping_add(right_step);
     }
     *sums = tile;
 }

@@ -16,6 +16,7 @@ fn layer(stride: usize, padding: [(usize, usize); 2], dilation: usize, groups: u
         groups,
         bias: false,
         norm: None,
+        scale: false,
         residual: false,
         activation: Activation::Identity,
         trainable: true,

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, Linear, MixedConv2d, Padding, gated,
+    Activation, BatchNorm2d, Conv2d, Conv2dConfig, Linear, MixedConv2d, Padding, Then, gated,
     global_average_pool, make_divisible,
 };
 use crate::network::{Architecture, Network, Outputs};
@@ -492,8 +492,8 @@ impl EfficientNet {
 
 impl Architecture for EfficientNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let x = self.conv_stem.forward(images);
-        let x = self.bn1.forward_activated(x, self.activation);
+        let then = |norm| Then::norm(norm, self.activation);
+        let x = self.conv_stem.forward_then(images, then(&self.bn1));
         let mut x = taps.map(|| "bn1".into(), x);
         for (index, stage) in self.blocks.iter().enumerate() {
             for (position, block) in stage.iter().enumerate() {
@@ -501,8 +501,7 @@ impl Architecture for EfficientNet {
                 x = taps.map(name, block.forward(x));
             }
         }
-        let x = self.conv_head.forward(x);
-        let x = self.bn2.forward_activated(x, self.activation);
+        let x = self.conv_head.forward_then(x, then(&self.bn2));
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
         Outputs {
             logits: self.classifier.forward(features.clone()),
@@ -607,13 +606,14 @@ impl SeparableBlock {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = self.conv_dw.forward(x.clone());
-        let mut y = self.bn1.forward_activated(y, self.activation);
+        let then = Then::norm(&self.bn1, self.activation);
+        let mut y = self.conv_dw.forward_then(x.clone(), then);
         if let Some(se) = &self.se {
             y = se.forward(y);
         }
-        let y = self.bn2.forward(self.conv_pw.forward(y));
-        if self.shortcut { x + y } else { y }
+        let shortcut = self.shortcut.then_some(x);
+        let then = Then::norm(&self.bn2, Activation::Identity).residual(shortcut);
+        self.conv_pw.forward_then(y, then)
     }
 }
 
@@ -655,15 +655,15 @@ impl InvertedBlock {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = self.conv_pw.forward(x.clone());
-        let y = self.bn1.forward_activated(y, self.activation);
-        let y = self.conv_dw.forward(y);
-        let mut y = self.bn2.forward_activated(y, self.activation);
+        let then = |norm| Then::norm(norm, self.activation);
+        let y = self.conv_pw.forward_then(x.clone(), then(&self.bn1));
+        let mut y = self.conv_dw.forward_then(y, then(&self.bn2));
         if let Some(se) = &self.se {
             y = se.forward(y);
         }
-        let y = self.bn3.forward(self.conv_pwl.forward(y));
-        if self.shortcut { x + y } else { y }
+        let shortcut = self.shortcut.then_some(x);
+        let then = Then::norm(&self.bn3, Activation::Identity).residual(shortcut);
+        self.conv_pwl.forward_then(y, then)
     }
 }
 

@@ -276,11 +276,6 @@ impl Block {
     }
 }
 
-/// Applies `layer`, which acts on the last axis, to the tokens of `[batch, token, channel]`.
-fn across_tokens(x: Tensor<3>, layer: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
-    layer(x.swap_dims(1, 2)).swap_dims(1, 2)
-}
-
 /// A perceptron over the tokens, then one over the channels.
 #[derive(Module, Debug)]
 struct MixerBlock {
@@ -293,9 +288,15 @@ struct MixerBlock {
 impl MixerBlock {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = x + across_tokens(y, |y| self.mlp_tokens.forward(y));
+        let x = match &self.mlp_tokens {
+            Perceptron::Plain(mlp) => mlp.forward_across(y, x),
+            Perceptron::Gated(mlp) => mlp.forward_across(y, x),
+        };
         let y = self.norm2.forward(x.clone());
-        x + self.mlp_channels.forward(y)
+        match &self.mlp_channels {
+            Perceptron::Plain(mlp) => mlp.forward_residual(y, None, x),
+            Perceptron::Gated(mlp) => mlp.forward_residual(y, x),
+        }
     }
 }
 
@@ -311,13 +312,6 @@ impl Perceptron {
         match gated {
             true => Self::Gated(GluMlp::new(channels, hidden, Activation::Silu, device)),
             false => Self::Plain(Mlp::new(channels, hidden, Activation::Gelu, device)),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match self {
-            Self::Plain(mlp) => mlp.forward(x),
-            Self::Gated(mlp) => mlp.forward(x),
         }
     }
 }
@@ -336,10 +330,12 @@ struct ResidualBlock {
 impl ResidualBlock {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let y = across_tokens(y, |y| self.linear_tokens.forward(y));
+        let y = self
+            .linear_tokens
+            .forward_across(y, Activation::Identity, None);
         let x = x + y * self.ls1.val().unsqueeze();
-        let y = self.mlp_channels.forward(self.norm2.forward(x.clone()));
-        x + y * self.ls2.val().unsqueeze()
+        let y = self.norm2.forward(x.clone());
+        self.mlp_channels.forward_residual(y, Some(&self.ls2), x)
     }
 }
 
@@ -353,7 +349,7 @@ struct SpatialGatingBlock {
 impl SpatialGatingBlock {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm.forward(x.clone());
-        x + self.mlp_channels.forward(y)
+        self.mlp_channels.forward_residual(y, x)
     }
 }
 
@@ -365,9 +361,10 @@ struct SpatialGatingMlp {
 }
 
 impl SpatialGatingMlp {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = Activation::Gelu.forward(self.fc1.forward(x));
-        self.fc2.forward(self.gate.forward(hidden))
+    fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
+        let hidden = self.fc1.forward_activated(x, Activation::Gelu);
+        self.fc2
+            .forward_residual(self.gate.forward(hidden), None, shortcut)
     }
 }
 
@@ -387,10 +384,12 @@ impl SpatialGate {
         };
         Self {
             norm: LayerNorm::new(channels, 1e-5, device),
-            proj: Linear {
-                weight: near_zero.init([tokens, tokens], device),
-                bias: Some(Initializer::Ones.init([tokens], device)),
-            },
+            proj: Linear::with_initializers(
+                tokens,
+                tokens,
+                [near_zero, Initializer::Ones],
+                device,
+            ),
         }
     }
 
@@ -399,7 +398,7 @@ impl SpatialGate {
         let half = x.dims()[2] / 2;
         let values = x.clone().narrow(2, 0, half);
         let gates = self.norm.forward(x.narrow(2, half, half));
-        values * across_tokens(gates, |gates| self.proj.forward(gates))
+        values * self.proj.forward_across(gates, Activation::Identity, None)
     }
 }
 

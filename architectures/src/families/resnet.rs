@@ -8,8 +8,8 @@ use burn::nn::Relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, average_pool,
-    blur_pool, global_average_pool, make_divisible_limited, max_pool,
+    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then,
+    average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
 };
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
@@ -332,9 +332,7 @@ impl ResNet {
 
 impl Architecture for ResNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let x = self
-            .bn1
-            .forward_activated(self.conv1.forward(images), Activation::Relu);
+        let x = self.conv1.forward(images, &self.bn1);
         let x = match self.blur {
             true => blur_pool(max_pool(x, 3, 1, 1), 2),
             false => max_pool(x, 3, 2, 1),
@@ -369,15 +367,26 @@ impl Norm {
         }
     }
 
-    fn forward_activated(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    /// act(norm(conv(x)) + residual).
+    fn after(
+        &self,
+        conv: &Conv2d,
+        x: Tensor<4>,
+        residual: Option<Tensor<4>>,
+        activation: Activation,
+    ) -> Tensor<4> {
         match self {
-            Self::Batch(norm) => norm.forward_activated(x, activation),
-            Self::Group(norm) => activation.forward(norm.forward(x)),
+            Self::Batch(norm) => {
+                conv.forward_then(x, Then::norm(norm, activation).residual(residual))
+            }
+            Self::Group(norm) => {
+                let y = norm.forward(conv.forward(x));
+                activation.forward(match residual {
+                    Some(residual) => y + residual,
+                    None => y,
+                })
+            }
         }
-    }
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.forward_activated(x, Activation::Identity)
     }
 }
 
@@ -415,13 +424,14 @@ impl Stem {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// The stem, `norm`, ReLU.
+    fn forward(&self, x: Tensor<4>, norm: &Norm) -> Tensor<4> {
         match self {
-            Self::Plain(conv) => conv.forward(x),
+            Self::Plain(conv) => norm.after(conv, x, None, Activation::Relu),
             Self::Deep((first, norm1, _, second, norm2, _, third)) => {
-                let x = norm1.forward_activated(first.forward(x), Activation::Relu);
-                let x = norm2.forward_activated(second.forward(x), Activation::Relu);
-                third.forward(x)
+                let x = norm1.after(first, x, None, Activation::Relu);
+                let x = norm2.after(second, x, None, Activation::Relu);
+                norm.after(third, x, None, Activation::Relu)
             }
         }
     }
@@ -514,27 +524,26 @@ impl Block {
             Some(stride) => blur_pool(x, stride),
             None => x,
         };
-        let y = self
-            .bn1
-            .forward_activated(self.conv1.forward(x.clone()), Activation::Relu);
-        let y = match (&self.conv3, &self.bn3) {
+        let y = self.bn1.after(&self.conv1, x.clone(), None, Activation::Relu);
+        let (y, conv, norm) = match (&self.conv3, &self.bn3) {
             (Some(conv3), Some(bn3)) => {
-                let y = self
-                    .bn2
-                    .forward_activated(self.conv2.forward(y), Activation::Relu);
-                bn3.forward(conv3.forward(blurred(y)))
+                let y = self.bn2.after(&self.conv2, y, None, Activation::Relu);
+                (y, conv3, bn3)
             }
-            _ => self.bn2.forward(self.conv2.forward(blurred(y))),
+            _ => (y, &self.conv2, &self.bn2),
         };
-        let y = match &self.se {
-            Some(se) => se.forward(y),
-            None => y,
-        };
+        let y = blurred(y);
         let shortcut = match &self.downsample {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        Activation::Relu.forward(y + shortcut)
+        match &self.se {
+            None => norm.after(conv, y, Some(shortcut), Activation::Relu),
+            Some(se) => {
+                let y = se.forward(norm.after(conv, y, None, Activation::Identity));
+                Activation::Relu.forward(y + shortcut)
+            }
+        }
     }
 }
 
@@ -572,14 +581,14 @@ impl Shortcut {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Convolution((conv, norm)) => norm.forward(conv.forward(x)),
+            Self::Convolution((conv, norm)) => norm.after(conv, x, None, Activation::Identity),
             Self::Average((pool, conv, norm)) => {
                 let x = if pool.halves {
                     average_pool(x, 2, 2)
                 } else {
                     x
                 };
-                norm.forward(conv.forward(x))
+                norm.after(conv, x, None, Activation::Identity)
             }
         }
     }

@@ -297,14 +297,10 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let scaled = |scale: &Option<LayerScale>, x| match scale {
-            Some(scale) => scale.forward(x),
-            None => x,
-        };
-        let y = self.attn.forward(self.norm1.forward(x.clone()));
-        let x = x + scaled(&self.ls1, y);
-        let y = self.mlp.forward(self.norm2.forward(x.clone()));
-        x + scaled(&self.ls2, y)
+        let y = self.norm1.forward(x.clone());
+        let x = self.attn.forward_residual(y, LayerScale::gamma(&self.ls1), x);
+        let y = self.norm2.forward(x.clone());
+        self.mlp.forward_residual(y, LayerScale::gamma(&self.ls2), x)
     }
 }
 

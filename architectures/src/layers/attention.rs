@@ -1,6 +1,6 @@
 //! Multi-head self-attention.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 
 use super::Linear;
@@ -23,8 +23,13 @@ impl Attention {
         }
     }
 
-    /// `[batch, token, channel]`; the shape stays.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// shortcut + scale·attention(x) over `[batch, token, channel]`, the scale `[channel]`, if there is one.
+    pub fn forward_residual(
+        &self,
+        x: Tensor<3>,
+        scale: Option<&Param<Tensor<1>>>,
+        shortcut: Tensor<3>,
+    ) -> Tensor<3> {
         let [batch, tokens, channels] = x.dims();
         let size = channels / self.heads;
         let qkv = self
@@ -41,7 +46,7 @@ impl Attention {
             .mul_scalar((size as f64).powf(-0.5))
             .matmul(part(1).transpose());
         let mixed = activation::softmax(scores, 3).matmul(part(2));
-        self.proj
-            .forward(mixed.swap_dims(1, 2).reshape([batch, tokens, channels]))
+        let mixed = mixed.swap_dims(1, 2).reshape([batch, tokens, channels]);
+        self.proj.forward_residual(mixed, scale, shortcut)
     }
 }

@@ -3,6 +3,9 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, module};
+use netkin_kernels::{Activation, Cache, Convolution};
+
+use super::BatchNorm2d;
 
 /// How the border of an image is treated; what is added is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,71 @@ pub struct Conv2d {
     padding: Padding,
     dilation: usize,
     groups: usize,
+    #[module(skip)]
+    cache: Cache,
+}
+
+/// What follows a convolution, in one pass with it where the device has one: normalisation, a residual, an activation, in
+/// this order, each if there is one.
+#[derive(Debug, Clone)]
+pub struct Then<'a> {
+    norm: Option<&'a BatchNorm2d>,
+    scale: Option<&'a Param<Tensor<1>>>,
+    residual: Option<Tensor<4>>,
+    activation: Activation,
+}
+
+impl<'a> Then<'a> {
+    /// An activation alone.
+    pub fn activation(activation: Activation) -> Self {
+        Self {
+            norm: None,
+            scale: None,
+            residual: None,
+            activation,
+        }
+    }
+
+    /// A normalisation, and an activation behind it.
+    pub fn norm(norm: &'a BatchNorm2d, activation: Activation) -> Self {
+        Self {
+            norm: Some(norm),
+            ..Self::activation(activation)
+        }
+    }
+
+    /// A scale per channel, `[output]`.
+    pub fn scale(scale: Option<&'a Param<Tensor<1>>>) -> Self {
+        Self {
+            scale,
+            ..Self::activation(Activation::Identity)
+        }
+    }
+
+    /// Something of the output's shape is added before the activation.
+    pub fn residual(self, residual: impl Into<Option<Tensor<4>>>) -> Self {
+        Self {
+            residual: residual.into(),
+            ..self
+        }
+    }
+
+    /// What follows, step by step.
+    pub(super) fn after(self, y: Tensor<4>) -> Tensor<4> {
+        let y = match self.norm {
+            Some(norm) => norm.forward(y),
+            None => y,
+        };
+        let y = match self.scale {
+            Some(scale) => y * scale.val().reshape([1, -1, 1, 1]),
+            None => y,
+        };
+        let y = match self.residual {
+            Some(residual) => y + residual,
+            None => y,
+        };
+        self.activation.forward(y)
+    }
 }
 
 /// The shape of a convolution: by default stride 1, size-keeping padding, no dilation, one group, no bias.
@@ -77,17 +145,74 @@ impl Conv2d {
 
     /// `[batch, input, height, width]` → `[batch, output, height', width']`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward_then(x, Then::activation(Activation::Identity))
+    }
+
+    /// The convolution and what follows it.
+    pub fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
         let weight = self.weight.val();
+        let trainable = weight.is_require_grad();
+        let fuses = !trainable && then.norm.is_none_or(BatchNorm2d::is_fixed);
+        if !netkin_kernels::applies(&x) {
+            let y = self.forward_plain(x, weight);
+            return then.after(y);
+        }
         let [_, _, height, width] = x.dims();
         let [_, _, kernel_height, kernel_width] = weight.dims();
-        let amount = |size, kernel| {
-            self.padding
-                .amount(size, kernel, self.stride, self.dilation)
+        let mut inputs = vec![x.into_dispatch(), weight.into_dispatch()];
+        inputs.extend(self.bias.as_ref().map(|bias| bias.val().into_dispatch()));
+        let mut operation = Convolution {
+            stride: [self.stride; 2],
+            padding: [
+                self.amount(height, kernel_height),
+                self.amount(width, kernel_width),
+            ],
+            dilation: [self.dilation; 2],
+            groups: self.groups,
+            bias: self.bias.is_some(),
+            norm: None,
+            scale: false,
+            residual: false,
+            activation: Activation::Identity,
+            trainable,
+            cache: self.cache.clone(),
         };
+        if !fuses {
+            let y = netkin_kernels::run(operation, inputs);
+            return then.after(y);
+        }
+        if let Some(norm) = then.norm {
+            operation.norm = Some(norm.epsilon());
+            inputs.extend(norm.parts().map(Tensor::into_dispatch));
+        }
+        if let Some(scale) = then.scale {
+            operation.scale = true;
+            inputs.push(scale.val().into_dispatch());
+        }
+        if let Some(residual) = then.residual {
+            operation.residual = true;
+            inputs.push(residual.into_dispatch());
+        }
+        operation.activation = then.activation;
+        netkin_kernels::run(operation, inputs)
+    }
+
+    /// By Burn's own operation.
+    fn forward_plain(&self, x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
+        let [_, _, kernel_height, kernel_width] = weight.dims();
         let mut options =
             ConvOptions::new([self.stride; 2], [0, 0], [self.dilation; 2], self.groups);
-        options.padding = [amount(height, kernel_height), amount(width, kernel_width)];
+        options.padding = [
+            self.amount(height, kernel_height),
+            self.amount(width, kernel_width),
+        ];
         module::conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
+    }
+
+    fn amount(&self, size: usize, kernel: usize) -> (usize, usize) {
+        self.padding
+            .amount(size, kernel, self.stride, self.dilation)
     }
 }
 
@@ -157,6 +282,7 @@ impl Conv2dConfig {
             padding: self.padding.unwrap_or(size_keeping),
             dilation,
             groups,
+            cache: Cache::default(),
         }
     }
 }

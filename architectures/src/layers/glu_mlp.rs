@@ -38,13 +38,25 @@ impl GluMlp {
         }
     }
 
-    /// `[…, channel]`; the shape stays.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let hidden = self.fc1.forward(x);
-        let half = hidden.dims()[D - 1] / 2;
-        let values = hidden.clone().narrow(D - 1, 0, half);
-        let gates = hidden.narrow(D - 1, half, half);
-        self.fc2.forward(values * self.activation.forward(gates))
+    /// shortcut + the perceptron over the last axis of `[batch, token, channel]`.
+    pub fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
+        let gated = self.gate(self.fc1.forward(x), 2);
+        self.fc2.forward_residual(gated, None, shortcut)
+    }
+
+    /// shortcut + the perceptron over the middle axis of `[batch, channel, other]`.
+    pub fn forward_across(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
+        let hidden = self.fc1.forward_across(x, Activation::Identity, None);
+        self.fc2
+            .forward_across(self.gate(hidden, 1), Activation::Identity, Some(shortcut))
+    }
+
+    /// The first half of an axis times the activation of the other half.
+    fn gate(&self, hidden: Tensor<3>, axis: usize) -> Tensor<3> {
+        let half = hidden.dims()[axis] / 2;
+        let values = hidden.clone().narrow(axis, 0, half);
+        let gates = hidden.narrow(axis, half, half);
+        values * self.activation.forward(gates)
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::Conv2d;
+use super::{Conv2d, Then};
 
 /// One convolution, or several of different kernel sizes side by side, each over its share of the channels
 /// (Tan & Le 2019, MixConv).
@@ -37,10 +37,10 @@ impl MixedConv2d {
         }
     }
 
-    /// `[batch, input, height, width]` → `[batch, output, height', width']`.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// `[batch, input, height, width]` → `[batch, output, height', width']`, and what follows.
+    pub fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
         match self {
-            Self::Single(conv) => conv.forward(x),
+            Self::Single(conv) => conv.forward_then(x, then),
             Self::Mixed(convs) => {
                 let mut start = 0;
                 let parts = convs
@@ -52,7 +52,7 @@ impl MixedConv2d {
                         conv.forward(part)
                     })
                     .collect();
-                Tensor::cat(parts, 1)
+                then.after(Tensor::cat(parts, 1))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The two-layer perceptron of Transformers.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::{Activation, Linear};
@@ -27,6 +27,24 @@ impl Mlp {
     /// `[…, channel]`; the shape stays.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.fc2
-            .forward(self.activation.forward(self.fc1.forward(x)))
+            .forward(self.fc1.forward_activated(x, self.activation))
+    }
+
+    /// shortcut + scale·forward(x), the scale `[channel]`, if there is one.
+    pub fn forward_residual<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        scale: Option<&Param<Tensor<1>>>,
+        shortcut: Tensor<D>,
+    ) -> Tensor<D> {
+        let hidden = self.fc1.forward_activated(x, self.activation);
+        self.fc2.forward_residual(hidden, scale, shortcut)
+    }
+
+    /// shortcut + the perceptron over the middle axis of `[batch, channel, other]`.
+    pub fn forward_across(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
+        let hidden = self.fc1.forward_across(x, self.activation, None);
+        self.fc2
+            .forward_across(hidden, Activation::Identity, Some(shortcut))
     }
 }

@@ -6,7 +6,6 @@
 //! A layer trains (batch norm: takes the batch's statistics) only if its parameters were made on an autodiff device and
 //! are not frozen. On parameters without autodiff everything is in evaluation mode, whatever the input tracks.
 
-mod activation;
 mod attention;
 mod conv;
 mod global_response_norm;
@@ -21,9 +20,8 @@ mod pool;
 mod scale;
 mod squeeze_excite;
 
-pub use activation::Activation;
 pub use attention::Attention;
-pub use conv::{Conv2d, Conv2dConfig, Padding};
+pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use global_response_norm::GlobalResponseNorm;
 pub use glu_mlp::GluMlp;
 pub use linear::Linear;
@@ -35,6 +33,8 @@ pub use pointwise::Pointwise;
 pub use pool::{average_pool, blur_pool, global_average_pool, max_pool};
 pub use scale::{Affine, LayerScale};
 pub use squeeze_excite::{SqueezeExcite, gated};
+
+pub use netkin_kernels::Activation;
 
 /// The multiple of `divisor` nearest to `value`, not below `divisor`, and not below 90 % of `value`
 /// (the rule of MobileNet's channel counts).

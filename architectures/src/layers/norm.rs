@@ -3,8 +3,6 @@
 use burn::module::{Flag, Initializer, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor, module};
 
-use super::Activation;
-
 /// Batch normalisation over `[batch, channel, height, width]` (Ioffe & Szegedy 2015).
 ///
 /// In evaluation the running statistics are used. In training (parameters on an autodiff device and not frozen) the
@@ -51,18 +49,26 @@ impl BatchNorm2d {
 
     /// The shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let (weight, bias) = (self.weight.val(), self.bias.val());
-        if self.training.is_enabled() && weight.is_autodiff() {
-            return self.forward_training(x, weight, bias);
+        if !self.is_fixed() {
+            return self.forward_training(x, self.weight.val(), self.bias.val());
         }
-        let mean = self.running_mean.value();
-        let variance = self.running_var.value();
+        let [weight, bias, mean, variance] = self.parts();
         module::batch_norm(x, weight, bias, mean, variance, self.epsilon)
     }
 
-    /// Normalisation and the activation behind it, in one pass where the device has one.
-    pub fn forward_activated(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
-        activation.forward(self.forward(x))
+    /// Whether it only scales and shifts, by parameters that want no gradients.
+    pub(super) fn is_fixed(&self) -> bool {
+        !(self.training.is_enabled() && self.weight.val().is_autodiff())
+    }
+
+    pub(super) fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
+    /// Scale, shift, mean and variance, `[channel]` each.
+    pub(super) fn parts(&self) -> [Tensor<1>; 4] {
+        let (mean, variance) = (self.running_mean.value(), self.running_var.value());
+        [self.weight.val(), self.bias.val(), mean, variance]
     }
 
     fn forward_training(&self, x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>) -> Tensor<4> {

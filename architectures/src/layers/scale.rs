@@ -18,9 +18,9 @@ impl LayerScale {
         }
     }
 
-    /// `[…, channel]`; the shape stays.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        x * self.gamma.val().unsqueeze()
+    /// The scales, if there are any; what applies them is the last layer of the branch.
+    pub fn gamma(scale: &Option<Self>) -> Option<&Param<Tensor<1>>> {
+        scale.as_ref().map(|scale| &scale.gamma)
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::{Activation, Conv2d, global_average_pool};
+use super::{Activation, Conv2d, Then, global_average_pool};
 
 /// Scales each channel by a gate in (0, 1) computed from all channels' means.
 #[derive(Module, Debug)]
@@ -31,6 +31,6 @@ impl SqueezeExcite {
 pub fn gated(x: Tensor<4>, reduce: &Conv2d, activation: Activation, expand: &Conv2d) -> Tensor<4> {
     let [batch, channels, _, _] = x.dims();
     let means = global_average_pool(x.clone()).reshape([batch, channels, 1, 1]);
-    let hidden = activation.forward(reduce.forward(means));
-    x * Activation::Sigmoid.forward(expand.forward(hidden))
+    let hidden = reduce.forward_then(means, Then::activation(activation));
+    x * expand.forward_then(hidden, Then::activation(Activation::Sigmoid))
 }

@@ -152,7 +152,7 @@ pub(crate) fn input_gradient(
     geometry: &Geometry,
     gradient: &Array,
     weight: &Array,
-    scale: Option<(&[f32], [&Array; 2])>,
+    scale: Option<(&[f32], &[&Array])>,
     cache: Option<&Cache>,
 ) -> Array {
     let &Geometry { groups, .. } = geometry;
@@ -161,7 +161,7 @@ pub(crate) fn input_gradient(
     let (inputs, outputs) = (geometry.inputs / groups, geometry.outputs / groups);
     let values = weight.values();
     let mut sources = vec![weight];
-    sources.extend(scale.iter().flat_map(|(_, sources)| sources));
+    sources.extend(scale.iter().flat_map(|(_, sources)| sources.iter()));
     let mut output = Output::new(&geometry.input_shape());
     let to = output.pointer();
     // The places of one parity are reached by the same taps.

@@ -8,13 +8,13 @@ use crate::array::Array;
 use crate::fold::{Fold, Norm};
 use crate::operation::{Cache, Operation, Saved};
 
-/// act(norm(w ∗ x + bias) + residual).
+/// act(norm(w ∗ x + bias) + residual), or act(scale·(w ∗ x + bias) + residual).
 ///
 /// Inputs in this order: x `[batch, input, height, width]`; the weights `[output, input / groups, rows, columns]`; the bias
-/// `[output]`, if there is one; the norm's scale, shift, mean and variance, `[output]` each, if there is one; the residual,
-/// of the output's shape, if there is one.
+/// `[output]`, if there is one; the norm's scale, shift, mean and variance, `[output]` each, if there is one; the scale
+/// `[output]`, if there is one; the residual, of the output's shape, if there is one.
 ///
-/// Gradients flow to x and to the residual, and, if it is `trainable` (then without norm and activation), to weights and bias.
+/// Gradients flow to x and to the residual, and, if it is `trainable` (then without norm and scale), to weights and bias.
 #[derive(Debug, Clone)]
 pub struct Convolution {
     /// Rows and columns from one output to the next.
@@ -29,6 +29,8 @@ pub struct Convolution {
     pub bias: bool,
     /// The epsilon of the batch normalisation, if there is one.
     pub norm: Option<f64>,
+    /// Whether there is a scale; not with a norm.
+    pub scale: bool,
     /// Whether something is added before the activation.
     pub residual: bool,
     /// What comes last.
@@ -82,6 +84,7 @@ struct Inputs {
     weight: Array,
     bias: Option<Array>,
     norm: Option<[Array; 4]>,
+    scale: Option<Array>,
     residual: Option<Array>,
 }
 
@@ -94,6 +97,7 @@ impl Convolution {
             weight: next(),
             bias: self.bias.then(&mut next),
             norm: self.norm.map(|_| std::array::from_fn(|_| next())),
+            scale: self.scale.then(&mut next),
             residual: self.residual.then(&mut next),
         }
     }
@@ -122,7 +126,16 @@ impl Convolution {
         }
     }
 
-    fn fold(&self, channels: usize, bias: Option<&Array>, norm: Option<&[Array; 4]>) -> Fold {
+    fn fold(
+        &self,
+        channels: usize,
+        bias: Option<&Array>,
+        norm: Option<&[Array; 4]>,
+        scale: Option<&Array>,
+    ) -> Fold {
+        if let Some(scale) = scale {
+            return Fold::scaled(bias, scale);
+        }
         let norm = norm.map(|[scale, shift, mean, variance]| Norm {
             scale,
             shift,
@@ -149,10 +162,11 @@ impl Operation for Convolution {
             weight,
             bias,
             norm,
+            scale,
             residual,
         } = self.sort(inputs);
         let geometry = self.geometry(x.shape(), weight.shape());
-        let fold = self.fold(geometry.outputs, bias.as_ref(), norm.as_ref());
+        let fold = self.fold(geometry.outputs, bias.as_ref(), norm.as_ref(), scale.as_ref());
         let (y, slope) = dense::forward(
             &geometry,
             [&x, &weight],
@@ -169,6 +183,7 @@ impl Operation for Convolution {
         let sizes = geometry.input.map(|size| size as f32);
         let mut saved = vec![weight, Array::from_vec(sizes.to_vec(), &[2])];
         saved.extend(norm.into_iter().flatten());
+        saved.extend(scale);
         if self.activation.kept() != Kept::Nothing {
             saved.push(slope.unwrap_or_else(|| y.clone()));
         }
@@ -183,6 +198,7 @@ impl Operation for Convolution {
         let mut next = || saved.next().expect("what forward kept");
         let (weight, sizes) = (next(), next());
         let norm: Option<[Array; 4]> = self.norm.map(|_| std::array::from_fn(|_| next()));
+        let scale = self.scale.then(&mut next);
         let kept = (self.activation.kept() != Kept::Nothing).then(&mut next);
         let x = self.trainable.then(&mut next);
         let gradient = times_slope(self.activation, gradient, kept.as_ref());
@@ -193,13 +209,13 @@ impl Operation for Convolution {
         let geometry = self.geometry(&[batch, inputs, rows, columns], weight.shape());
         let mut results = Vec::new();
         results.push(wanted[0].then(|| {
-            let fold = self.fold(geometry.outputs, None, norm.as_ref());
-            let scale = match (&fold.scale, &norm) {
-                (Some(scale), Some([norm_scale, _, _, variance])) => {
-                    Some((&scale[..], [norm_scale, variance]))
-                }
-                _ => None,
+            let fold = self.fold(geometry.outputs, None, norm.as_ref(), scale.as_ref());
+            // The arrays that the scale was made from, by which the packed weights are known again.
+            let sources = match (&norm, &scale) {
+                (Some([scale, _, _, variance]), _) => vec![scale, variance],
+                (None, scale) => scale.iter().collect(),
             };
+            let scale = fold.scale.as_deref().map(|scale| (scale, &sources[..]));
             dense::input_gradient(&geometry, &gradient, &weight, scale, self.lasting_cache())
         }));
         results.push((self.trainable && wanted[1]).then(|| {
@@ -212,6 +228,9 @@ impl Operation for Convolution {
         }
         if self.norm.is_some() {
             results.extend([const { None }; 4]);
+        }
+        if self.scale {
+            results.push(None);
         }
         if self.residual {
             results.push(Some(gradient));
