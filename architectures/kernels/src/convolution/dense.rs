@@ -383,8 +383,24 @@ struct Run {
     x: usize,
 }
 
+/// A run as one tap of the kernel sees it.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    /// Where its first column is read, from the channel's plane of the first image on; perhaps outside.
+    from: isize,
+    /// Where it goes, from the channel's first row on.
+    to: usize,
+    len: usize,
+    /// Columns before this, and from `fits` on, lie outside of the image.
+    before: usize,
+    fits: usize,
+    /// Columns to the tile's end.
+    room: usize,
+}
+
 #[derive(Default)]
 struct Scratch {
+    moves: Vec<Move>,
     right: Vec<f32>,
     sums: Vec<f32>,
     runs: Vec<Vec<Run>>,
@@ -430,15 +446,13 @@ impl Part<'_> {
         if pieces > 1 && scratch.sums.len() < sums_len {
             scratch.sums.resize(sums_len, 0.0);
         }
+        self.moves(width, packed_depth * width, &scratch.runs, &mut scratch.moves);
         for piece in 0..pieces {
             let piece_channels =
                 piece * channels..((piece + 1) * channels).min(self.grid.inputs);
             let (start, len) = (piece_channels.start * taps, piece_channels.len() * taps);
-            for (tile, runs) in scratch.runs.iter().enumerate() {
-                let to = scratch.right[tile * packed_depth * width..].as_mut_ptr();
-                // SAFETY: there is room for the tile.
-                unsafe { self.pack(simd, runs, piece_channels.clone(), to) };
-            }
+            // SAFETY: there is room for all tiles.
+            unsafe { self.pack(simd, &scratch.moves, piece_channels, scratch.right.as_mut_ptr()) };
             for (panel_index, panel) in self.panels.clone().enumerate() {
                 let left = Left {
                     pointer: self.weights.at(self.group, panel * ROWS, start),
@@ -502,65 +516,69 @@ impl Part<'_> {
         runs
     }
 
-    /// Packs the windows of a tile for some channels: `[channel and tap, column]`.
-    #[inline(always)]
-    unsafe fn pack<S: Simd>(&self, simd: S, runs: &[Run], channels: Range<usize>, to: *mut f32) {
+    /// What must be copied for one channel, to which place: the same for all channels.
+    fn moves(&self, width: usize, panel_len: usize, runs: &[Vec<Run>], moves: &mut Vec<Move>) {
         let grid = self.grid;
-        let width = gemm::columns::<S>();
         let [height, row_len] = grid.from;
-        let plane = height * row_len;
-        let all = grid.groups * grid.inputs;
-        for (tap, &[tap_y, tap_x]) in grid.taps.iter().enumerate() {
-            for run in runs {
-                let y = (run.y * grid.stride[0]) as isize + tap_y;
-                let x = (run.x * grid.stride[1]) as isize + tap_x;
-                let row = y * row_len as isize + x;
-                let inside = (0..height as isize).contains(&y);
-                // Columns of the run that lie before the row's first and from its last on.
-                let step = grid.stride[1] as isize;
-                let before = ((-x).max(0) as usize).div_ceil(grid.stride[1]).min(run.len);
-                let flat = run.x + run.len > grid.size[1];
-                let fits = match flat {
-                    true => run.len,
-                    false => ((row_len as isize - x + step - 1) / step).clamp(0, run.len as isize) as usize,
-                };
-                let fits = fits.max(before);
-                let first_channel = self.group * grid.inputs + channels.start;
-                let base = (run.image * all + first_channel) * plane;
-                for index in 0..channels.len() {
-                    // SAFETY: the caller's promise for `to`; what is read is checked here.
-                    unsafe {
-                        let to = to.add((index * grid.taps.len() + tap) * width + run.column);
-                        if !inside {
-                            for column in 0..run.len {
-                                *to.add(column) = 0.0;
-                            }
-                            continue;
-                        }
-                        let from = (base + index * plane) as isize + row;
-                        if step == 1 {
-                            let whole = run.len.next_multiple_of(S::F32_LANES);
-                            if from >= 0 && from as usize + whole <= self.from.len() {
-                                let room = width - run.column;
-                                copy(simd, self.from.as_ptr().offset(from), to, run.len, room);
-                            } else {
-                                for column in before..fits {
-                                    *to.add(column) = self.from[(from + column as isize) as usize];
-                                }
-                            }
-                        } else {
-                            for column in before..fits {
-                                let at = from + column as isize * step;
-                                *to.add(column) = *self.from.get_unchecked(at as usize);
-                            }
-                        }
-                        for column in 0..before {
-                            *to.add(column) = 0.0;
-                        }
-                        for column in fits..run.len {
-                            *to.add(column) = 0.0;
+        let step = grid.stride[1];
+        let image_len = grid.groups * grid.inputs * height * row_len;
+        moves.clear();
+        for (tile, runs) in runs.iter().enumerate() {
+            for (tap, &[tap_y, tap_x]) in grid.taps.iter().enumerate() {
+                for run in runs {
+                    let y = (run.y * grid.stride[0]) as isize + tap_y;
+                    let x = (run.x * step) as isize + tap_x;
+                    // Columns of the run that lie before the row's first and from its last on.
+                    let before = ((-x).max(0) as usize).div_ceil(step).min(run.len);
+                    // A run over several rows has one tap that stays in place.
+                    let flat = run.x + run.len > grid.size[1];
+                    let fits = match flat {
+                        true => run.len,
+                        false => ((row_len as isize - x).max(0) as usize).div_ceil(step).min(run.len),
+                    };
+                    let inside = (0..height as isize).contains(&y);
+                    moves.push(Move {
+                        from: (run.image * image_len) as isize + y * row_len as isize + x,
+                        to: tile * panel_len + tap * width + run.column,
+                        len: run.len,
+                        before: if inside { before } else { run.len },
+                        fits: if inside { fits.max(before) } else { run.len },
+                        room: width - run.column,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Packs the windows of some channels: for each tile `[channel and tap, column]`.
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(&self, simd: S, moves: &[Move], channels: Range<usize>, to: *mut f32) {
+        let grid = self.grid;
+        let plane = grid.from[0] * grid.from[1];
+        let row = grid.taps.len() * gemm::columns::<S>();
+        let step = grid.stride[1];
+        for (index, channel) in channels.enumerate() {
+            let base = ((self.group * grid.inputs + channel) * plane) as isize;
+            for part in moves {
+                let from = base + part.from;
+                // SAFETY: the caller's promise for `to`; what is read is checked here or was when the move was made.
+                unsafe {
+                    let to = to.add(index * row + part.to);
+                    let whole = part.len.next_multiple_of(S::F32_LANES);
+                    if part.before == part.len {
+                        clear(to, part.len);
+                        continue;
+                    }
+                    if step == 1 && from >= 0 && from as usize + whole <= self.from.len() {
+                        copy(simd, self.from.as_ptr().offset(from), to, part.len, part.room);
+                    } else {
+                        for column in part.before..part.fits {
+                            let at = from + (column * step) as isize;
+                            *to.add(column) = *self.from.get_unchecked(at as usize);
                         }
                     }
+                    clear(to, part.before);
+                    clear(to.add(part.fits), part.len - part.fits);
                 }
             }
         }
@@ -745,5 +763,13 @@ unsafe fn copy<S: Simd>(simd: S, from: *const f32, to: *mut f32, len: usize, roo
             }
         }
         index += S::F32_LANES;
+    }
+}
+
+#[inline(always)]
+unsafe fn clear(to: *mut f32, len: usize) {
+    for index in 0..len {
+        // SAFETY: the caller's promise.
+        unsafe { *to.add(index) = 0.0 };
     }
 }
