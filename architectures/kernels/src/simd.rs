@@ -101,3 +101,16 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 fn shift_to_exponent<S: Simd>(simd: S, bits: S::u32s) -> S::u32s {
     simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23))
 }
+
+/// Asks for `count` values that will be read soon; they need not exist.
+#[inline(always)]
+pub fn prefetch(pointer: *const f32, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..count).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (pointer, count);
+}

@@ -306,6 +306,11 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: &Array, gradient: &Array) 
     Array::from_vec(result, &shape)
 }
 
+/// Planes of so many values (a memory page) are too far apart for the processor to foresee the next read …
+const FAR: usize = 1024;
+/// … so that it is told of them so many channels ahead.
+const AHEAD: isize = 4;
+
 /// So much of the depth is packed at once; with the tile's columns it stays in the second-level cache.
 const DEPTH: usize = 768;
 /// Tiles side by side in a task, which share the weights while these are in the cache.
@@ -570,6 +575,10 @@ impl Part<'_> {
                         continue;
                     }
                     if step == 1 && from >= 0 && from as usize + whole <= self.from.len() {
+                        if plane >= FAR {
+                            let ahead = from + AHEAD * plane as isize;
+                            simd::prefetch(self.from.as_ptr().wrapping_offset(ahead), part.len);
+                        }
                         copy(simd, self.from.as_ptr().offset(from), to, part.len, part.room);
                     } else {
                         for column in part.before..part.fits {
