@@ -10,11 +10,25 @@
 
 mod activation;
 mod array;
+mod attention;
+mod batch_norm;
+mod elementwise;
+mod layer_norm;
 mod operation;
 mod parallel;
 pub mod profile;
 mod simd;
+mod small_product;
+mod softmax;
+mod transposition;
+mod vectors;
 
 pub use activation::{Activate, Activation};
 pub use array::Array;
+pub use attention::Attention;
+pub use batch_norm::{BatchNorm, batch_moments};
+pub use elementwise::{Add, Affine, MeanTokens, Multiply};
+pub use layer_norm::{ChannelNorm, LayerNorm};
 pub use operation::{Cache, Operation, Saved, applies, run};
+pub use softmax::{CrossEntropy, Softmax};
+pub use transposition::SwapAxes;
