@@ -18,7 +18,7 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 }
 
 fn array<const D: usize>(x: &Tensor<D>) -> Array {
-    let values = x.to_data().into_vec::<f32>().expect("f32");
+    let values = x.to_data().try_into_vec::<f32>().expect("f32");
     Array::from_vec(values, &x.dims())
 }
 

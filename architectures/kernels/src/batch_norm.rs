@@ -14,7 +14,12 @@ use crate::vectors::{Body, Part, Target, each, over, parts, sums};
 ///
 /// No gradient flows through it: [`BatchNorm`]'s contains what they contribute.
 pub fn batch_moments(x: &Tensor<4>) -> Tensor<2> {
-    run(Moments, vec![x.clone().detach().into_dispatch()])
+    let moments = |x: Tensor<4>| run(Moments, vec![x.into_dispatch()]);
+    // Not `detach`, which leaves a tensor that wants gradients one that wants gradients.
+    match x.is_autodiff() {
+        true => moments(x.clone().inner()).autodiff(),
+        false => moments(x.clone()),
+    }
 }
 
 #[derive(Debug)]
