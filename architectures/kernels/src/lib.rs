@@ -10,17 +10,31 @@
 
 mod activation;
 mod array;
+mod attention;
+mod batch_norm;
 mod convolution;
+mod elementwise;
 mod fold;
 mod gemm;
+mod layer_norm;
 mod linear;
 mod operation;
 mod parallel;
 pub mod profile;
 mod simd;
+mod small_product;
+mod softmax;
+mod transposition;
+mod vectors;
 
 pub use activation::{Activate, Activation};
 pub use array::Array;
+pub use attention::Attention;
+pub use batch_norm::{BatchNorm, batch_moments};
 pub use convolution::Convolution;
+pub use elementwise::{Add, Affine, MeanTokens, Multiply};
+pub use layer_norm::{ChannelNorm, LayerNorm};
 pub use linear::Linear;
 pub use operation::{Cache, Operation, Saved, applies, run};
+pub use softmax::{CrossEntropy, Softmax};
+pub use transposition::SwapAxes;

@@ -1,6 +1,6 @@
 //! Vector arithmetic for every processor: the code is written once, and runs with AVX-512, AVX2 or neither, as found.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, MemMask, Simd, WithSimd};
 
 /// Runs with the widest vectors that the processor has.
 #[inline]
@@ -34,8 +34,8 @@ pub unsafe fn store<S: Simd>(_simd: S, pointer: *mut f32, values: S::f32s) {
 /// `count` values must exist there.
 #[inline(always)]
 pub unsafe fn load_some<S: Simd>(simd: S, pointer: *const f32, count: usize) -> S::f32s {
-    // SAFETY: the caller's promise.
-    simd.partial_load_f32s(unsafe { std::slice::from_raw_parts(pointer, count) })
+    // SAFETY: the caller's promise; what is masked is not touched.
+    unsafe { simd.mask_load_ptr_f32s(first(simd, count), pointer) }
 }
 
 /// Writes the first `count` lanes.
@@ -44,11 +44,21 @@ pub unsafe fn load_some<S: Simd>(simd: S, pointer: *const f32, count: usize) -> 
 /// `count` places must exist and be free to write.
 #[inline(always)]
 pub unsafe fn store_some<S: Simd>(simd: S, pointer: *mut f32, count: usize, values: S::f32s) {
-    // SAFETY: the caller's promise.
-    simd.partial_store_f32s(
-        unsafe { std::slice::from_raw_parts_mut(pointer, count) },
-        values,
-    );
+    // SAFETY: the caller's promise; what is masked is not touched.
+    unsafe { simd.mask_store_ptr_f32s(first(simd, count), pointer, values) }
+}
+
+/// The first `count` lanes, for the processor's own masked instructions: pulp's way for partial vectors is a call on x86.
+#[inline(always)]
+fn first<S: Simd>(simd: S, count: usize) -> MemMask<S::m32s> {
+    MemMask::new(simd.mask_between_m32s(0, count as u32).mask())
+}
+
+/// The first `count` lanes of `values`, and `rest` in the others.
+#[inline(always)]
+pub fn first_lanes<S: Simd>(simd: S, count: usize, values: S::f32s, rest: f32) -> S::f32s {
+    let mask = simd.mask_between_m32s(0, count as u32).mask();
+    simd.select_f32s(mask, values, simd.splat_f32s(rest))
 }
 
 /// The polynomial with these coefficients, the constant first.

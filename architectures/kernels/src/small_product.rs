@@ -1,0 +1,129 @@
+//! Matrix products small enough for one thread and its second-level cache.
+
+use pulp::{Simd, WithSimd};
+
+use crate::simd;
+
+/// Rows and columns of the matrices are padded to a multiple of this: of every vector's length and of every tile's rows.
+pub(crate) const PADDING: usize = 16;
+
+/// c = a·b, or c += a·b.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    /// Rows of c, a multiple of 8.
+    pub rows: usize,
+    /// Columns of c, a multiple of [`PADDING`].
+    pub columns: usize,
+    /// Over how many products is summed.
+    pub depth: usize,
+    pub a: *const f32,
+    /// From one row of c to the next.
+    pub a_row: usize,
+    /// From one summand to the next.
+    pub a_step: usize,
+    pub b: *const f32,
+    /// From one summand to the next; columns are neighbours.
+    pub b_step: usize,
+    pub c: *mut f32,
+    /// From one row to the next; columns are neighbours.
+    pub c_row: usize,
+    /// Whether c holds something to add to.
+    pub add: bool,
+}
+
+impl Product {
+    /// Computes it, in the order of the depth for every element.
+    ///
+    /// # Safety
+    /// The matrices must exist with these sizes, and c be free to write.
+    #[inline(always)]
+    pub unsafe fn compute<S: Simd>(self, simd: S) {
+        // Once per instruction set instead of once per call.
+        simd.vectorize(self);
+    }
+
+    /// All rows of `V` vectors of columns from `column`.
+    #[inline(always)]
+    unsafe fn panel<S: Simd, const V: usize>(&self, simd: S, column: usize) {
+        // SAFETY: as for `compute`.
+        unsafe {
+            if S::REGISTER_COUNT >= 32 {
+                for row in (0..self.rows).step_by(8) {
+                    self.tile::<S, 8, V>(simd, row, column);
+                }
+            } else {
+                for row in (0..self.rows).step_by(4) {
+                    self.tile::<S, 4, V>(simd, row, column);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        column: usize,
+    ) {
+        let lanes = S::F32_LANES;
+        // SAFETY: as for `compute`.
+        unsafe {
+            let mut sums = [[simd.splat_f32s(0.0); V]; R];
+            let mut a = self.a.add(row * self.a_row);
+            let mut b = self.b.add(column);
+            for _ in 0..self.depth {
+                let mut values = [simd.splat_f32s(0.0); V];
+                for (number, value) in values.iter_mut().enumerate() {
+                    *value = simd::load(simd, b.add(number * lanes));
+                }
+                for (number, sums) in sums.iter_mut().enumerate() {
+                    let factor = simd.splat_f32s(*a.add(number * self.a_row));
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum = simd.mul_add_f32s(factor, value, *sum);
+                    }
+                }
+                a = a.wrapping_add(self.a_step);
+                b = b.wrapping_add(self.b_step);
+            }
+            for (number, sums) in sums.iter().enumerate() {
+                let c = self.c.add((row + number) * self.c_row + column);
+                for (number, &sum) in sums.iter().enumerate() {
+                    let c = c.add(number * lanes);
+                    let sum = match self.add {
+                        true => simd.add_f32s(simd::load(simd, c), sum),
+                        false => sum,
+                    };
+                    simd::store(simd, c, sum);
+                }
+            }
+        }
+    }
+}
+
+impl WithSimd for Product {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = S::F32_LANES;
+        let mut column = 0;
+        while column < self.columns {
+            // SAFETY: promised to `compute`.
+            unsafe {
+                // No panel of one vector where two of two are possible.
+                let vectors = match (self.columns - column) / lanes {
+                    1 => 1,
+                    2 | 4 => 2,
+                    _ => 3,
+                };
+                match vectors {
+                    1 => self.panel::<S, 1>(simd, column),
+                    2 => self.panel::<S, 2>(simd, column),
+                    _ => self.panel::<S, 3>(simd, column),
+                }
+                column += vectors * lanes;
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+use burn::tensor::{Tensor, activation, module};
+use netkin_kernels::{Activation, BatchNorm, ChannelNorm, LayerNorm, batch_moments, run};
+use proptest::prelude::*;
+
+use super::common::{compare, distance, random};
+use super::{check_bits, flat, parameter};
+
+const EPSILON: f64 = 1e-5;
+
+/// x · scale + shift over the channels of images.
+fn per_channel(x: Tensor<4>, scale: Tensor<4>, shift: Tensor<4>) -> Tensor<4> {
+    x * scale.swap_dims(1, 3) + shift.swap_dims(1, 3)
+}
+
+fn three<const D: usize>(x: Tensor<D>, scale: Tensor<D>, shift: Tensor<D>) -> Vec<burn::backend::tensor::FloatTensor<burn::backend::Dispatch>> {
+    vec![
+        x.into_dispatch(),
+        flat(scale).into_dispatch(),
+        flat(shift).into_dispatch(),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn layer_norm(batch in 1..4usize, tokens in 1..70usize, channels in 2..300usize) {
+        let inputs = [random([batch, tokens, channels]), parameter(channels), parameter(channels)];
+        compare(
+            &inputs,
+            |[x, scale, shift]| run(LayerNorm { epsilon: EPSILON }, three(x, scale, shift)),
+            |[x, scale, shift]| {
+                let centred = x.clone() - x.mean_dim(2);
+                let variance = centred.clone().square().mean_dim(2);
+                centred / (variance + EPSILON).sqrt() * scale + shift
+            },
+            1e-5,
+        );
+        let [x, scale, shift] = inputs;
+        check_bits::<3, 3>(LayerNorm { epsilon: EPSILON }, x, &[flat(scale), flat(shift)]);
+    }
+
+    #[test]
+    fn channel_norm(batch in 1..4usize, channels in 2..70usize, height in 1..40usize, width in 1..40usize) {
+        let inputs = [random([batch, channels, height, width]), parameter(channels), parameter(channels)];
+        compare(
+            &inputs,
+            |[x, scale, shift]| run(ChannelNorm { epsilon: EPSILON }, three(x, scale, shift)),
+            |[x, scale, shift]| {
+                let centred = x.clone() - x.mean_dim(1);
+                let variance = centred.clone().square().mean_dim(1);
+                per_channel(centred / (variance + EPSILON).sqrt(), scale, shift)
+            },
+            2e-5,
+        );
+        let [x, scale, shift] = inputs;
+        check_bits::<4, 4>(ChannelNorm { epsilon: EPSILON }, x, &[flat(scale), flat(shift)]);
+    }
+
+    #[test]
+    fn batch_norm(batch in 1..5usize, channels in 1..9usize, height in 2..20usize, width in 1..20usize) {
+        let inputs = [random([batch, channels, height, width]), parameter(channels), parameter(channels)];
+        for kind in [Activation::Identity, Activation::Relu6, Activation::Silu] {
+            compare(
+                &inputs,
+                |[x, scale, shift]| {
+                    let moments = batch_moments(&x);
+                    let mut inputs = three(x, scale, shift);
+                    inputs.push(moments.into_dispatch());
+                    run(BatchNorm { epsilon: EPSILON, activation: kind }, inputs)
+                },
+                |[x, scale, shift]| {
+                    let mean = |x: Tensor<4>| x.mean_dim(0).mean_dim(2).mean_dim(3);
+                    let centred = x.clone() - mean(x);
+                    let variance = mean(centred.clone().square());
+                    let y = per_channel(centred / (variance + EPSILON).sqrt(), scale, shift);
+                    match kind {
+                        Activation::Relu6 => activation::hardtanh(y, 0.0, 6.0),
+                        Activation::Silu => activation::silu(y),
+                        _ => y,
+                    }
+                },
+                3e-5,
+            );
+        }
+    }
+}
+
+#[test]
+fn moments_of_values_far_from_zero_are_exact() {
+    let x = random([3, 2, 30, 31]);
+    let near = batch_moments(&x).narrow(0, 1, 1);
+    let far = batch_moments(&(x.clone() + 100.0)).narrow(0, 1, 1);
+    assert!(distance(far, near) < 1e-4);
+    let burn = module::batch_norm_train(x.clone(), Tensor::ones([2], &x.device()), Tensor::zeros([2], &x.device()), EPSILON);
+    let expected = Tensor::stack::<2>(vec![burn.mean, burn.variance], 0);
+    assert!(distance(batch_moments(&x), expected) < 1e-5);
+}
