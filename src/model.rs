@@ -1,6 +1,7 @@
 //! A network with its weights and their preprocessing.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData};
+use netkin_architectures::layers::scale_and_shift;
 use netkin_architectures::{Architecture, Entry, Network, Outputs, Taps};
 use netkin_weights::{CropMode, Interpolation, Loaded, Precision, Preprocessing};
 
@@ -179,16 +180,14 @@ impl Model {
 
     /// (pixels − mean) / deviation, per channel.
     fn normalise(&self, pixels: Tensor<4>) -> Tensor<4> {
-        let per_channel = |values: [f32; 3], f: fn(f64) -> f64| {
-            let values = values.map(|value| f(widen(value)));
-            Tensor::<4>::from_data(
-                TensorData::new(values.to_vec(), [1, 3, 1, 1]),
-                (&self.device, self.precision.dtype()),
-            )
+        let Preprocessing { mean, std, .. } = &self.preprocessing;
+        let per_channel = |value: &dyn Fn(usize) -> f64| {
+            let values = TensorData::from(std::array::from_fn::<f64, 3, _>(value));
+            Tensor::<1>::from_data(values, (&self.device, self.precision.dtype()))
         };
-        let mean = per_channel(self.preprocessing.mean, |mean| mean);
-        let std = per_channel(self.preprocessing.std, |std| std);
-        (pixels - mean) / std
+        let scale = per_channel(&|channel| 1.0 / widen(std[channel]));
+        let shift = per_channel(&|channel| -widen(mean[channel]) / widen(std[channel]));
+        scale_and_shift(pixels, 1, scale, Some(shift))
     }
 }
 
@@ -200,17 +199,7 @@ fn widen(value: f32) -> f64 {
         .expect("a printed number can be read")
 }
 
-/// Cross-entropy of logits `[batch, class]` with one label per image, each by itself: `[batch]`.
-pub fn cross_entropy(logits: Tensor<2>, labels: &[usize]) -> Tensor<1> {
-    let labels: Vec<i64> = labels.iter().map(|&label| label as i64).collect();
-    let count = labels.len();
-    let device = logits.device().without_autodiff();
-    let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [count, 1]), &device);
-    activation::log_softmax(logits, 1)
-        .gather(1, labels)
-        .reshape([count])
-        .neg()
-}
+pub use netkin_architectures::layers::cross_entropy;
 
 /// The index of the largest value of each row; the first of equals.
 pub fn argmax(logits: Tensor<2>) -> Vec<usize> {

@@ -132,6 +132,22 @@ fn the_residual_has_the_gradient_before_the_activation() {
 }
 
 #[test]
+fn windows_that_tile_the_image_are_like_any_other() {
+    for (size, groups) in [(2, 1), (4, 1), (3, 2)] {
+        let layer = layer(size, [(0, 0); 2], 1, groups);
+        compare(
+            &[
+                random([2, 3 * groups, 4 * size, 5 * size]),
+                random([10 * groups, 3, size, size]),
+            ],
+            |[x, weight]| run(layer.clone(), vec![x.into_dispatch(), weight.into_dispatch()]),
+            |[x, weight]| plain(&layer, x, weight, None),
+            3e-5,
+        );
+    }
+}
+
+#[test]
 fn an_image_does_not_depend_on_the_others() {
     let layer = Convolution {
         trainable: false,

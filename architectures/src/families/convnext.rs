@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
     Activation, Conv2d, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise,
-    global_average_pool,
+    Then, global_average_pool,
 };
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
@@ -300,7 +300,7 @@ impl Stage {
 #[derive(Module, Debug)]
 struct Block {
     conv_dw: Conv2d,
-    norm: LayerNorm,
+    norm: LayerNorm2d,
     mlp: Mlp,
     gamma: Option<Param<Tensor<1>>>,
 }
@@ -310,7 +310,7 @@ impl Block {
         let depthwise = Conv2d::config(channels, channels, 7).groups(channels);
         Self {
             conv_dw: depthwise.bias().build(device),
-            norm: LayerNorm::new(channels, EPSILON, device),
+            norm: LayerNorm2d::new(channels, EPSILON, device),
             mlp: Mlp::new(config, channels, device),
             gamma: config
                 .layer_scale
@@ -319,16 +319,13 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = self.conv_dw.forward(x.clone()).permute([0, 2, 3, 1]);
-        let mut y = self.mlp.forward(self.norm.forward(y));
-        if let Some(gamma) = &self.gamma {
-            y = y * gamma.val().unsqueeze::<4>();
-        }
-        x + y.permute([0, 3, 1, 2])
+        let y = self.norm.forward(self.conv_dw.forward(x.clone()));
+        let then = Then::scale(self.gamma.as_ref()).residual(x);
+        self.mlp.forward_then(y, then)
     }
 }
 
-/// Linear, GELU, response normalisation (V2), linear, over `[batch, height, width, channel]`.
+/// Linear, GELU, response normalisation (V2), linear, over the channels of `[batch, channel, height, width]`.
 #[derive(Module, Debug)]
 struct Mlp {
     fc1: Pointwise,
@@ -348,11 +345,11 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut x = Activation::Gelu.forward(self.fc1.forward(x));
+    fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
+        let mut x = self.fc1.forward_then(x, Then::activation(Activation::Gelu));
         if let Some(grn) = &self.grn {
             x = grn.forward(x);
         }
-        self.fc2.forward(x)
+        self.fc2.forward_then(x, then)
     }
 }

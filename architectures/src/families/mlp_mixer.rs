@@ -6,7 +6,10 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::layers::{Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed};
+use crate::layers::{
+    Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed, add, mean_of_tokens, multiply,
+    scale_and_shift,
+};
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
 use crate::taps::Taps;
@@ -196,7 +199,7 @@ impl Architecture for MlpMixer {
             x = taps.map(|| format!("blocks.{index}"), block.forward(x));
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(x));
-        let features = x.mean_dim(1).squeeze_dim(1);
+        let features = mean_of_tokens(x);
         Outputs {
             logits: self.head.forward(features.clone()),
             features,
@@ -333,7 +336,8 @@ impl ResidualBlock {
         let y = self
             .linear_tokens
             .forward_across(y, Activation::Identity, None);
-        let x = x + y * self.ls1.val().unsqueeze();
+        let y = scale_and_shift(y, 2, self.ls1.val(), None);
+        let x = add(y, x, Activation::Identity);
         let y = self.norm2.forward(x.clone());
         self.mlp_channels.forward_residual(y, Some(&self.ls2), x)
     }
@@ -398,7 +402,8 @@ impl SpatialGate {
         let half = x.dims()[2] / 2;
         let values = x.clone().narrow(2, 0, half);
         let gates = self.norm.forward(x.narrow(2, half, half));
-        values * self.proj.forward_across(gates, Activation::Identity, None)
+        let gates = self.proj.forward_across(gates, Activation::Identity, None);
+        multiply(values, gates)
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
     Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then,
-    average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
+    add, average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
 };
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
@@ -381,10 +381,10 @@ impl Norm {
             }
             Self::Group(norm) => {
                 let y = norm.forward(conv.forward(x));
-                activation.forward(match residual {
-                    Some(residual) => y + residual,
-                    None => y,
-                })
+                match residual {
+                    Some(residual) => add(y, residual, activation),
+                    None => activation.forward(y),
+                }
             }
         }
     }
@@ -541,7 +541,7 @@ impl Block {
             None => norm.after(conv, y, Some(shortcut), Activation::Relu),
             Some(se) => {
                 let y = se.forward(norm.after(conv, y, None, Activation::Identity));
-                Activation::Relu.forward(y + shortcut)
+                add(y, shortcut, Activation::Relu)
             }
         }
     }

@@ -23,18 +23,24 @@ impl Attention {
         }
     }
 
-    /// shortcut + scale·attention(x) over `[batch, token, channel]`, the scale `[channel]`, if there is one.
+    /// shortcut + gamma·attention(x) over `[batch, token, channel]`, gamma `[channel]`, if there is one.
     pub fn forward_residual(
         &self,
         x: Tensor<3>,
-        scale: Option<&Param<Tensor<1>>>,
+        gamma: Option<&Param<Tensor<1>>>,
         shortcut: Tensor<3>,
     ) -> Tensor<3> {
         let [batch, tokens, channels] = x.dims();
         let size = channels / self.heads;
-        let qkv = self
-            .qkv
-            .forward(x)
+        let scale = (size as f64).powf(-0.5);
+        let qkv = self.qkv.forward(x);
+        if netkin_kernels::applies(&qkv) {
+            let heads = self.heads;
+            let operation = netkin_kernels::Attention { heads, scale };
+            let mixed = netkin_kernels::run(operation, vec![qkv.into_dispatch()]);
+            return self.proj.forward_residual(mixed, gamma, shortcut);
+        }
+        let qkv = qkv
             .reshape([batch, tokens, 3, self.heads, size])
             .permute([2, 0, 3, 1, 4]);
         let part = |index| {
@@ -43,10 +49,10 @@ impl Attention {
                 .reshape([batch, self.heads, tokens, size])
         };
         let scores = part(0)
-            .mul_scalar((size as f64).powf(-0.5))
+            .mul_scalar(scale)
             .matmul(part(1).transpose());
         let mixed = activation::softmax(scores, 3).matmul(part(2));
         let mixed = mixed.swap_dims(1, 2).reshape([batch, tokens, channels]);
-        self.proj.forward_residual(mixed, scale, shortcut)
+        self.proj.forward_residual(mixed, gamma, shortcut)
     }
 }

@@ -5,7 +5,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::{Activation, Cache, Convolution};
 
-use super::BatchNorm2d;
+use super::{BatchNorm2d, add, scale_and_shift};
 
 /// How the border of an image is treated; what is added is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,19 +99,20 @@ impl<'a> Then<'a> {
 
     /// What follows, step by step.
     pub(super) fn after(self, y: Tensor<4>) -> Tensor<4> {
+        let last = self.scale.is_none() && self.residual.is_none();
         let y = match self.norm {
-            Some(norm) => norm.forward(y),
+            Some(norm) if last => return norm.forward(y, self.activation),
+            Some(norm) => norm.forward(y, Activation::Identity),
             None => y,
         };
         let y = match self.scale {
-            Some(scale) => y * scale.val().reshape([1, -1, 1, 1]),
+            Some(scale) => scale_and_shift(y, 1, scale.val(), None),
             None => y,
         };
-        let y = match self.residual {
-            Some(residual) => y + residual,
-            None => y,
-        };
-        self.activation.forward(y)
+        match self.residual {
+            Some(residual) => add(y, residual, self.activation),
+            None => self.activation.forward(y),
+        }
     }
 }
 
@@ -150,18 +151,13 @@ impl Conv2d {
 
     /// The convolution and what follows it.
     pub fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
-        let weight = self.weight.val();
-        let trainable = weight.is_require_grad();
-        let fuses = !trainable && then.norm.is_none_or(BatchNorm2d::is_fixed);
+        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
         if !netkin_kernels::applies(&x) {
-            let y = self.forward_plain(x, weight);
-            return then.after(y);
+            return then.after(self.forward_plain(x, weight, bias));
         }
         let [_, _, height, width] = x.dims();
         let [_, _, kernel_height, kernel_width] = weight.dims();
-        let mut inputs = vec![x.into_dispatch(), weight.into_dispatch()];
-        inputs.extend(self.bias.as_ref().map(|bias| bias.val().into_dispatch()));
-        let mut operation = Convolution {
+        let convolution = Convolution {
             stride: [self.stride; 2],
             padding: [
                 self.amount(height, kernel_height),
@@ -169,36 +165,18 @@ impl Conv2d {
             ],
             dilation: [self.dilation; 2],
             groups: self.groups,
-            bias: self.bias.is_some(),
-            norm: None,
-            scale: false,
-            residual: false,
-            activation: Activation::Identity,
-            trainable,
-            cache: self.cache.clone(),
+            ..Convolution::pointwise(self.cache.clone())
         };
-        if !fuses {
-            let y = netkin_kernels::run(operation, inputs);
-            return then.after(y);
-        }
-        if let Some(norm) = then.norm {
-            operation.norm = Some(norm.epsilon());
-            inputs.extend(norm.parts().map(Tensor::into_dispatch));
-        }
-        if let Some(scale) = then.scale {
-            operation.scale = true;
-            inputs.push(scale.val().into_dispatch());
-        }
-        if let Some(residual) = then.residual {
-            operation.residual = true;
-            inputs.push(residual.into_dispatch());
-        }
-        operation.activation = then.activation;
-        netkin_kernels::run(operation, inputs)
+        fused(convolution, x, weight, bias, then)
     }
 
     /// By Burn's own operation.
-    fn forward_plain(&self, x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+    fn forward_plain(
+        &self,
+        x: Tensor<4>,
+        weight: Tensor<4>,
+        bias: Option<Tensor<1>>,
+    ) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let [_, _, kernel_height, kernel_width] = weight.dims();
         let mut options =
@@ -207,13 +185,44 @@ impl Conv2d {
             self.amount(height, kernel_height),
             self.amount(width, kernel_width),
         ];
-        module::conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
+        module::conv2d(x, weight, bias, options)
     }
 
     fn amount(&self, size: usize, kernel: usize) -> (usize, usize) {
         self.padding
             .amount(size, kernel, self.stride, self.dilation)
     }
+}
+
+/// A convolution by the kernels, together with what follows it as far as nothing of it is trained.
+pub(super) fn fused(
+    mut convolution: Convolution,
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    then: Then,
+) -> Tensor<4> {
+    convolution.trainable = weight.is_tracked();
+    convolution.bias = bias.is_some();
+    let mut inputs = vec![x.into_dispatch(), weight.into_dispatch()];
+    inputs.extend(bias.map(Tensor::into_dispatch));
+    if convolution.trainable || !then.norm.is_none_or(BatchNorm2d::is_fixed) {
+        return then.after(netkin_kernels::run(convolution, inputs));
+    }
+    if let Some(norm) = then.norm {
+        convolution.norm = Some(norm.epsilon());
+        inputs.extend(norm.parts().map(Tensor::into_dispatch));
+    }
+    if let Some(scale) = then.scale {
+        convolution.scale = true;
+        inputs.push(scale.val().into_dispatch());
+    }
+    if let Some(residual) = then.residual {
+        convolution.residual = true;
+        inputs.push(residual.into_dispatch());
+    }
+    convolution.activation = then.activation;
+    netkin_kernels::run(convolution, inputs)
 }
 
 impl Conv2dConfig {

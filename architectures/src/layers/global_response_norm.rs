@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 /// Scales each channel by its strength over the whole image, relative to that of the other channels, and adds the result
 /// to the input (Woo et al. 2023, ConvNeXt V2).
 ///
-/// Over `[batch, height, width, channel]`.
+/// Over `[batch, channel, height, width]`.
 #[derive(Module, Debug)]
 pub struct GlobalResponseNorm {
     /// `[channel]`.
@@ -30,10 +30,10 @@ impl GlobalResponseNorm {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         // A channel that is zero everywhere has no gradient of its norm, and the square root one of infinity: the bound,
         // far below the epsilon, makes it zero.
-        let squares = x.clone().square().sum_dim(1).sum_dim(2);
+        let squares = x.clone().square().sum_dim(2).sum_dim(3);
         let strength = squares.clamp_min(f64::from(f32::MIN_POSITIVE)).sqrt();
-        let relative = strength.clone() / (strength.mean_dim(3) + Self::EPSILON);
-        let per_channel = |values: &Param<Tensor<1>>| values.val().unsqueeze::<4>();
+        let relative = strength.clone() / (strength.mean_dim(1) + Self::EPSILON);
+        let per_channel = |values: &Param<Tensor<1>>| values.val().reshape([1, -1, 1, 1]);
         x * (relative * per_channel(&self.weight) + 1.0) + per_channel(&self.bias)
     }
 }
@@ -47,13 +47,13 @@ mod tests {
         let device = Device::flex();
         let mut norm = GlobalResponseNorm::new(2, &device);
         norm.weight = Initializer::Ones.init([2], &device);
-        let x = Tensor::<4>::from_data([[[[3.0, 0.0], [4.0, 0.0]]]], &device)
+        let x = Tensor::<4>::from_data([[[[3.0, 4.0]], [[0.0, 0.0]]]], &device)
             .autodiff()
             .require_grad();
         let y = norm.forward(x.clone());
         // The strengths are 5 and 0, their mean 2.5: the first channel grows by the factor 1 + 2.
         y.clone().inner().into_data().assert_approx_eq::<f32>(
-            &[[[[9.0f32, 0.0], [12.0, 0.0]]]].into(),
+            &[[[[9.0f32, 12.0]], [[0.0, 0.0]]]].into(),
             burn::tensor::Tolerance::relative(1e-5),
         );
         let gradient = x.grad(&y.sum().backward()).unwrap().into_data();

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::{Activation, Linear};
+use super::{Activation, Linear, multiply};
 
 /// Linear, half of it times the activation of the other half, linear, over the last axis
 /// (Dauphin et al. 2017, Shazeer 2020).
@@ -56,7 +56,7 @@ impl GluMlp {
         let half = hidden.dims()[axis] / 2;
         let values = hidden.clone().narrow(axis, 0, half);
         let gates = hidden.narrow(axis, half, half);
-        values * self.activation.forward(gates)
+        multiply(values, self.activation.forward(gates))
     }
 }
 

@@ -4,6 +4,9 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::{Activation, Cache};
 
+use super::conv::fused;
+use super::{Then, add, scale_and_shift};
+
 /// y = x·Wᵀ + b over the last axis.
 #[derive(Module, Debug)]
 pub struct Linear {
@@ -72,51 +75,35 @@ impl Linear {
         self.compute(x, Activation::Identity, scale, Some(shortcut))
     }
 
-    /// The map over the middle axis: `[batch, input, other]` → `[batch, output, other]`; an activation behind it, and then
-    /// something of the output's shape added, if there is something.
+    /// act(map(x) + shortcut) with the map over the middle axis: `[batch, input, other]` → `[batch, output, other]`; the
+    /// shortcut of the output's shape, if there is one.
     pub fn forward_across(
         &self,
         x: Tensor<3>,
         activation: Activation,
         shortcut: Option<Tensor<3>>,
     ) -> Tensor<3> {
-        let [batch, inputs, others] = x.dims();
+        let ([batch, _, others], [outputs, _]) = (x.dims(), self.weight.dims());
+        let flat = |x: Tensor<3>| {
+            let [batch, channels, others] = x.dims();
+            x.reshape([batch, channels, others, 1])
+        };
+        let then = Then::activation(activation).residual(shortcut.map(flat));
+        self.forward_channels(flat(x), then)
+            .reshape([batch, outputs, others])
+    }
+
+    /// The map at every place: `[batch, input, height, width]` → `[batch, output, height, width]`, and what follows.
+    pub fn forward_channels(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
-        let trainable = weight.is_require_grad();
         if !netkin_kernels::applies(&x) {
-            let y = module::linear(x.swap_dims(1, 2), weight.transpose(), bias).swap_dims(1, 2);
-            return follow(activation.forward(y), None, shortcut);
+            let y = module::linear(x.permute([0, 2, 3, 1]), weight.transpose(), bias);
+            return then.after(y.permute([0, 3, 1, 2]));
         }
-        // The same as a 1×1 convolution in which the middle axis is that of the channels.
-        let [outputs, _] = weight.dims();
-        let fused = !trainable && (activation == Activation::Identity || shortcut.is_none());
-        let (residual, later) = match fused {
-            true => (shortcut, None),
-            false => (None, shortcut),
-        };
-        let operation = netkin_kernels::Convolution {
-            stride: [1; 2],
-            padding: [(0, 0); 2],
-            dilation: [1; 2],
-            groups: 1,
-            bias: bias.is_some(),
-            norm: None,
-            scale: false,
-            residual: residual.is_some(),
-            activation,
-            trainable,
-            cache: self.cache.clone(),
-        };
-        let mut inputs = vec![
-            x.reshape([batch, inputs, others, 1]).into_dispatch(),
-            weight.reshape([outputs, inputs, 1, 1]).into_dispatch(),
-        ];
-        inputs.extend(bias.map(Tensor::into_dispatch));
-        inputs.extend(
-            residual.map(|x| x.reshape([batch, outputs, others, 1]).into_dispatch()),
-        );
-        let y: Tensor<4> = netkin_kernels::run(operation, inputs);
-        follow(y.reshape([batch, outputs, others]), None, later)
+        let [outputs, inputs] = weight.dims();
+        let weight = weight.reshape([outputs, inputs, 1, 1]);
+        let convolution = netkin_kernels::Convolution::pointwise(self.cache.clone());
+        fused(convolution, x, weight, bias, then)
     }
 
     fn compute<const D: usize>(
@@ -127,7 +114,7 @@ impl Linear {
         residual: Option<Tensor<D>>,
     ) -> Tensor<D> {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
-        let trainable = weight.is_require_grad();
+        let trainable = weight.is_tracked();
         let scale = scale.map(Param::val);
         let fuses_scale = !trainable || scale.is_none();
         if netkin_kernels::applies(&x) {
@@ -165,11 +152,11 @@ fn follow<const D: usize>(
     residual: Option<Tensor<D>>,
 ) -> Tensor<D> {
     let y = match scale {
-        Some(scale) => y * scale.unsqueeze(),
+        Some(scale) => scale_and_shift(y, D - 1, scale, None),
         None => y,
     };
     match residual {
-        Some(residual) => y + residual,
+        Some(residual) => add(y, residual, Activation::Identity),
         None => y,
     }
 }

@@ -6,6 +6,7 @@
 //! A layer trains (batch norm: takes the batch's statistics) only if its parameters were made on an autodiff device and
 //! are not frozen. On parameters without autodiff everything is in evaluation mode, whatever the input tracks.
 
+mod arithmetic;
 mod attention;
 mod conv;
 mod global_response_norm;
@@ -20,6 +21,7 @@ mod pool;
 mod scale;
 mod squeeze_excite;
 
+pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, scale_and_shift, transposed};
 pub use attention::Attention;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use global_response_norm::GlobalResponseNorm;

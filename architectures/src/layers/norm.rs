@@ -2,6 +2,7 @@
 
 use burn::module::{Flag, Initializer, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor, module};
+use netkin_kernels::Activation;
 
 /// Batch normalisation over `[batch, channel, height, width]` (Ioffe & Szegedy 2015).
 ///
@@ -47,13 +48,14 @@ impl BatchNorm2d {
         self
     }
 
-    /// The shape stays.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// Normalisation and an activation behind it; the shape stays.
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         if !self.is_fixed() {
-            return self.forward_training(x, self.weight.val(), self.bias.val());
+            return self.forward_training(x, self.weight.val(), self.bias.val(), activation);
         }
         let [weight, bias, mean, variance] = self.parts();
-        module::batch_norm(x, weight, bias, mean, variance, self.epsilon)
+        let y = module::batch_norm(x, weight, bias, mean, variance, self.epsilon);
+        activation.forward(y)
     }
 
     /// Whether it only scales and shifts, by parameters that want no gradients.
@@ -71,18 +73,46 @@ impl BatchNorm2d {
         [self.weight.val(), self.bias.val(), mean, variance]
     }
 
-    fn forward_training(&self, x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>) -> Tensor<4> {
-        let [batch, _, height, width] = x.dims();
-        let count = (batch * height * width) as f64;
+    fn forward_training(
+        &self,
+        x: Tensor<4>,
+        weight: Tensor<1>,
+        bias: Tensor<1>,
+        activation: Activation,
+    ) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        if netkin_kernels::applies(&x) {
+            let moments = netkin_kernels::batch_moments(&x);
+            let moment = |index| moments.clone().narrow(0, index, 1).reshape([channels]);
+            self.follow(moment(0), moment(1), batch * height * width);
+            let inputs = vec![
+                x.into_dispatch(),
+                weight.into_dispatch(),
+                bias.into_dispatch(),
+                moments.into_dispatch(),
+            ];
+            let epsilon = self.epsilon;
+            let operation = netkin_kernels::BatchNorm {
+                epsilon,
+                activation,
+            };
+            return netkin_kernels::run(operation, inputs);
+        }
         let result = module::batch_norm_train(x, weight, bias, self.epsilon);
+        self.follow(result.mean, result.variance, batch * height * width);
+        activation.forward(result.output)
+    }
+
+    /// Lets the running statistics follow those of a batch with so many values per channel.
+    fn follow(&self, mean: Tensor<1>, variance: Tensor<1>, count: usize) {
+        let count = count as f64;
         let follow = |running: &RunningState<Tensor<1>>, now: Tensor<1>| {
             let kept = running.value_sync().mul_scalar(1.0 - Self::MOMENTUM);
             running.update((kept + now.detach().mul_scalar(Self::MOMENTUM)).detach());
         };
-        follow(&self.running_mean, result.mean);
-        let unbiased = result.variance.mul_scalar(count / (count - 1.0).max(1.0));
+        follow(&self.running_mean, mean);
+        let unbiased = variance.mul_scalar(count / (count - 1.0).max(1.0));
         follow(&self.running_var, unbiased);
-        result.output
     }
 }
 
@@ -108,7 +138,12 @@ impl LayerNorm {
 
     /// `[…, channel]`; the shape stays.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        module::layer_norm(x, self.weight.val(), Some(self.bias.val()), self.epsilon)
+        let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
+        if netkin_kernels::applies(&x) {
+            let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+            return netkin_kernels::run(netkin_kernels::LayerNorm { epsilon }, inputs.into());
+        }
+        module::layer_norm(x, weight, Some(bias), epsilon)
     }
 }
 
@@ -139,9 +174,13 @@ impl LayerNorm2d {
 
     /// The shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
+        if netkin_kernels::applies(&x) {
+            let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+            return netkin_kernels::run(netkin_kernels::ChannelNorm { epsilon }, inputs.into());
+        }
         let last = x.permute([0, 2, 3, 1]);
-        let (weight, bias) = (self.weight.val(), Some(self.bias.val()));
-        module::layer_norm(last, weight, bias, self.epsilon).permute([0, 3, 1, 2])
+        module::layer_norm(last, weight, Some(bias), epsilon).permute([0, 3, 1, 2])
     }
 }
 

@@ -2,6 +2,10 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, module};
+use netkin_kernels::{Activation, Cache, Convolution};
+
+use super::conv::fused;
+use super::{Then, transposed};
 
 /// Cuts an image into square patches and maps each linearly to a token (Dosovitskiy et al. 2021).
 #[derive(Module, Debug)]
@@ -9,6 +13,8 @@ pub struct PatchEmbed {
     proj: Projection,
     image_size: usize,
     patch_size: usize,
+    #[module(skip)]
+    cache: Cache,
 }
 
 /// The map, kept as timm's convolution has it.
@@ -36,6 +42,7 @@ impl PatchEmbed {
             },
             image_size,
             patch_size,
+            cache: Cache::default(),
         }
     }
 
@@ -56,15 +63,24 @@ impl PatchEmbed {
             size = self.image_size,
         );
         let size = self.patch_size;
+        let (weight, bias) = (self.proj.weight.val(), self.proj.bias.val());
+        let [channels, ..] = weight.dims();
+        if netkin_kernels::applies(&images) {
+            let convolution = Convolution {
+                stride: [size; 2],
+                ..Convolution::pointwise(self.cache.clone())
+            };
+            let then = Then::activation(Activation::Identity);
+            let planes = fused(convolution, images, weight, Some(bias), then);
+            return transposed(planes.reshape([batch, channels, self.tokens()]));
+        }
         let inputs = colours * size * size;
         let patches = images
             .reshape([batch, colours, height / size, size, width / size, size])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch, self.tokens(), inputs]);
-        let weight = self.proj.weight.val();
-        let [channels, ..] = weight.dims();
         let weight = weight.reshape([channels, inputs]).transpose();
-        module::linear(patches, weight, Some(self.proj.bias.val()))
+        module::linear(patches, weight, Some(bias))
     }
 }
 

@@ -1,12 +1,11 @@
 //! A linear map of the channels at every place.
 
-use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor, module};
+use burn::module::{Initializer, Module};
+use burn::tensor::{Device, Tensor};
 
-use super::{Conv2d, Linear};
+use super::{Conv2d, Linear, Then};
 
-/// y = x·Wᵀ + b over the last axis of `[batch, height, width, channel]`, whose weights some networks keep as those of a
-/// 1×1 convolution.
+/// A 1×1 convolution over `[batch, channel, height, width]`, whose weights some networks keep as those of a linear map.
 #[derive(Module, Debug)]
 pub enum Pointwise {
     /// Weights `[output, input]`.
@@ -31,16 +30,11 @@ impl Pointwise {
         Self::Convolution(conv)
     }
 
-    /// `[batch, height, width, input]` → `[batch, height, width, output]`.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// `[batch, input, height, width]` → `[batch, output, height, width]`, and what follows.
+    pub fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
         match self {
-            Self::Linear(linear) => linear.forward(x),
-            Self::Convolution(conv) => {
-                let weight = conv.weight.val();
-                let [outputs, inputs, ..] = weight.dims();
-                let weight = weight.reshape([outputs, inputs]).transpose();
-                module::linear(x, weight, conv.bias.as_ref().map(Param::val))
-            }
+            Self::Linear(linear) => linear.forward_channels(x, then),
+            Self::Convolution(conv) => conv.forward_then(x, then),
         }
     }
 }

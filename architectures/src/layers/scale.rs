@@ -3,6 +3,8 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::scale_and_shift;
+
 /// Scales each channel of a residual branch (Touvron et al. 2021).
 #[derive(Module, Debug)]
 pub struct LayerScale {
@@ -44,6 +46,9 @@ impl Affine {
 
     /// `[batch, token, channel]`; the shape stays.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        x * self.alpha.val() + self.beta.val()
+        let (alpha, beta) = (self.alpha.val(), self.beta.val());
+        let [_, _, channels] = alpha.dims();
+        let [alpha, beta] = [alpha, beta].map(|values| values.reshape([channels]));
+        scale_and_shift(x, 2, alpha, Some(beta))
     }
 }

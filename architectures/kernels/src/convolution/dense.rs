@@ -68,8 +68,10 @@ struct Grid<'a> {
     groups: usize,
     /// Channels of one group that are read.
     inputs: usize,
-    /// Channels of one group that are written.
+    /// Rows of one group: channels that are written, times the places of the window.
     outputs: usize,
+    /// So many places, rows and columns, are written per channel and place of the grid.
+    window: [usize; 2],
     from: [usize; 2],
     to: [usize; 2],
     /// Rows and columns of the grid.
@@ -88,6 +90,15 @@ struct Finish<'a> {
     residual: Option<&'a [f32]>,
     activation: Activation,
     slope: Option<Pointer>,
+}
+
+impl Finish<'_> {
+    const NOTHING: Self = Finish {
+        fold: None,
+        residual: None,
+        activation: Activation::Identity,
+        slope: None,
+    };
 }
 
 /// See [`Convolution`](super::Convolution). The second array is the activation's slope, if it must be kept.
@@ -128,6 +139,7 @@ pub(crate) fn forward(
         groups,
         inputs,
         outputs: outputs_of_group,
+        window: [1, 1],
         from: geometry.input,
         to: geometry.output,
         size: geometry.output,
@@ -164,6 +176,34 @@ pub(crate) fn input_gradient(
     sources.extend(scale.iter().flat_map(|(_, sources)| sources.iter()));
     let mut output = Output::new(&geometry.input_shape());
     let to = output.pointer();
+    if geometry.is_tiling() {
+        // Windows do not overlap: one product gives all places of a window.
+        let pack = || {
+            Packed::new(groups, inputs * area, outputs, |group, row, k| {
+                let channel = group * outputs + k;
+                let weight = values[channel * inputs * area + row];
+                scale.map_or(weight, |(scale, _)| weight * scale[channel])
+            })
+        };
+        let packed = cached(cache, "backward", &sources, pack);
+        let grid = Grid {
+            batch: geometry.batch,
+            groups,
+            inputs: outputs,
+            outputs: inputs * area,
+            window: geometry.kernel,
+            from: geometry.output,
+            to: geometry.input,
+            size: geometry.output,
+            first: [0, 0],
+            step: geometry.stride,
+            stride: [1, 1],
+            taps: &[[0, 0]],
+        };
+        product(&grid, gradient.values(), &packed, to, &Finish::NOTHING);
+        // SAFETY: the windows are the whole input.
+        return unsafe { output.finish() };
+    }
     // The places of one parity are reached by the same taps.
     let reaching = |axis: usize, parity: usize| -> Vec<(usize, isize)> {
         let stride = geometry.stride[axis] as isize;
@@ -206,6 +246,7 @@ pub(crate) fn input_gradient(
             groups,
             inputs: outputs,
             outputs: inputs,
+            window: [1, 1],
             from: geometry.output,
             to: geometry.input,
             size,
@@ -214,13 +255,7 @@ pub(crate) fn input_gradient(
             stride: [1, 1],
             taps: &taps,
         };
-        let finish = Finish {
-            fold: None,
-            residual: None,
-            activation: Activation::Identity,
-            slope: None,
-        };
-        product(&grid, gradient.values(), packed, to, &finish);
+        product(&grid, gradient.values(), packed, to, &Finish::NOTHING);
     }
     // SAFETY: the parities' grids together are the whole input.
     unsafe { output.finish() }
@@ -639,13 +674,16 @@ impl Part<'_> {
         }
     }
 
-    /// Where a run's first place is written, in the planes of a channel.
+    /// Where a run's first place is written for this row of the product.
     #[inline(always)]
     fn target(&self, channel: usize, run: &Run) -> usize {
         let grid = self.grid;
-        let plane = run.image * grid.groups * grid.outputs + channel;
-        let y = grid.first[0] + run.y * grid.step[0];
-        let x = grid.first[1] + run.x * grid.step[1];
+        let row = run.image * grid.groups * grid.outputs + channel;
+        let [window_rows, window_columns] = grid.window;
+        let window = window_rows * window_columns;
+        let (plane, place) = (row / window, row % window);
+        let y = grid.first[0] + run.y * grid.step[0] + place / window_columns;
+        let x = grid.first[1] + run.x * grid.step[1] + place % window_columns;
         (plane * grid.to[0] + y) * grid.to[1] + x
     }
 

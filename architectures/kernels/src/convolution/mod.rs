@@ -69,6 +69,15 @@ impl Geometry {
         self.batch * self.outputs * self.output[0] * self.output[1] * per_output
     }
 
+    /// Whether every input belongs to exactly one window.
+    pub(crate) fn is_tiling(&self) -> bool {
+        let whole = [0, 1].map(|axis| self.output[axis] * self.stride[axis] == self.input[axis]);
+        self.kernel == self.stride
+            && self.padding == [0, 0]
+            && self.dilation == [1, 1]
+            && whole == [true, true]
+    }
+
     fn output_shape(&self) -> [usize; 4] {
         [self.batch, self.outputs, self.output[0], self.output[1]]
     }
@@ -89,6 +98,23 @@ struct Inputs {
 }
 
 impl Convolution {
+    /// A 1×1 convolution with nothing behind it, whose weights are not trained.
+    pub fn pointwise(cache: Cache) -> Self {
+        Self {
+            stride: [1; 2],
+            padding: [(0, 0); 2],
+            dilation: [1; 2],
+            groups: 1,
+            bias: false,
+            norm: None,
+            scale: false,
+            residual: false,
+            activation: Activation::Identity,
+            trainable: false,
+            cache,
+        }
+    }
+
     fn sort(&self, inputs: Vec<Array>) -> Inputs {
         let mut inputs = inputs.into_iter();
         let mut next = || inputs.next().expect("an input for each part");
