@@ -12,7 +12,11 @@ fn per_channel(x: Tensor<4>, scale: Tensor<4>, shift: Tensor<4>) -> Tensor<4> {
     x * scale.swap_dims(1, 3) + shift.swap_dims(1, 3)
 }
 
-fn three<const D: usize>(x: Tensor<D>, scale: Tensor<D>, shift: Tensor<D>) -> Vec<burn::backend::tensor::FloatTensor<burn::backend::Dispatch>> {
+fn three<const D: usize>(
+    x: Tensor<D>,
+    scale: Tensor<D>,
+    shift: Tensor<D>,
+) -> Vec<burn::backend::tensor::FloatTensor<burn::backend::Dispatch>> {
     vec![
         x.into_dispatch(),
         flat(scale).into_dispatch(),
@@ -92,7 +96,12 @@ fn moments_of_values_far_from_zero_are_exact() {
     let near = batch_moments(&x).narrow(0, 1, 1);
     let far = batch_moments(&(x.clone() + 100.0)).narrow(0, 1, 1);
     assert!(distance(far, near) < 1e-4);
-    let burn = module::batch_norm_train(x.clone(), Tensor::ones([2], &x.device()), Tensor::zeros([2], &x.device()), EPSILON);
+    let burn = module::batch_norm_train(
+        x.clone(),
+        Tensor::ones([2], &x.device()),
+        Tensor::zeros([2], &x.device()),
+        EPSILON,
+    );
     let expected = Tensor::stack::<2>(vec![burn.mean, burn.variance], 0);
     assert!(distance(batch_moments(&x), expected) < 1e-5);
 }
