@@ -8,7 +8,7 @@ use rayon::current_num_threads;
 use crate::array::{Array, Output, Pointer};
 use crate::operation::{Operation, Saved};
 use crate::simd::exp;
-use crate::small_product::{PADDING, Product};
+use crate::small_product::{PADDING, Product, ROWS};
 use crate::softmax::exponentials;
 use crate::transposition::transpose;
 use crate::vectors::{Body, Part, Scratch, clear, each, parts, sums};
@@ -275,7 +275,7 @@ impl Sizes {
     #[inline(always)]
     fn scores(&self, rows: usize, a: *const f32, columns: *const f32, scores: *mut f32) -> Product {
         Product {
-            rows: rows.next_multiple_of(PADDING),
+            rows: rows.next_multiple_of(ROWS),
             columns: self.padded_tokens,
             depth: self.size,
             a,
@@ -293,7 +293,7 @@ impl Sizes {
     #[inline(always)]
     fn mixed(&self, rows: usize, scores: *const f32, packed: *const f32, to: *mut f32) -> Product {
         Product {
-            rows: rows.next_multiple_of(PADDING),
+            rows: rows.next_multiple_of(ROWS),
             columns: self.padded_size,
             depth: self.tokens,
             a: scores,
@@ -318,7 +318,7 @@ impl Sizes {
         add: bool,
     ) -> Product {
         Product {
-            rows: self.padded_tokens,
+            rows: self.tokens.next_multiple_of(ROWS),
             columns: self.padded_size,
             depth: rows,
             a: scores,
@@ -390,7 +390,7 @@ impl Body for Forward {
                     let first = block * QUERIES;
                     let rows = QUERIES.min(sizes.tokens - first);
                     let start = sizes.start(image, head, 0) + first * sizes.step();
-                    let padded = [rows, rows.next_multiple_of(PADDING)];
+                    let padded = [rows, rows.next_multiple_of(ROWS)];
                     let start = [start, sizes.step()];
                     sizes.pack(simd, start, self.qkv, padded, self.scale, queries);
                     sizes.scores(rows, queries, keys, scores).compute(simd);
@@ -494,7 +494,7 @@ impl Back {
             sizes.pack(simd, [key_start, sizes.step()], self.qkv, all, 1.0, keys);
             for first in (0..sizes.tokens).step_by(QUERIES) {
                 let rows = QUERIES.min(sizes.tokens - first);
-                let padded = [rows, rows.next_multiple_of(PADDING)];
+                let padded = [rows, rows.next_multiple_of(ROWS)];
                 let start = [query_start + first * sizes.step(), sizes.step()];
                 sizes.pack(simd, start, self.qkv, padded, self.scale, queries);
                 let output_step = sizes.output_step();

@@ -395,9 +395,28 @@ impl Operation for Multiply {
 
     fn backward(&self, gradient: Array, saved: Saved, wanted: &[bool]) -> Vec<Option<Array>> {
         let [x, y] = two(saved);
-        // The second first: while the gradient is still needed, it is shared and not overwritten.
-        let to_y = wanted[1].then(|| product(gradient.clone(), &x));
-        let to_x = wanted[0].then(|| product(gradient, &y));
+        if !(wanted[0] && wanted[1]) {
+            let to_x = wanted[0].then_some(&y);
+            let to_y = wanted[1].then_some(&x);
+            return [to_x, to_y]
+                .map(|factor| factor.map(|factor| product(gradient.clone(), factor)))
+                .into();
+        }
+        let len = gradient.values().len();
+        let mut to_y = Output::new(y.shape());
+        let target = Target::over(gradient);
+        let body = Products {
+            gradient: target.from,
+            x: Pointer::reading(x.values()),
+            y: Pointer::reading(y.values()),
+            to_x: target.to,
+            to_y: to_y.pointer(),
+        };
+        // SAFETY: every value writes to itself, and all are written.
+        let (to_x, to_y) = unsafe {
+            over(len, 1, &body);
+            (Some(target.finish()), Some(to_y.finish()))
+        };
         vec![to_x, to_y]
     }
 }
@@ -438,6 +457,38 @@ impl Body for Product {
                 |part| {
                     let value = simd.mul_f32s(part.load(simd, x), part.load(simd, y));
                     part.store(simd, to, value);
+                },
+            );
+        }
+    }
+}
+
+/// gradient · y and gradient · x.
+struct Products {
+    gradient: Pointer,
+    x: Pointer,
+    y: Pointer,
+    to_x: Pointer,
+    to_y: Pointer,
+}
+
+impl Body for Products {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
+        // SAFETY: the range is within the arrays and belongs to this task.
+        unsafe {
+            let gradient = self.gradient.at(range.start);
+            let (x, y) = (self.x.at(range.start), self.y.at(range.start));
+            let (to_x, to_y) = (self.to_x.at(range.start), self.to_y.at(range.start));
+            parts(
+                simd,
+                range.len(),
+                #[inline(always)]
+                |part| {
+                    let gradient = part.load(simd, gradient);
+                    let (x, y) = (part.load(simd, x), part.load(simd, y));
+                    part.store(simd, to_x, simd.mul_f32s(gradient, y));
+                    part.store(simd, to_y, simd.mul_f32s(gradient, x));
                 },
             );
         }
