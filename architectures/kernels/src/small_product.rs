@@ -114,11 +114,11 @@ impl WithSimd for Product {
         while column < self.columns {
             // SAFETY: promised to `compute`.
             unsafe {
-                // No panel of one vector where two of two are possible.
+                // No panel of one vector where two of two are possible; three need more than 16 registers.
                 let vectors = match (self.columns - column) / lanes {
                     1 => 1,
-                    2 | 4 => 2,
-                    _ => 3,
+                    3 | 5.. if S::REGISTER_COUNT >= 32 => 3,
+                    _ => 2,
                 };
                 match vectors {
                     1 => self.panel::<S, 1>(simd, column),
