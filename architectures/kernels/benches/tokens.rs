@@ -118,70 +118,170 @@ fn main() {
     let parameters = [array(&scale), array(&shift)];
     let burn = |x: Tensor<4>| {
         let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-        module::layer_norm(x.permute([0, 2, 3, 1]), scale, Some(shift), 1e-6)
-            .permute([0, 3, 1, 2])
+        module::layer_norm(x.permute([0, 2, 3, 1]), scale, Some(shift), 1e-6).permute([0, 3, 1, 2])
     };
     let operation = ChannelNorm { epsilon: 1e-6 };
     let x = random([8, 96, 56, 56]);
-    compare(c, "channel norm 8x96x56x56", operation, x.clone(), &parameters, false, burn);
-    compare(c, "channel norm 8x96x56x56 train", operation, x, &parameters, true, burn);
+    compare(
+        c,
+        "channel norm 8x96x56x56",
+        operation,
+        x.clone(),
+        &parameters,
+        false,
+        burn,
+    );
+    compare(
+        c,
+        "channel norm 8x96x56x56 train",
+        operation,
+        x,
+        &parameters,
+        true,
+        burn,
+    );
 
-    let operation = Attention { heads: 6, scale: 0.125 };
+    let operation = Attention {
+        heads: 6,
+        scale: 0.125,
+    };
     let x = random([8, 197, 3 * 384]);
-    compare(c, "attention 8x197x6x64", operation, x, &[], false, |x| plain_attention(x, 6));
+    compare(c, "attention 8x197x6x64", operation, x, &[], false, |x| {
+        plain_attention(x, 6)
+    });
     let x = random([1, 197, 3 * 384]);
-    compare(c, "attention 1x197x6x64", operation, x, &[], false, |x| plain_attention(x, 6));
-    let operation = Attention { heads: 3, scale: 0.17 };
+    compare(c, "attention 1x197x6x64", operation, x, &[], false, |x| {
+        plain_attention(x, 6)
+    });
+    let operation = Attention {
+        heads: 3,
+        scale: 0.17,
+    };
     let x = random([512, 49, 3 * 96]);
-    compare(c, "attention of windows 512x49x3x32", operation, x, &[], false, |x| plain_attention(x, 3));
+    compare(
+        c,
+        "attention of windows 512x49x3x32",
+        operation,
+        x,
+        &[],
+        false,
+        |x| plain_attention(x, 3),
+    );
 
     let x = random([9456, 197]);
-    compare(c, "softmax 9456x197", Softmax, x, &[], false, |x| activation::softmax(x, 1));
+    compare(c, "softmax 9456x197", Softmax, x, &[], false, |x| {
+        activation::softmax(x, 1)
+    });
 
     let x = random([8, 64, 56, 56]);
     let (scale, shift) = (random([64]), random([64]));
     let moments = batch_moments(&x);
     let parameters = [array(&scale), array(&shift), array(&moments)];
-    let operation = BatchNorm { epsilon: 1e-5, activation: Activation::Relu };
-    compare(c, "batch norm 8x64x56x56", operation, x.clone(), &parameters, true, |x| {
-        let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-        activation::relu(module::batch_norm_train(x, scale, shift, 1e-5).output)
-    });
+    let operation = BatchNorm {
+        epsilon: 1e-5,
+        activation: Activation::Relu,
+    };
+    compare(
+        c,
+        "batch norm 8x64x56x56",
+        operation,
+        x.clone(),
+        &parameters,
+        true,
+        |x| {
+            let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
+            activation::relu(module::batch_norm_train(x, scale, shift, 1e-5).output)
+        },
+    );
     c.bench_function("batch moments 8x64x56x56", |bencher| {
         bencher.iter(|| black_box(batch_moments(&x)));
     });
 
     let (x, y) = (random([8, 256, 56, 56]), random([8, 256, 56, 56]));
-    let operation = Add { activation: Activation::Relu };
-    compare(c, "add, relu 8x256x56x56", operation, x, &[array(&y)], true, |x| {
-        let y = if x.is_autodiff() { y.clone().autodiff() } else { y.clone() };
-        activation::relu(x + y)
-    });
+    let operation = Add {
+        activation: Activation::Relu,
+    };
+    compare(
+        c,
+        "add, relu 8x256x56x56",
+        operation,
+        x,
+        &[array(&y)],
+        true,
+        |x| {
+            let y = if x.is_autodiff() {
+                y.clone().autodiff()
+            } else {
+                y.clone()
+            };
+            activation::relu(x + y)
+        },
+    );
     let (x, y) = (random([8, 197, 384]), random([8, 197, 384]));
-    let operation = Add { activation: Activation::Identity };
+    let operation = Add {
+        activation: Activation::Identity,
+    };
     compare(c, "add 8x197x384", operation, x, &[array(&y)], true, |x| {
-        let y = if x.is_autodiff() { y.clone().autodiff() } else { y.clone() };
+        let y = if x.is_autodiff() {
+            y.clone().autodiff()
+        } else {
+            y.clone()
+        };
         x + y
     });
     let (x, y) = (random([8, 197, 1536]), random([8, 197, 1536]));
-    compare(c, "multiply 8x197x1536", Multiply, x, &[array(&y)], true, |x| {
-        let y = if x.is_autodiff() { y.clone().autodiff() } else { y.clone() };
-        x * y
-    });
+    compare(
+        c,
+        "multiply 8x197x1536",
+        Multiply,
+        x,
+        &[array(&y)],
+        true,
+        |x| {
+            let y = if x.is_autodiff() {
+                y.clone().autodiff()
+            } else {
+                y.clone()
+            };
+            x * y
+        },
+    );
     let (scale, shift) = (random([384]), random([384]));
     let parameters = [array(&scale), array(&shift)];
-    let operation = Affine { axis: 2, trainable: false };
-    compare(c, "affine 8x197x384", operation, random([8, 197, 384]), &parameters, false, |x| {
-        let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-        x * scale.unsqueeze::<3>() + shift.unsqueeze::<3>()
-    });
+    let operation = Affine {
+        axis: 2,
+        trainable: false,
+    };
+    compare(
+        c,
+        "affine 8x197x384",
+        operation,
+        random([8, 197, 384]),
+        &parameters,
+        false,
+        |x| {
+            let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
+            x * scale.unsqueeze::<3>() + shift.unsqueeze::<3>()
+        },
+    );
     let (scale, shift) = (random([3]), random([3]));
     let parameters = [array(&scale), array(&shift)];
-    let operation = Affine { axis: 1, trainable: false };
-    compare(c, "affine 8x3x224x224", operation, random([8, 3, 224, 224]), &parameters, false, |x| {
-        let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-        x * scale.reshape([1, 3, 1, 1]) + shift.reshape([1, 3, 1, 1])
-    });
+    let operation = Affine {
+        axis: 1,
+        trainable: false,
+    };
+    compare(
+        c,
+        "affine 8x3x224x224",
+        operation,
+        random([8, 3, 224, 224]),
+        &parameters,
+        false,
+        |x| {
+            let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
+            x * scale.reshape([1, 3, 1, 1]) + shift.reshape([1, 3, 1, 1])
+        },
+    );
     for shape in [[8, 196, 384], [8, 96, 3136], [8, 3136, 96]] {
         let name = format!("swap axes {shape:?}");
         compare(c, &name, SwapAxes, random(shape), &[], false, |x| {
@@ -190,9 +290,15 @@ fn main() {
         });
     }
     let x = random([8, 197, 384]);
-    compare(c, "mean over tokens 8x197x384", MeanTokens { tokens: 197 }, x, &[], false, |x| {
-        x.mean_dim(1)
-    });
+    compare(
+        c,
+        "mean over tokens 8x197x384",
+        MeanTokens { tokens: 197 },
+        x,
+        &[],
+        false,
+        |x| x.mean_dim(1),
+    );
     // What the way through Burn costs for almost no work.
     let x = random([1, 1, 16]);
     c.bench_function("overhead", |bencher| {

@@ -7,11 +7,11 @@ use rayon::current_num_threads;
 
 use crate::array::{Array, Output, Pointer};
 use crate::operation::{Operation, Saved};
-use crate::small_product::{PADDING, Product};
+use crate::simd::exp;
+use crate::small_product::{PADDING, Product, ROWS};
 use crate::softmax::exponentials;
 use crate::transposition::transpose;
-use crate::vectors::{Body, Part, clear, each, parts, sums, with_scratch};
-use crate::simd::exp;
+use crate::vectors::{Body, Part, Scratch, clear, each, parts, sums};
 
 /// softmax(scale · q·kᵀ + bias)·v for every image and head.
 ///
@@ -36,12 +36,20 @@ impl Operation for Attention {
 
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let sizes = Sizes::new(self, &inputs[0], inputs.get(1));
-        let Sizes { batch, tokens, heads, size, .. } = sizes;
+        let Sizes {
+            batch,
+            tokens,
+            heads,
+            size,
+            ..
+        } = sizes;
         let mut output = Output::new(&[batch, tokens, heads * size]);
         let mut statistics = keep.then(|| Output::new(&[batch, heads, tokens, 2]));
         // An image's head is a task; where these are few, the queries are divided as well.
         let blocks = tokens.div_ceil(QUERIES);
-        let parts = (4 * current_num_threads()).div_ceil((batch * heads).max(1)).clamp(1, blocks.max(1));
+        let parts = (4 * current_num_threads())
+            .div_ceil((batch * heads).max(1))
+            .clamp(1, blocks.max(1));
         let body = Forward {
             sizes,
             scale: self.scale as f32,
@@ -222,7 +230,13 @@ impl Sizes {
     unsafe fn pack_transposed(&self, source: *const f32, to: *mut f32) {
         // SAFETY: the caller's promise that source and goal exist.
         unsafe {
-            transpose(source, self.step(), [self.tokens, self.size], to, self.padded_tokens);
+            transpose(
+                source,
+                self.step(),
+                [self.tokens, self.size],
+                to,
+                self.padded_tokens,
+            );
             for channel in 0..self.size {
                 let end = to.add(channel * self.padded_tokens + self.tokens);
                 clear(end, self.padded_tokens - self.tokens);
@@ -261,7 +275,7 @@ impl Sizes {
     #[inline(always)]
     fn scores(&self, rows: usize, a: *const f32, columns: *const f32, scores: *mut f32) -> Product {
         Product {
-            rows: rows.next_multiple_of(PADDING),
+            rows: rows.next_multiple_of(ROWS),
             columns: self.padded_tokens,
             depth: self.size,
             a,
@@ -279,7 +293,7 @@ impl Sizes {
     #[inline(always)]
     fn mixed(&self, rows: usize, scores: *const f32, packed: *const f32, to: *mut f32) -> Product {
         Product {
-            rows: rows.next_multiple_of(PADDING),
+            rows: rows.next_multiple_of(ROWS),
             columns: self.padded_size,
             depth: self.tokens,
             a: scores,
@@ -304,7 +318,7 @@ impl Sizes {
         add: bool,
     ) -> Product {
         Product {
-            rows: self.padded_tokens,
+            rows: self.tokens.next_multiple_of(ROWS),
             columns: self.padded_size,
             depth: rows,
             a: scores,
@@ -364,48 +378,48 @@ impl Body for Forward {
             let (index, part) = (task / self.parts, task % self.parts);
             let (image, head) = (index / sizes.heads, index % sizes.heads);
             let of_part = blocks * part / self.parts..blocks * (part + 1) / self.parts;
-            with_scratch(lengths, |[keys, values, queries, scores, mixed]| {
-                // SAFETY: the scratch is as large as the sizes say; the head and its queries belong to this task.
-                unsafe {
-                    sizes.pack_transposed(self.qkv.at(sizes.start(image, head, 1)), keys);
-                    let start = [sizes.start(image, head, 2), sizes.step()];
-                    let all = [sizes.tokens, sizes.padded_tokens];
-                    sizes.pack(simd, start, self.qkv, all, 1.0, values);
-                    for block in of_part {
-                        let first = block * QUERIES;
-                        let rows = QUERIES.min(sizes.tokens - first);
-                        let start = sizes.start(image, head, 0) + first * sizes.step();
-                        let padded = [rows, rows.next_multiple_of(PADDING)];
-                        let start = [start, sizes.step()];
-                        sizes.pack(simd, start, self.qkv, padded, self.scale, queries);
-                        sizes.scores(rows, queries, keys, scores).compute(simd);
-                        let mut inverses = [0.0; QUERIES];
-                        for (row, inverse) in inverses[..rows].iter_mut().enumerate() {
-                            let scores = scores.add(row * sizes.padded_tokens);
-                            if let Some(bias) = self.bias {
-                                let row = (first + row) * sizes.tokens;
-                                let bias = bias.at(sizes.bias_start(image, head) + row);
-                                add_bias(simd, sizes.tokens, scores, bias);
-                            }
-                            let (largest, sum) = exponentials(simd, sizes.tokens, scores, scores);
-                            *inverse = 1.0 / sum;
-                            if let Some(statistics) = self.statistics {
-                                let query = index * sizes.tokens + first + row;
-                                *statistics.at(2 * query) = largest;
-                                *statistics.at(2 * query + 1) = *inverse;
-                            }
+            let scratch = Scratch::new(lengths);
+            let [keys, values, queries, scores, mixed] = scratch.pieces;
+            // SAFETY: the scratch is as large as the sizes say; the head and its queries belong to this task.
+            unsafe {
+                sizes.pack_transposed(self.qkv.at(sizes.start(image, head, 1)), keys);
+                let start = [sizes.start(image, head, 2), sizes.step()];
+                let all = [sizes.tokens, sizes.padded_tokens];
+                sizes.pack(simd, start, self.qkv, all, 1.0, values);
+                for block in of_part {
+                    let first = block * QUERIES;
+                    let rows = QUERIES.min(sizes.tokens - first);
+                    let start = sizes.start(image, head, 0) + first * sizes.step();
+                    let padded = [rows, rows.next_multiple_of(ROWS)];
+                    let start = [start, sizes.step()];
+                    sizes.pack(simd, start, self.qkv, padded, self.scale, queries);
+                    sizes.scores(rows, queries, keys, scores).compute(simd);
+                    let mut inverses = [0.0; QUERIES];
+                    for (row, inverse) in inverses[..rows].iter_mut().enumerate() {
+                        let scores = scores.add(row * sizes.padded_tokens);
+                        if let Some(bias) = self.bias {
+                            let row = (first + row) * sizes.tokens;
+                            let bias = bias.at(sizes.bias_start(image, head) + row);
+                            add_bias(simd, sizes.tokens, scores, bias);
                         }
-                        sizes.mixed(rows, scores, values, mixed).compute(simd);
-                        let step = sizes.output_step();
-                        let to = sizes.output_start(image, head) + first * step;
-                        for (row, &inverse) in inverses[..rows].iter().enumerate() {
-                            let from = mixed.add(row * sizes.padded_size);
-                            let to = self.output.at(to + row * step);
-                            sizes.unpack(simd, from, 1, inverse, to, step);
+                        let (largest, sum) = exponentials(simd, sizes.tokens, scores, scores);
+                        *inverse = 1.0 / sum;
+                        if let Some(statistics) = self.statistics {
+                            let query = index * sizes.tokens + first + row;
+                            *statistics.at(2 * query) = largest;
+                            *statistics.at(2 * query + 1) = *inverse;
                         }
                     }
+                    sizes.mixed(rows, scores, values, mixed).compute(simd);
+                    let step = sizes.output_step();
+                    let to = sizes.output_start(image, head) + first * step;
+                    for (row, &inverse) in inverses[..rows].iter().enumerate() {
+                        let from = mixed.add(row * sizes.padded_size);
+                        let to = self.output.at(to + row * step);
+                        sizes.unpack(simd, from, 1, inverse, to, step);
+                    }
                 }
-            });
+            }
         }
     }
 }
@@ -460,46 +474,60 @@ impl Back {
             per_head,
             per_head,
         ];
-        with_scratch(lengths, |scratch| {
-            let [keys_transposed, values_transposed, keys, queries, gradients, ..] = scratch;
-            let [.., scores, slopes, to_queries, to_keys, to_values] = scratch;
-            // SAFETY: the scratch is as large as the sizes say; the head belongs to this task.
-            unsafe {
-                let starts = [0, 1, 2].map(|part| sizes.start(image, head, part));
-                let [query_start, key_start, value_start] = starts;
-                sizes.pack_transposed(self.qkv.at(key_start), keys_transposed);
-                sizes.pack_transposed(self.qkv.at(value_start), values_transposed);
-                let all = [sizes.tokens, sizes.padded_tokens];
-                sizes.pack(simd, [key_start, sizes.step()], self.qkv, all, 1.0, keys);
-                for first in (0..sizes.tokens).step_by(QUERIES) {
-                    let rows = QUERIES.min(sizes.tokens - first);
-                    let padded = [rows, rows.next_multiple_of(PADDING)];
-                    let start = [query_start + first * sizes.step(), sizes.step()];
-                    sizes.pack(simd, start, self.qkv, padded, self.scale, queries);
-                    let output_step = sizes.output_step();
-                    let start = sizes.output_start(image, head) + first * output_step;
-                    let start = [start, output_step];
-                    sizes.pack(simd, start, self.gradient, padded, 1.0, gradients);
-                    sizes.scores(rows, queries, keys_transposed, scores).compute(simd);
-                    sizes.scores(rows, gradients, values_transposed, slopes).compute(simd);
-                    for row in 0..rows {
-                        let scores = scores.add(row * sizes.padded_tokens);
-                        let slopes = slopes.add(row * sizes.padded_tokens);
-                        self.row(simd, [image, head, first + row], scores, slopes);
-                    }
-                    let add = first > 0;
-                    sizes.collected(rows, scores, gradients, to_values, add).compute(simd);
-                    sizes.collected(rows, slopes, queries, to_keys, add).compute(simd);
-                    sizes.mixed(rows, slopes, keys, to_queries).compute(simd);
-                    let to = self.to_qkv.at(query_start + first * sizes.step());
-                    sizes.unpack(simd, to_queries, rows, self.scale, to, sizes.step());
+        let scratch = Scratch::new(lengths);
+        let [
+            keys_transposed,
+            values_transposed,
+            keys,
+            queries,
+            gradients,
+            ..,
+        ] = scratch.pieces;
+        let [.., scores, slopes, to_queries, to_keys, to_values] = scratch.pieces;
+        // SAFETY: the scratch is as large as the sizes say; the head belongs to this task.
+        unsafe {
+            let starts = [0, 1, 2].map(|part| sizes.start(image, head, part));
+            let [query_start, key_start, value_start] = starts;
+            sizes.pack_transposed(self.qkv.at(key_start), keys_transposed);
+            sizes.pack_transposed(self.qkv.at(value_start), values_transposed);
+            let all = [sizes.tokens, sizes.padded_tokens];
+            sizes.pack(simd, [key_start, sizes.step()], self.qkv, all, 1.0, keys);
+            for first in (0..sizes.tokens).step_by(QUERIES) {
+                let rows = QUERIES.min(sizes.tokens - first);
+                let padded = [rows, rows.next_multiple_of(ROWS)];
+                let start = [query_start + first * sizes.step(), sizes.step()];
+                sizes.pack(simd, start, self.qkv, padded, self.scale, queries);
+                let output_step = sizes.output_step();
+                let start = sizes.output_start(image, head) + first * output_step;
+                let start = [start, output_step];
+                sizes.pack(simd, start, self.gradient, padded, 1.0, gradients);
+                sizes
+                    .scores(rows, queries, keys_transposed, scores)
+                    .compute(simd);
+                sizes
+                    .scores(rows, gradients, values_transposed, slopes)
+                    .compute(simd);
+                for row in 0..rows {
+                    let scores = scores.add(row * sizes.padded_tokens);
+                    let slopes = slopes.add(row * sizes.padded_tokens);
+                    self.row(simd, [image, head, first + row], scores, slopes);
                 }
-                let to = self.to_qkv.at(key_start);
-                sizes.unpack(simd, to_keys, sizes.tokens, 1.0, to, sizes.step());
-                let to = self.to_qkv.at(value_start);
-                sizes.unpack(simd, to_values, sizes.tokens, 1.0, to, sizes.step());
+                let add = first > 0;
+                sizes
+                    .collected(rows, scores, gradients, to_values, add)
+                    .compute(simd);
+                sizes
+                    .collected(rows, slopes, queries, to_keys, add)
+                    .compute(simd);
+                sizes.mixed(rows, slopes, keys, to_queries).compute(simd);
+                let to = self.to_qkv.at(query_start + first * sizes.step());
+                sizes.unpack(simd, to_queries, rows, self.scale, to, sizes.step());
             }
-        });
+            let to = self.to_qkv.at(key_start);
+            sizes.unpack(simd, to_keys, sizes.tokens, 1.0, to, sizes.step());
+            let to = self.to_qkv.at(value_start);
+            sizes.unpack(simd, to_values, sizes.tokens, 1.0, to, sizes.step());
+        }
     }
 
     /// One query: its scores become probabilities, and the gradients to these the gradients to the scores.

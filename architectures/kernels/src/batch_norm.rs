@@ -83,7 +83,11 @@ struct MomentsBody {
 impl Body for MomentsBody {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
-        let Planes { images, channels, places } = self.planes;
+        let Planes {
+            images,
+            channels,
+            places,
+        } = self.planes;
         for channel in range {
             // Each plane by its own mean while it is in the cache, then all together in f64 (Chan et al. 1979).
             let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
@@ -152,7 +156,11 @@ impl Operation for BatchNorm {
             .iter()
             .map(|&variance| (1.0 / (f64::from(variance) + self.epsilon).sqrt()) as f32)
             .collect();
-        let kept = if keep { self.activation.kept() } else { Kept::Nothing };
+        let kept = if keep {
+            self.activation.kept()
+        } else {
+            Kept::Nothing
+        };
         let mut slope = (kept == Kept::Slope).then(|| Output::new(x.shape()));
         let kept_x = keep.then(|| x.clone());
         let target = Target::over(x);

@@ -30,7 +30,11 @@ impl Operation for Affine {
         let x = inputs.remove(0);
         let layout = Layout::new(&x, self.axis);
         let fits = |input: &Array| input.values().len() == layout.channels;
-        assert!(inputs.iter().all(fits), "one scale and shift for each of {} channels", layout.channels);
+        assert!(
+            inputs.iter().all(fits),
+            "one scale and shift for each of {} channels",
+            layout.channels
+        );
         let kept = (keep && self.trainable).then(|| x.clone());
         let target = Target::over(x);
         let body = Scaled {
@@ -57,7 +61,10 @@ impl Operation for Affine {
         let parameters = wanted[1..].contains(&true);
         let mut results = vec![None; wanted.len()];
         if parameters {
-            assert!(self.trainable, "an affine map that is not trainable has no gradients to its scale");
+            assert!(
+                self.trainable,
+                "an affine map that is not trainable has no gradients to its scale"
+            );
             let x = saved.pop().expect("kept for training");
             let sums = layout.parameter_gradients(&gradient, &x);
             for ((result, sums), parameter) in results[1..].iter_mut().zip(sums).zip(&saved) {
@@ -99,7 +106,10 @@ struct Layout {
 impl Layout {
     fn new(x: &Array, axis: usize) -> Self {
         let shape = x.shape();
-        assert!(axis < shape.len(), "axis {axis} of an array of shape {shape:?}");
+        assert!(
+            axis < shape.len(),
+            "axis {axis} of an array of shape {shape:?}"
+        );
         Self {
             outer: shape[..axis].iter().product(),
             channels: shape[axis],
@@ -116,11 +126,19 @@ impl Layout {
     /// Values of a row.
     #[inline(always)]
     fn row(&self) -> usize {
-        if self.is_last() { self.channels } else { self.inner }
+        if self.is_last() {
+            self.channels
+        } else {
+            self.inner
+        }
     }
 
     fn rows(&self) -> usize {
-        if self.is_last() { self.outer } else { self.outer * self.channels }
+        if self.is_last() {
+            self.outer
+        } else {
+            self.outer * self.channels
+        }
     }
 
     /// The sums of gradient · x and of the gradient for each channel.
@@ -277,7 +295,11 @@ impl Operation for Add {
         if x.unique_values().is_none() {
             std::mem::swap(&mut x, &mut y);
         }
-        let kept = if keep { self.activation.kept() } else { Kept::Nothing };
+        let kept = if keep {
+            self.activation.kept()
+        } else {
+            Kept::Nothing
+        };
         let mut slope = (kept == Kept::Slope).then(|| Output::new(x.shape()));
         let len = x.values().len();
         let target = Target::over(x);
@@ -303,7 +325,10 @@ impl Operation for Add {
 
     fn backward(&self, gradient: Array, saved: Saved, wanted: &[bool]) -> Vec<Option<Array>> {
         let gradient = times_slope(self.activation, gradient, saved.first());
-        wanted.iter().map(|&wanted| wanted.then(|| gradient.clone())).collect()
+        wanted
+            .iter()
+            .map(|&wanted| wanted.then(|| gradient.clone()))
+            .collect()
     }
 }
 
@@ -370,9 +395,28 @@ impl Operation for Multiply {
 
     fn backward(&self, gradient: Array, saved: Saved, wanted: &[bool]) -> Vec<Option<Array>> {
         let [x, y] = two(saved);
-        // The second first: while the gradient is still needed, it is shared and not overwritten.
-        let to_y = wanted[1].then(|| product(gradient.clone(), &x));
-        let to_x = wanted[0].then(|| product(gradient, &y));
+        if !(wanted[0] && wanted[1]) {
+            let to_x = wanted[0].then_some(&y);
+            let to_y = wanted[1].then_some(&x);
+            return [to_x, to_y]
+                .map(|factor| factor.map(|factor| product(gradient.clone(), factor)))
+                .into();
+        }
+        let len = gradient.values().len();
+        let mut to_y = Output::new(y.shape());
+        let target = Target::over(gradient);
+        let body = Products {
+            gradient: target.from,
+            x: Pointer::reading(x.values()),
+            y: Pointer::reading(y.values()),
+            to_x: target.to,
+            to_y: to_y.pointer(),
+        };
+        // SAFETY: every value writes to itself, and all are written.
+        let (to_x, to_y) = unsafe {
+            over(len, 1, &body);
+            (Some(target.finish()), Some(to_y.finish()))
+        };
         vec![to_x, to_y]
     }
 }
@@ -413,6 +457,38 @@ impl Body for Product {
                 |part| {
                     let value = simd.mul_f32s(part.load(simd, x), part.load(simd, y));
                     part.store(simd, to, value);
+                },
+            );
+        }
+    }
+}
+
+/// gradient · y and gradient · x.
+struct Products {
+    gradient: Pointer,
+    x: Pointer,
+    y: Pointer,
+    to_x: Pointer,
+    to_y: Pointer,
+}
+
+impl Body for Products {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
+        // SAFETY: the range is within the arrays and belongs to this task.
+        unsafe {
+            let gradient = self.gradient.at(range.start);
+            let (x, y) = (self.x.at(range.start), self.y.at(range.start));
+            let (to_x, to_y) = (self.to_x.at(range.start), self.to_y.at(range.start));
+            parts(
+                simd,
+                range.len(),
+                #[inline(always)]
+                |part| {
+                    let gradient = part.load(simd, gradient);
+                    let (x, y) = (part.load(simd, x), part.load(simd, y));
+                    part.store(simd, to_x, simd.mul_f32s(gradient, y));
+                    part.store(simd, to_y, simd.mul_f32s(gradient, x));
                 },
             );
         }
@@ -480,7 +556,9 @@ struct Means {
 impl Body for Means {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
-        let Self { tokens, channels, .. } = *self;
+        let Self {
+            tokens, channels, ..
+        } = *self;
         let per_token = simd.splat_f32s(1.0 / tokens as f32);
         let per_image = channels.div_ceil(MEANS);
         for task in range {
@@ -498,12 +576,18 @@ impl Body for Means {
                     for token in 0..tokens {
                         let x = x.add(token * channels + index);
                         for (number, sum) in sums.iter_mut().enumerate() {
-                            let whole = Part { index: number * lanes, count: lanes };
+                            let whole = Part {
+                                index: number * lanes,
+                                count: lanes,
+                            };
                             *sum = simd.add_f32s(*sum, whole.load(simd, x));
                         }
                     }
                     for (number, &sum) in sums.iter().enumerate() {
-                        let whole = Part { index: number * lanes, count: lanes };
+                        let whole = Part {
+                            index: number * lanes,
+                            count: lanes,
+                        };
                         whole.store(simd, to.add(index), simd.mul_f32s(sum, per_token));
                     }
                     index += 8 * lanes;

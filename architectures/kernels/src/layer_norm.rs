@@ -6,7 +6,7 @@ use pulp::Simd;
 
 use crate::array::{Array, Output, Pointer};
 use crate::operation::{Operation, Saved};
-use crate::vectors::{BLOCK, Body, Part, Partial, Target, clear, each, over, parts, sums, with_scratch};
+use crate::vectors::{BLOCK, Body, Part, Partial, Scratch, Target, clear, each, over, parts, sums};
 
 /// (x − mean) / √(variance + epsilon) · scale + shift over the last axis.
 ///
@@ -25,7 +25,11 @@ impl Operation for LayerNorm {
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let [x, scale, shift] = three(inputs);
         let columns = scale.values().len();
-        assert_eq!(x.shape().last(), Some(&columns), "layer norm over the last axis");
+        assert_eq!(
+            x.shape().last(),
+            Some(&columns),
+            "layer norm over the last axis"
+        );
         let rows = x.values().len() / columns.max(1);
         let kept = keep.then(|| x.clone());
         let mut statistics = keep.then(|| Output::new(&[rows, 2]));
@@ -85,7 +89,11 @@ fn three(arrays: Vec<Array>) -> [Array; 3] {
 }
 
 /// Gradients to scale and shift from sums `[scale … shift …]`.
-fn parameter_gradients(partial: Option<Partial>, shape: &[usize], wanted: &[bool]) -> [Option<Array>; 2] {
+fn parameter_gradients(
+    partial: Option<Partial>,
+    shape: &[usize],
+    wanted: &[bool],
+) -> [Option<Array>; 2] {
     let Some(partial) = partial else {
         return [None, None];
     };
@@ -393,7 +401,9 @@ struct PlacesForward {
 impl Body for PlacesForward {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
-        let Places { channels, places, .. } = self.places;
+        let Places {
+            channels, places, ..
+        } = self.places;
         let per_channel = simd.splat_f32s(1.0 / channels as f32);
         let one = simd.splat_f32s(1.0);
         let zeros = [simd.splat_f32s(0.0); TOGETHER];
@@ -432,7 +442,10 @@ impl Body for PlacesForward {
                             *inverse = simd.div_f32s(one, simd.sqrt_f32s(variance));
                         }
                         for channel in 0..channels {
-                            let (from, to) = (self.places.at(self.from, image, channel), self.places.at(self.to, image, channel));
+                            let (from, to) = (
+                                self.places.at(self.from, image, channel),
+                                self.places.at(self.to, image, channel),
+                            );
                             let scale = simd.splat_f32s(*self.scale.at(channel));
                             let shift = simd.splat_f32s(*self.shift.at(channel));
                             for number in 0..TOGETHER {
@@ -479,17 +492,17 @@ impl Body for PlacesBackward {
             // The parameters' sums, one per lane.
             let lanes = S::F32_LANES;
             let len = 2 * channels * lanes;
-            with_scratch([len], |[scratch]| {
-                // SAFETY: as long as was asked for; the task's own promise.
-                unsafe {
-                    clear(scratch, len);
-                    self.task(simd, task, Some(scratch));
-                    let sums = std::slice::from_raw_parts(scratch, len);
-                    for (index, lanes) in sums.chunks_exact(lanes).enumerate() {
-                        *partial.at(task * 2 * channels + index) = lanes.iter().sum();
-                    }
+            let scratch = Scratch::new([len]);
+            let [sums] = scratch.pieces;
+            // SAFETY: as long as was asked for; the task's own promise.
+            unsafe {
+                clear(sums, len);
+                self.task(simd, task, Some(sums));
+                let sums = std::slice::from_raw_parts(sums, len);
+                for (index, lanes) in sums.chunks_exact(lanes).enumerate() {
+                    *partial.at(task * 2 * channels + index) = lanes.iter().sum();
                 }
-            });
+            }
         }
     }
 }
@@ -497,7 +510,9 @@ impl Body for PlacesBackward {
 impl PlacesBackward {
     #[inline(always)]
     unsafe fn task<S: Simd>(&self, simd: S, task: usize, sums: Option<*mut f32>) {
-        let Places { channels, places, .. } = self.places;
+        let Places {
+            channels, places, ..
+        } = self.places;
         let per_channel = simd.splat_f32s(1.0 / channels as f32);
         let zeros = [simd.splat_f32s(0.0); TOGETHER];
         let lanes = S::F32_LANES;
@@ -517,7 +532,10 @@ impl PlacesBackward {
                     }
                     let (mut sum, mut aligned) = (zeros, zeros);
                     for channel in 0..channels {
-                        let (gradient, x) = (self.places.at(self.gradient, image, channel), self.places.at(self.x, image, channel));
+                        let (gradient, x) = (
+                            self.places.at(self.gradient, image, channel),
+                            self.places.at(self.x, image, channel),
+                        );
                         let scale = simd.splat_f32s(*self.scale.at(channel));
                         let (mut of_scale, mut of_shift) = (zeros[0], zeros[0]);
                         for number in 0..TOGETHER {
@@ -538,7 +556,10 @@ impl PlacesBackward {
                                 [(channel, of_scale), (channels + channel, of_shift)]
                             {
                                 let index = index * lanes;
-                                let whole = Part { index, count: lanes };
+                                let whole = Part {
+                                    index,
+                                    count: lanes,
+                                };
                                 let so_far = whole.load(simd, sums);
                                 whole.store(simd, sums, simd.add_f32s(so_far, values));
                             }
@@ -549,7 +570,10 @@ impl PlacesBackward {
                         aligned[number] = simd.mul_f32s(aligned[number], per_channel);
                     }
                     for channel in 0..channels {
-                        let (gradient, x) = (self.places.at(self.gradient, image, channel), self.places.at(self.x, image, channel));
+                        let (gradient, x) = (
+                            self.places.at(self.gradient, image, channel),
+                            self.places.at(self.x, image, channel),
+                        );
                         let to = self.places.at(self.to, image, channel);
                         let scale = simd.splat_f32s(*self.scale.at(channel));
                         for number in 0..TOGETHER {

@@ -4,13 +4,16 @@ use pulp::{Simd, WithSimd};
 
 use crate::simd;
 
-/// Rows and columns of the matrices are padded to a multiple of this: of every vector's length and of every tile's rows.
+/// Columns of the matrices are padded to a multiple of this, which is one of every vector's length.
 pub(crate) const PADDING: usize = 16;
+
+/// Rows of a product are padded to a multiple of this, which is one of every tile's rows.
+pub(crate) const ROWS: usize = 8;
 
 /// c = a·b, or c += a·b.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
-    /// Rows of c, a multiple of 8.
+    /// Rows of c, a multiple of [`ROWS`].
     pub rows: usize,
     /// Columns of c, a multiple of [`PADDING`].
     pub columns: usize,
@@ -48,12 +51,12 @@ impl Product {
         // SAFETY: as for `compute`.
         unsafe {
             if S::REGISTER_COUNT >= 32 {
-                for row in (0..self.rows).step_by(8) {
-                    self.tile::<S, 8, V>(simd, row, column);
+                for row in (0..self.rows).step_by(ROWS) {
+                    self.tile::<S, ROWS, V>(simd, row, column);
                 }
             } else {
-                for row in (0..self.rows).step_by(4) {
-                    self.tile::<S, 4, V>(simd, row, column);
+                for row in (0..self.rows).step_by(ROWS / 2) {
+                    self.tile::<S, { ROWS / 2 }, V>(simd, row, column);
                 }
             }
         }
@@ -111,11 +114,11 @@ impl WithSimd for Product {
         while column < self.columns {
             // SAFETY: promised to `compute`.
             unsafe {
-                // No panel of one vector where two of two are possible.
+                // No panel of one vector where two of two are possible; three need more than 16 registers.
                 let vectors = match (self.columns - column) / lanes {
                     1 => 1,
-                    2 | 4 => 2,
-                    _ => 3,
+                    3 | 5.. if S::REGISTER_COUNT >= 32 => 3,
+                    _ => 2,
                 };
                 match vectors {
                     1 => self.panel::<S, 1>(simd, column),

@@ -150,7 +150,13 @@ mod eights {
                 }
                 if whole_columns < columns {
                     let (from, to) = (from.add(whole_columns), to.add(whole_columns * to_step));
-                    super::plain(from, from_step, [block, columns - whole_columns], to, to_step);
+                    super::plain(
+                        from,
+                        from_step,
+                        [block, columns - whole_columns],
+                        to,
+                        to_step,
+                    );
                 }
             }
         }
@@ -163,10 +169,18 @@ mod eights {
             // The halves of rows i and i + 4 side by side: then everything happens within halves.
             let half = |row: usize, column: usize| _mm_loadu_ps(from.add(row * from_step + column));
             let pair = |row: usize, column: usize| {
-                _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(half(row, column)), half(row + 4, column))
+                _mm256_insertf128_ps::<1>(
+                    _mm256_castps128_ps256(half(row, column)),
+                    half(row + 4, column),
+                )
             };
             for column in [0, 4] {
-                let rows = [pair(0, column), pair(1, column), pair(2, column), pair(3, column)];
+                let rows = [
+                    pair(0, column),
+                    pair(1, column),
+                    pair(2, column),
+                    pair(3, column),
+                ];
                 let low = [
                     _mm256_unpacklo_ps(rows[0], rows[1]),
                     _mm256_unpacklo_ps(rows[2], rows[3]),

@@ -299,21 +299,38 @@ thread_local! {
 /// Values in a cache line.
 const LINE: usize = 16;
 
-/// Memory of this thread, kept from call to call, for pieces of these lengths: `task` gets a pointer to each, at the
-/// start of a cache line. What they hold at first is unknown, but initialised.
-pub(crate) fn with_scratch<const N: usize>(lengths: [usize; N], task: impl FnOnce([*mut f32; N])) {
-    let padded = lengths.map(|len| len.next_multiple_of(LINE));
-    let total = padded.iter().sum::<usize>() + LINE;
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < total {
-            scratch.resize(total, 0.0);
+/// Memory of this thread, kept from call to call: N pieces, each from the start of a cache line on. What they hold at first
+/// is unknown, but initialised.
+///
+/// A guard and not a function that takes a closure: there the compiler would not inline what runs inside.
+pub(crate) struct Scratch<const N: usize> {
+    memory: Vec<f32>,
+    /// Where the pieces begin.
+    pub pieces: [*mut f32; N],
+}
+
+impl<const N: usize> Scratch<N> {
+    /// Pieces of these lengths.
+    pub fn new(lengths: [usize; N]) -> Self {
+        let mut memory = SCRATCH.take();
+        let padded = lengths.map(|len| len.next_multiple_of(LINE));
+        let total = padded.iter().sum::<usize>() + LINE;
+        if memory.len() < total {
+            memory.resize(total, 0.0);
         }
-        let start = scratch.as_mut_ptr();
+        let start = memory.as_mut_ptr();
         let mut index = start.align_offset(LINE * size_of::<f32>()).min(LINE);
-        task(padded.map(|len| {
+        let pieces = padded.map(|len| {
             let pointer = start.wrapping_add(index);
             index += len;
             pointer
-        }));
-    });
+        });
+        Self { memory, pieces }
+    }
+}
+
+impl<const N: usize> Drop for Scratch<N> {
+    fn drop(&mut self) {
+        SCRATCH.set(std::mem::take(&mut self.memory));
+    }
 }

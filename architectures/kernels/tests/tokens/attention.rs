@@ -66,13 +66,19 @@ proptest! {
 
 #[test]
 fn a_mask_of_large_negative_numbers_excludes_tokens() {
-    let attention = Attention { heads: 1, scale: 1.0 };
+    let attention = Attention {
+        heads: 1,
+        scale: 1.0,
+    };
     let qkv = random([1, 20, 12]);
     // Nobody looks at the last eight tokens, so that these might as well not be there.
     let shown = Tensor::<2>::zeros([20, 12], &qkv.device());
     let hidden = Tensor::<2>::full([20, 8], -1e9, &qkv.device());
     let bias = Tensor::cat(vec![shown, hidden], 1).unsqueeze::<4>();
-    let all: Tensor<3> = run(attention, vec![qkv.clone().into_dispatch(), bias.into_dispatch()]);
+    let all: Tensor<3> = run(
+        attention,
+        vec![qkv.clone().into_dispatch(), bias.into_dispatch()],
+    );
     let fewer: Tensor<3> = run(attention, vec![qkv.narrow(1, 0, 12).into_dispatch()]);
     all.narrow(1, 0, 12)
         .into_data()
