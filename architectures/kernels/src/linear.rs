@@ -230,7 +230,7 @@ struct Product<'a> {
 }
 
 /// So many values of depth are summed before the next rows' turn; their panel stays in the second-level cache.
-const DEPTH: usize = 512;
+const DEPTH: usize = 384;
 /// So many rows meet a panel while it is in the cache.
 const ROW_BLOCK: usize = 12 * ROWS;
 
@@ -349,14 +349,6 @@ impl Block<'_> {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         // SAFETY: rows and columns are within the matrices, and this task is the only one that writes to them.
         unsafe {
-            if part.start > 0 {
-                for (index, sums) in sums.iter_mut().enumerate() {
-                    for (vector, sum) in sums.iter_mut().enumerate() {
-                        let from = to.at(at(row + index, vector));
-                        *sum = simd::load_some(simd, from, lanes(vector));
-                    }
-                }
-            }
             let start = row * self.strides[0] + part.start * self.strides[1];
             let left = Left {
                 pointer: left.as_ptr().add(start),
@@ -371,6 +363,15 @@ impl Block<'_> {
             } else {
                 let left = Left { row: 1, ..left };
                 gemm::accumulate(simd, part.len(), left, right_at, right.width, &mut sums);
+            }
+            // Piece by piece, which rounds less than one long sum.
+            if part.start > 0 {
+                for (index, sums) in sums.iter_mut().enumerate() {
+                    for (vector, sum) in sums.iter_mut().enumerate() {
+                        let from = to.at(at(row + index, vector));
+                        *sum = simd.add_f32s(*sum, simd::load_some(simd, from, lanes(vector)));
+                    }
+                }
             }
             let last = part.end == right.depth;
             for (index, sums) in sums.into_iter().enumerate() {

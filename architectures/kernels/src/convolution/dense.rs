@@ -347,7 +347,7 @@ const FAR: usize = 1024;
 const AHEAD: isize = 4;
 
 /// So much of the depth is packed at once; with the tile's columns it stays in the second-level cache.
-const DEPTH: usize = 768;
+const DEPTH: usize = 384;
 /// Tiles side by side in a task, which share the weights while these are in the cache.
 const TILES: usize = 4;
 
@@ -643,15 +643,16 @@ impl Part<'_> {
         let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
         // SAFETY: the caller's promise.
         unsafe {
+            gemm::accumulate(simd, depth, left, right, width, &mut sums);
+            // Piece by piece, which rounds less than one long sum.
             if !place.begin {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (vector, sum) in sums.iter_mut().enumerate() {
                         let at = place.partial.add(row * width + vector * S::F32_LANES);
-                        *sum = simd::load(simd, at);
+                        *sum = simd.add_f32s(*sum, simd::load(simd, at));
                     }
                 }
             }
-            gemm::accumulate(simd, depth, left, right, width, &mut sums);
             if !place.end {
                 for (row, sums) in sums.into_iter().enumerate() {
                     for (vector, sum) in sums.into_iter().enumerate() {
