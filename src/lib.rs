@@ -27,11 +27,13 @@ pub mod attacks;
 pub mod cli;
 pub mod device;
 pub mod images;
+pub mod memory;
 pub mod model;
 pub mod report;
 pub mod runs;
 pub mod runtime;
 pub mod similarity;
+pub mod speed;
 pub mod training;
 
 pub use model::Model;

@@ -114,6 +114,22 @@ fn known(name: &str) -> Result<&'static netkin_architectures::Entry, Failure> {
     })
 }
 
+/// The networks that names, aliases and patterns mean, in their order; a name that means none is refused with those most
+/// like it.
+fn chosen(patterns: &[String]) -> Result<Vec<&'static netkin_architectures::Entry>, Failure> {
+    let mut entries = Vec::new();
+    for pattern in patterns {
+        match netkin_architectures::find(pattern) {
+            Ok(entry) => entries.push(entry),
+            Err(_) => match netkin_architectures::matching(pattern) {
+                found if found.is_empty() => entries.push(known(pattern)?),
+                found => entries.extend(found),
+            },
+        }
+    }
+    Ok(entries)
+}
+
 fn could_not_run(failure: &Failure) -> ExitCode {
     eprintln!("netkin: {failure}");
     ExitCode::from(2)
