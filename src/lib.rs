@@ -26,6 +26,7 @@ pub mod attacks;
 #[doc(hidden)]
 pub mod cli;
 pub mod device;
+pub mod doctor;
 pub mod images;
 pub mod memory;
 pub mod model;

@@ -196,6 +196,30 @@ fn a_configuration_lists_what_may_be_given_several_times() {
     );
 }
 
+#[test]
+fn doctor_finds_healthy_networks_healthy() {
+    let arguments = ["doctor", "demo_resnet", "demo_vit_patch?", "--steps", "3"];
+    let document = json(netkin().args(arguments).arg("--json"));
+    assert_eq!(document["failed"], 0, "{document}");
+    let results = document["results"].as_array().unwrap();
+    let names: Vec<_> = results.iter().map(|result| &result["model"]).collect();
+    assert_eq!(names, ["demo_resnet", "demo_vit_patch4", "demo_vit_patch7"]);
+    for result in results {
+        let measured = |field: &str| result["measured"][field].as_f64().unwrap();
+        assert_eq!(result["ok"], true);
+        assert_eq!(measured("alone"), 0.0);
+        // Single precision is not double precision; a comparison of something with itself would say that it is.
+        assert!(measured("logits") > 1e-9 && measured("slope") < 1e-4);
+    }
+    let output = netkin().args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 5, "{text}");
+    assert!(
+        text.contains("3 networks") && text.contains("all well"),
+        "{text}"
+    );
+}
+
 /// The gradient that `forward` writes is that of the mean cross-entropy: it agrees with finite differences of the logits.
 #[test]
 fn forward_writes_logits_features_and_the_gradient_of_the_mean_loss() {

@@ -9,6 +9,7 @@ mod common;
 mod completions;
 mod config_file;
 mod demo;
+mod doctor;
 mod eval;
 mod forward;
 mod info;
@@ -50,6 +51,7 @@ enum Command {
     Demo(demo::Args),
     Train(train::Args),
     Bench(bench::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),
+        Command::Doctor(args) => args.run(common),
         Command::Completions(args) => args.run(),
     };
     match ended {
