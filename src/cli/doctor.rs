@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", default_value = "96", value_parser = size)]
     size: usize,
     /// Steps over which memory is watched
-    #[arg(long, value_name = "COUNT", default_value = "20", value_parser = values::positive)]
+    #[arg(long, value_name = "COUNT", default_value = "10", value_parser = values::positive)]
     steps: usize,
     #[command(flatten)]
     options: ModelOptions,

@@ -34,7 +34,7 @@ const BATCH: usize = 2;
 const BATCH_OF_ALONE: usize = 3;
 
 /// Steps before memory is looked at for the first time.
-const WARM_UP_STEPS: usize = 3;
+const WARM_UP_STEPS: usize = 5;
 
 /// The scale of the weights is chosen so that the features of two images differ by this share at least: where gates and
 /// activations shrink what they let through, small weights would leave nothing of the image.
@@ -59,9 +59,10 @@ const SLOPE_BOUND: f64 = 1e-4;
 /// How far an image's logits may be apart alone and in a batch: not at all.
 const ALONE_BOUND: f64 = 0.0;
 
-/// By how much memory may grow after the warm-up: a share of what is held, and a few of the allocator's stretches.
+/// By how much memory may grow after the warm-up: a share of what is held, and what the allocator's heaps, one for each
+/// thread, take until they have found their size.
 const GROWTH_SHARE: f64 = 0.02;
-const GROWTH_BYTES: u64 = 8 << 20;
+const GROWTH_BYTES: u64 = 16 << 20;
 
 /// How networks are examined.
 #[derive(Debug, Clone)]
@@ -180,11 +181,8 @@ impl Doctor {
 
         let outputs = model.forward(images.clone());
         let (logits, features) = (to_f64(outputs.logits), to_f64(outputs.features));
-        let step = || {
-            let loss = |logits| cross_entropy(logits, &labels).sum();
-            model.input_gradient(images.clone(), loss).gradient
-        };
-        let gradient = to_f64(step());
+        let loss = |logits| cross_entropy(logits, &labels).sum();
+        let gradient = to_f64(model.input_gradient(images.clone(), loss).gradient);
         let same = gradient.iter().zip(&reference.gradient);
         let same = same.filter(|(a, b)| a.partial_cmp(&&0.0) == b.partial_cmp(&&0.0));
 
@@ -194,13 +192,19 @@ impl Doctor {
             features: relative_difference(&features, &reference.features),
             signs: same.count() as f64 / gradient.len() as f64,
             slope: reference.slope.error,
-            memory: self.watch_memory(&|| drop(to_f64(step().narrow(3, 0, 1)))),
+            memory: self.watch_memory(&model, images.narrow(0, 0, 1), &labels[..1]),
             alone: is_cpu(&self.device).then(|| difference_alone(&model)),
         })
     }
 
-    /// What is held after the warm-up and after the steps.
-    fn watch_memory(&self, step: &dyn Fn()) -> Option<[u64; 2]> {
+    /// What is held after the warm-up and after the steps, each the gradient of one image.
+    fn watch_memory(&self, model: &Model, image: Tensor<4>, labels: &[usize]) -> Option<[u64; 2]> {
+        let step = || {
+            let loss = |logits| cross_entropy(logits, labels).sum();
+            let gradient = model.input_gradient(image.clone(), loss).gradient;
+            // A device works when its results are wanted.
+            drop(gradient.into_data());
+        };
         let held = || match is_cpu(&self.device) {
             true => memory::resident(),
             false => memory::reserved(&self.device),
@@ -466,7 +470,7 @@ mod tests {
             features: 2e-4,
             signs: 0.98,
             slope: 1e-3,
-            memory: Some([100 << 20, 111 << 20]),
+            memory: Some([100 << 20, 119 << 20]),
             alone: Some(1e-7),
             ..good
         };
