@@ -221,9 +221,8 @@ impl Doctor {
     fn judge(&self, measured: &Measured) -> Vec<String> {
         let bounds = Bounds::of(self.precision, &self.device);
         let mut failures = Vec::new();
-        // Written so that what is not a number fails.
         let mut at_most = |what: &str, value: f64, bound: f64| {
-            if !(value <= bound) {
+            if value.is_nan() || value > bound {
                 failures.push(format!("{what} is {value:.1e}, above {bound:.0e}"));
             }
         };
@@ -246,7 +245,7 @@ impl Doctor {
             let what = "the difference of an image's logits alone and in a batch";
             at_most(what, alone, ALONE_BOUND);
         }
-        if !(measured.signs >= bounds.signs) {
+        if measured.signs < bounds.signs {
             failures.push(format!(
                 "{:.2} % of the gradient's signs are those of double precision, below {} %",
                 100.0 * measured.signs,
