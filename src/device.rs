@@ -118,9 +118,19 @@ impl DeviceName {
     }
 }
 
+/// Whether a device is the CPU, with which nothing needs to be compiled, tuned or transferred.
+pub fn is_cpu(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cpu_is_known_with_and_without_gradients() {
+        assert!(is_cpu(&Device::flex()) && is_cpu(&Device::flex().autodiff()));
+    }
 
     #[test]
     fn names_are_read_and_written() {

@@ -26,12 +26,15 @@ pub mod attacks;
 #[doc(hidden)]
 pub mod cli;
 pub mod device;
+pub mod doctor;
 pub mod images;
+pub mod memory;
 pub mod model;
 pub mod report;
 pub mod runs;
 pub mod runtime;
 pub mod similarity;
+pub mod speed;
 pub mod training;
 
 pub use model::Model;

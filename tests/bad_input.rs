@@ -27,8 +27,10 @@ fn eval(spec: &str, scratch: &Scratch) -> assert_cmd::Command {
 fn an_unknown_model_brings_its_neighbours() {
     let text = refusal(netkin().args(["info", "resnet5O"]), 2);
     says(&text, &["resnet5O", "resnet50"]);
-    let text = refusal(netkin().args(["bench", "resnet5O"]), 2);
-    says(&text, &["resnet5O", "resnet50"]);
+    for command in ["bench", "doctor"] {
+        let text = refusal(netkin().args([command, "resnet5O"]), 2);
+        says(&text, &["resnet5O", "resnet50"]);
+    }
 }
 
 #[test]

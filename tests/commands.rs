@@ -73,6 +73,153 @@ fn bench_tells_every_pass() {
     }
 }
 
+/// Every combination is measured, each with the memory of a process of its own, and beside the first one.
+#[test]
+fn bench_compares_and_tells_the_blocks() {
+    let arguments = [
+        "bench",
+        "demo_resnet",
+        "demo_vit_patch7",
+        "--pass",
+        "forward",
+        "--precision",
+        "f32",
+        "--precision",
+        "f64",
+        "--batch",
+        "2",
+        "--repetitions",
+        "1",
+        "--profile",
+    ];
+    let document = json(netkin().args(arguments).arg("--json"));
+    let results = document["results"].as_array().unwrap();
+    let rows: Vec<_> = results
+        .iter()
+        .map(|row| {
+            let text = |field: &str| row[field].as_str().unwrap().to_owned();
+            assert!(!cfg!(target_os = "linux") || row["peak_bytes"].as_u64().unwrap() > 1 << 20);
+            (text("model"), text("device"), text("precision"))
+        })
+        .collect();
+    let expected = ["demo_resnet", "demo_vit_patch7"]
+        .iter()
+        .flat_map(|model| ["f32", "f64"].map(|precision| (model, precision)))
+        .map(|(model, precision)| (model.to_string(), "flex".into(), precision.into()));
+    assert_eq!(rows, expected.collect::<Vec<_>>());
+
+    let profiles = document["profile"].as_array().unwrap();
+    assert_eq!(profiles.len(), 4);
+    let blocks = profiles[0]["blocks"].as_array().unwrap();
+    assert!(blocks.iter().any(|block| block["name"] == "layer1.0"));
+    let shares: f64 = blocks
+        .iter()
+        .map(|block| block["share"].as_f64().unwrap())
+        .sum();
+    assert!((shares - 1.0).abs() < 1e-9);
+
+    let output = netkin().args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("× first") && text.contains("layer1.0"),
+        "{text}"
+    );
+}
+
+/// A small network that comes after a large one does not show what the large one held.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_peak_of_a_row_is_its_own() {
+    let peaks = |models: [&str; 2]| {
+        let document = json(netkin().args([
+            "bench",
+            models[0],
+            models[1],
+            "--pass",
+            "forward",
+            "--batch",
+            "64",
+            "--size",
+            "28",
+            "--repetitions",
+            "1",
+            "--json",
+        ]));
+        let row = |index: usize| document["results"][index]["peak_bytes"].as_f64().unwrap();
+        [row(0), row(1)]
+    };
+    let [large, small] = peaks(["resnet18", "demo_mobilenetv2"]);
+    assert!(small < 0.8 * large, "{small} beside {large} bytes");
+}
+
+#[test]
+fn a_network_of_one_size_refuses_another() {
+    let text = common::refusal(
+        netkin().args(["bench", "demo_resnet", "demo_mixer", "--size", "32"]),
+        2,
+    );
+    assert!(
+        text.contains("demo_mixer") && text.contains("28 × 28"),
+        "{text}"
+    );
+}
+
+/// Of an option that may be given several times, what was typed replaces what the file lists.
+#[test]
+fn a_configuration_lists_what_may_be_given_several_times() {
+    let scratch = Scratch::new();
+    let file = scratch.path("netkin.toml");
+    std::fs::write(
+        &file,
+        "device = \"flex\"\n[bench]\npass = [\"forward\", \"train\"]\nprecision = \"f64\"\n",
+    )
+    .unwrap();
+    let passes = |typed: &[&str]| {
+        let mut command = netkin();
+        command
+            .args(["bench", "demo_resnet", "--batch", "1", "--repetitions", "1"])
+            .args(typed)
+            .arg("--json")
+            .arg("--config")
+            .arg(&file);
+        let document = json(&mut command);
+        let results = document["results"].as_array().unwrap().clone();
+        results
+            .iter()
+            .map(|row| format!("{} {}", row["pass"], row["precision"]).replace('"', ""))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(passes(&[]), ["forward f64", "train f64"]);
+    assert_eq!(
+        passes(&["--pass", "input-grad", "--device", "flex"]),
+        ["input-grad f64"]
+    );
+}
+
+#[test]
+fn doctor_finds_healthy_networks_healthy() {
+    let arguments = ["doctor", "demo_resnet", "demo_vit_patch?", "--steps", "3"];
+    let document = json(netkin().args(arguments).arg("--json"));
+    assert_eq!(document["failed"], 0, "{document}");
+    let results = document["results"].as_array().unwrap();
+    let names: Vec<_> = results.iter().map(|result| &result["model"]).collect();
+    assert_eq!(names, ["demo_resnet", "demo_vit_patch4", "demo_vit_patch7"]);
+    for result in results {
+        let measured = |field: &str| result["measured"][field].as_f64().unwrap();
+        assert_eq!(result["ok"], true);
+        assert_eq!(measured("alone"), 0.0);
+        // Single precision is not double precision; a comparison of something with itself would say that it is.
+        assert!(measured("logits") > 1e-9 && measured("slope") < 1e-4);
+    }
+    let output = netkin().args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 5, "{text}");
+    assert!(
+        text.contains("3 networks") && text.contains("all well"),
+        "{text}"
+    );
+}
+
 /// The gradient that `forward` writes is that of the mean cross-entropy: it agrees with finite differences of the logits.
 #[test]
 fn forward_writes_logits_features_and_the_gradient_of_the_mean_loss() {

@@ -56,6 +56,14 @@ fn files(folder: &Path) -> Vec<(std::path::PathBuf, SystemTime)> {
     all
 }
 
+/// Every file under `folder` with its bytes.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let files = files(folder).into_iter();
+    files
+        .map(|(path, _)| (path.clone(), std::fs::read(path).unwrap()))
+        .collect()
+}
+
 #[test]
 fn a_killed_run_goes_on_and_gives_the_same_bytes() {
     let scratch = Scratch::new();
@@ -109,6 +117,47 @@ fn a_finished_run_computes_nothing_and_a_new_model_only_what_is_new() {
         String::from_utf8(three),
         String::from_utf8(fresh),
         "as if all three had been there from the beginning"
+    );
+}
+
+/// A batch spans the units; a run that finds some of them gone computes in the same batches again.
+#[test]
+fn a_batch_of_several_units_goes_on_with_the_same_bytes() {
+    let scratch = Scratch::new();
+    let models = models(&scratch);
+    let folder = scratch.path("run");
+    let large = || {
+        let mut command = command(&scratch, &models, 3);
+        command.args(["--batch", "64"]);
+        command
+    };
+    let whole = run(&mut large(), &folder);
+    let before = contents(&folder.join("units"));
+    for (index, (path, _)) in before.iter().enumerate() {
+        if index % 3 == 0 {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert_eq!(run(&mut large(), &folder), whole);
+    assert_eq!(contents(&folder.join("units")), before);
+}
+
+/// The time is said on stderr, so that what goes to stdout stays the same.
+#[test]
+fn the_time_is_said_apart() {
+    let scratch = Scratch::new();
+    let models = models(&scratch);
+    let output = command(&scratch, &models[..2], 2)
+        .arg("--run")
+        .arg(scratch.path("run"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("% outside of the networks"), "{said}");
+    assert!(
+        !String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("seconds")
     );
 }
 

@@ -1,19 +1,20 @@
 //! `netkin bench`: how fast networks run here.
+//!
+//! Each row of the table is measured in a process of its own, so that its peak memory is its own: within one process, the
+//! allocator keeps what earlier rows have freed.
 
-use std::time::Instant;
+use std::process::{Command, Stdio};
 
-use burn::module::Module;
-use burn::tensor::{Distribution, Tensor};
-use clap::ValueEnum;
-use netkin_architectures::{Architecture, Entry, Taps};
+use netkin_architectures::Entry;
 use netkin_weights::Precision;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::common::{Common, ModelOptions, print, print_json};
+use super::common::{Common, print, print_json};
 use super::{Failure, Outcome, values};
-use crate::model::cross_entropy;
+use crate::device::DeviceName;
+use crate::speed::{Part, Pass, Setting};
 
-/// Time networks (with random weights): milliseconds and images per second
+/// Time networks (with random weights): milliseconds, images per second, peak memory
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Names of networks; * and ? stand for any characters
@@ -25,193 +26,293 @@ pub struct Args {
     /// Images at once
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = values::positive)]
     batch: usize,
+    /// Height and width of the images [default: what each network was made for]
+    #[arg(long, value_name = "PIXELS", value_parser = values::positive)]
+    size: Option<usize>,
     /// Timed repetitions, of which the median is told
     #[arg(long, value_name = "COUNT", default_value = "5", value_parser = values::positive)]
     repetitions: usize,
-    #[command(flatten)]
-    options: ModelOptions,
+    /// Also tell where the forward pass spends its time, block by block
+    #[arg(long)]
+    profile: bool,
+    // Takes the place of the option that all commands share.
+    /// Where to compute: flex (the CPU), cuda:0, vulkan:0; may be given several times, to compare
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    device: Vec<DeviceName>,
+    /// The number format of all computations: f32, f64, f16 or bf16; may be given several times, to compare
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    precision: Vec<Precision>,
 }
 
-/// What is timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Pass {
-    /// Logits
-    Forward,
-    /// Logits and the gradient with respect to the pixels: one step of an attack
-    InputGrad,
-    /// Logits and all gradients in training mode
-    Train,
-}
-
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Document {
-    netkin: &'static str,
+    netkin: String,
     results: Vec<Row>,
+    /// With --profile, one for each network, device and precision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<Profile>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Row {
-    model: &'static str,
+    model: String,
     pass: Pass,
     batch: usize,
     device: String,
     precision: String,
     median_ms: f64,
     images_per_second: f64,
-    /// The most memory that the process held during the pass; on the CPU under Linux only.
+    /// The most memory that was held: by the row's process (the CPU, under Linux), or of the device (a GPU).
     peak_bytes: Option<u64>,
+}
+
+/// Where a network's forward pass spends its time. Other ways to divide it belong here, beside the blocks.
+#[derive(Serialize, Deserialize)]
+struct Profile {
+    model: String,
+    batch: usize,
+    device: String,
+    precision: String,
+    blocks: Vec<Part>,
+}
+
+/// One row to measure.
+#[derive(Clone, Copy)]
+struct Job {
+    entry: &'static Entry,
+    pass: Pass,
+    device: DeviceName,
+    precision: Precision,
+    /// Whether the network's profile is measured with this row.
+    profile: bool,
 }
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let mut entries = Vec::new();
-        for pattern in &self.models {
-            match netkin_architectures::find(pattern) {
-                Ok(entry) => entries.push(entry),
-                Err(_) => match netkin_architectures::matching(pattern) {
-                    found if found.is_empty() => entries.push(super::known(pattern)?),
-                    found => entries.extend(found),
-                },
+        let jobs = self.jobs()?;
+        let mut document = Document {
+            netkin: env!("CARGO_PKG_VERSION").to_owned(),
+            results: Vec::new(),
+            profile: Vec::new(),
+        };
+        let mut failures = Vec::new();
+        match jobs[..] {
+            [job] => self.measure(job, &mut document)?,
+            _ => {
+                let bar = common.bar("runs");
+                bar.set_length(jobs.len() as u64);
+                for &job in &jobs {
+                    bar.set_message(job.entry.name);
+                    match self.in_its_own_process(common, job) {
+                        Ok(measured) => {
+                            document.results.extend(measured.results);
+                            document.profile.extend(measured.profile);
+                        }
+                        Err(failure) => failures.push(failure.to_string()),
+                    }
+                    bar.inc(1);
+                }
+                bar.finish_and_clear();
             }
         }
-        let bar = common.bar("runs");
-        bar.set_length((entries.len() * self.pass.len()) as u64);
-        let mut results = Vec::new();
-        for entry in entries {
-            for &pass in &self.pass {
-                bar.set_message(entry.name);
-                results.push(self.time(common, entry, pass)?);
-                bar.inc(1);
-            }
+        if document.results.is_empty() {
+            return Err(failures.join("\nnetkin: ").into());
         }
-        bar.finish_and_clear();
         if common.json {
-            print_json(&Document {
-                netkin: env!("CARGO_PKG_VERSION"),
-                results,
-            })?;
+            print_json(&document)?;
         } else {
-            print(&table(&results))?;
-        }
-        Ok(Outcome::Done)
-    }
-
-    fn time(&self, common: &Common, entry: &'static Entry, pass: Pass) -> Result<Row, Failure> {
-        let precision = self.options.precision;
-        let device = common.device.open()?;
-        let build = match pass {
-            Pass::Train => device.clone().autodiff(),
-            Pass::Forward | Pass::InputGrad => device.clone(),
-        };
-        let network = cast(entry.build(&build), precision);
-        let [height, width] = entry.config.input_size();
-        let images = Tensor::<4>::random(
-            [self.batch, 3, height, width],
-            Distribution::Uniform(0.0, 1.0),
-            (&device, precision.dtype()),
-        );
-        let labels: Vec<usize> = (0..self.batch)
-            .map(|index| index % entry.config.num_classes())
-            .collect();
-        let step = || -> Result<(), Failure> {
-            match pass {
-                Pass::Forward => drop(network.forward(images.clone(), &mut Taps::none()).logits),
-                Pass::InputGrad => {
-                    let images = images.clone().autodiff().require_grad();
-                    let logits = network.forward(images.clone(), &mut Taps::none()).logits;
-                    let mut gradients = cross_entropy(logits, &labels).sum().backward();
-                    drop(images.grad_remove(&mut gradients));
-                }
-                Pass::Train => {
-                    let logits = network
-                        .forward(images.clone().autodiff(), &mut Taps::none())
-                        .logits;
-                    drop(cross_entropy(logits, &labels).sum().backward());
-                }
+            print(&table(&document.results))?;
+            for profile in &document.profile {
+                print(&profile.table())?;
             }
-            device
-                .sync()
-                .map_err(|error| format!("the device failed: {error:?}"))?;
-            Ok(())
-        };
-        step()?;
-        reset_peak();
-        let mut milliseconds = Vec::with_capacity(self.repetitions);
-        for _ in 0..self.repetitions {
-            let start = Instant::now();
-            step()?;
-            milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
         }
-        milliseconds.sort_by(f64::total_cmp);
-        let median_ms = milliseconds[milliseconds.len() / 2];
-        let on_cpu = common.device == crate::device::DeviceName::Flex;
-        Ok(Row {
-            model: entry.name,
-            pass,
-            batch: self.batch,
-            device: common.device.to_string(),
-            precision: precision.to_string(),
-            median_ms,
-            images_per_second: self.batch as f64 / median_ms * 1e3,
-            peak_bytes: if on_cpu { peak() } else { None },
+        for failure in &failures {
+            eprintln!("netkin: {failure}");
+        }
+        Ok(match failures.is_empty() {
+            true => Outcome::Done,
+            false => Outcome::FellShort,
         })
     }
-}
 
-fn cast<M: Module>(network: M, precision: Precision) -> M {
-    struct Cast(burn::tensor::FloatDType);
-    impl burn::module::ModuleMapper for Cast {
-        fn map_float<const D: usize>(
-            &mut self,
-            parameter: burn::module::Param<Tensor<D>>,
-        ) -> burn::module::Param<Tensor<D>> {
-            let tracked = parameter.is_require_grad();
-            parameter.map(|tensor| tensor.detach().cast(self.0).set_require_grad(tracked))
+    /// All combinations; those that cannot be run are refused before anything is measured.
+    fn jobs(&self) -> Result<Vec<Job>, Failure> {
+        for device in &self.device {
+            device.open()?;
+        }
+        let mut jobs = Vec::new();
+        for entry in super::chosen(&self.models)? {
+            self.size_for(entry)?;
+            for &pass in &self.pass {
+                for &device in &self.device {
+                    jobs.extend(self.precision.iter().map(|&precision| Job {
+                        entry,
+                        pass,
+                        device,
+                        precision,
+                        profile: self.profile && pass == self.pass[0],
+                    }));
+                }
+            }
+        }
+        Ok(jobs)
+    }
+
+    fn size_for(&self, entry: &Entry) -> Result<[usize; 2], Failure> {
+        let [height, width] = entry.config.input_size();
+        match self.size {
+            Some(size) if [size, size] == [height, width] || entry.config.any_input_size() => {
+                Ok([size, size])
+            }
+            Some(size) => Err(format!(
+                "{} takes images of {height} × {width} only, not {size} × {size}; leave --size out for it",
+                entry.name
+            )
+            .into()),
+            None => Ok([height, width]),
         }
     }
-    match precision {
-        Precision::F32 => network,
-        other => network.map(&mut Cast(other.dtype().into())),
+
+    fn measure(&self, job: Job, document: &mut Document) -> Result<(), Failure> {
+        let Job {
+            entry,
+            pass,
+            device,
+            precision,
+            profile,
+        } = job;
+        let setting = Setting {
+            entry,
+            batch: self.batch,
+            size: self.size_for(entry)?,
+            precision,
+            device: device.open()?,
+            repetitions: self.repetitions,
+        };
+        let measured = setting.measure(pass)?;
+        document.results.push(Row {
+            model: entry.name.to_owned(),
+            pass,
+            batch: self.batch,
+            device: device.to_string(),
+            precision: precision.to_string(),
+            median_ms: measured.median_ms,
+            images_per_second: self.batch as f64 / measured.median_ms * 1e3,
+            peak_bytes: measured.peak_bytes,
+        });
+        if profile {
+            document.profile.push(Profile {
+                model: entry.name.to_owned(),
+                batch: self.batch,
+                device: device.to_string(),
+                precision: precision.to_string(),
+                blocks: setting.profile()?,
+            });
+        }
+        Ok(())
     }
-}
 
-/// The largest resident size since [`reset_peak`], in bytes; Linux tells.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
-fn reset_peak() {
-    // Where the system does not allow it, the peak is that of the whole program.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    /// Lets this program measure one row, as if it alone had been asked for.
+    fn in_its_own_process(&self, common: &Common, job: Job) -> Result<Document, Failure> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["bench", job.entry.name, "--json", "--quiet"])
+            .args(["--pass", job.pass.name()])
+            .args(["--device", &job.device.to_string()])
+            .args(["--precision", &job.precision.to_string()])
+            .args(["--batch", &self.batch.to_string()])
+            .args(["--repetitions", &self.repetitions.to_string()]);
+        if let Some(size) = self.size {
+            command.args(["--size", &size.to_string()]);
+        }
+        if let Some(threads) = common.threads {
+            command.args(["--threads", &threads.to_string()]);
+        }
+        if job.profile {
+            command.arg("--profile");
+        }
+        let output = command.stdin(Stdio::null()).output()?;
+        if output.status.success() {
+            return Ok(serde_json::from_slice(&output.stdout)?);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        // What the program says itself; else the first words of a panic.
+        let sentence = said
+            .lines()
+            .find_map(|line| line.strip_prefix("netkin: "))
+            .or(said
+                .lines()
+                .find(|line| !line.is_empty() && !line.contains("panicked at")))
+            .unwrap_or("it said nothing; there may not be enough memory");
+        Err(format!(
+            "{} ({}, {}, {}) could not be timed ({}): {}",
+            job.entry.name,
+            job.pass.name(),
+            job.device,
+            job.precision,
+            output.status,
+            sentence
+        )
+        .into())
+    }
 }
 
 fn table(rows: &[Row]) -> String {
-    let width = rows
+    let width = name_width(rows.iter().map(|row| row.model.as_str()));
+    let compared = rows
         .iter()
-        .map(|row| row.model.len())
-        .max()
-        .unwrap_or(0)
-        .max("model".len());
+        .any(|row| (&row.device, &row.precision) != (&rows[0].device, &rows[0].precision));
     let mut text = format!(
-        "{:width$}  {:10}  {:>5}  {:>9}  {:>9}  {:>9}\n",
-        "model", "pass", "batch", "ms", "images/s", "peak MiB"
+        "{:width$}  {:10}  {:>5}  {:8}  {:9}  {:>9}  {:>9}  {:>9}",
+        "model", "pass", "batch", "device", "precision", "ms", "images/s", "peak MiB"
     );
+    if compared {
+        text += &format!("  {:>8}", "× first");
+    }
+    text += "\n";
     for row in rows {
-        let pass = row
-            .pass
-            .to_possible_value()
-            .map_or(String::new(), |value| value.get_name().to_owned());
         let peak = row.peak_bytes.map_or("–".to_owned(), |bytes| {
             format!("{:.0}", bytes as f64 / 1048576.0)
         });
         text += &format!(
-            "{:width$}  {pass:10}  {:>5}  {:>9.1}  {:>9.1}  {peak:>9}\n",
-            row.model, row.batch, row.median_ms, row.images_per_second
+            "{:width$}  {:10}  {:>5}  {:8}  {:9}  {:>9.1}  {:>9.1}  {peak:>9}",
+            row.model,
+            row.pass.name(),
+            row.batch,
+            row.device,
+            row.precision,
+            row.median_ms,
+            row.images_per_second
         );
+        if compared {
+            let same = |other: &&Row| (&other.model, other.pass) == (&row.model, row.pass);
+            let first = rows.iter().find(same).unwrap_or(row);
+            text += &format!("  {:>8.2}", row.images_per_second / first.images_per_second);
+        }
+        text += "\n";
     }
     text
+}
+
+impl Profile {
+    fn table(&self) -> String {
+        let width = name_width(self.blocks.iter().map(|block| block.name.as_str()));
+        let mut text = format!(
+            "\nforward pass of {} by blocks (batch {}, {}, {})\n{:width$}  {:>9}  {:>6}\n",
+            self.model, self.batch, self.device, self.precision, "block", "ms", "share"
+        );
+        for block in &self.blocks {
+            text += &format!(
+                "{:width$}  {:>9.2}  {:>5.1}%\n",
+                block.name,
+                block.ms,
+                100.0 * block.share
+            );
+        }
+        text
+    }
+}
+
+fn name_width<'a>(names: impl Iterator<Item = &'a str>) -> usize {
+    names.map(str::len).max().unwrap_or(0).max("model".len())
 }

@@ -6,14 +6,18 @@
 //! [sat]                 # options of one command, by their long names
 //! steps = 20
 //! eps = "8/255"
+//!
+//! [bench]
+//! pass = ["forward", "train"]   # an option that may be given several times
 //! ```
 //!
-//! What the file says is put before what was typed, so the command line wins.
+//! What the file says is put before what was typed, so the command line wins; of an option that may be given several
+//! times, it is left out if any was typed.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::CommandFactory;
+use clap::{ArgAction, CommandFactory};
 use toml::Value;
 
 use super::{Cli, Failure};
@@ -47,6 +51,23 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         return Ok(arguments);
     };
     let chosen = arguments[position].to_string_lossy().into_owned();
+    let is_typed = |key: &str| {
+        arguments
+            .iter()
+            .filter_map(|word| word.to_str())
+            .any(|word| {
+                let name = word.strip_prefix("--").unwrap_or_default();
+                name.split('=').next() == Some(key)
+            })
+    };
+    let push = |inserted: &mut _, option: &clap::Arg, key: &str, value: &_| match matches!(
+        option.get_action(),
+        ArgAction::Append
+    ) && is_typed(key)
+    {
+        true => Ok(()),
+        false => push(inserted, option, key, value, &path),
+    };
 
     let mut inserted = Vec::new();
     for (key, value) in &table {
@@ -60,7 +81,7 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
                         format!("the configuration {place} sets {key} in [{}], but that command has no such option; see `netkin {0} --help`", command.get_name())
                     })?;
                     if command.get_name() == chosen {
-                        push(&mut inserted, option, key, value, &path)?;
+                        push(&mut inserted, option, key, value)?;
                     }
                 }
             }
@@ -68,9 +89,14 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
                 let option = find_argument(&cli, key).ok_or_else(|| {
                     format!("the configuration {place} sets {key}, which is no option of every command; put options of one command into a table such as [sat], and see `netkin --help`")
                 })?;
+                // A command may have its own form of it.
+                let own = cli.find_subcommand(&chosen);
+                let option = own
+                    .and_then(|own| find_argument(own, key))
+                    .unwrap_or(option);
                 // Before the options of the command's own table, so that those win.
                 let mut common = Vec::new();
-                push(&mut common, option, key, value, &path)?;
+                push(&mut common, option, key, value)?;
                 inserted.splice(0..0, common);
             }
         }
@@ -119,6 +145,11 @@ fn push(
     path: &std::path::Path,
 ) -> Result<(), Failure> {
     let takes_value = option.get_action().takes_values();
+    if let (Value::Array(values), ArgAction::Append) = (value, option.get_action()) {
+        return values
+            .iter()
+            .try_for_each(|value| push(arguments, option, key, value, path));
+    }
     let text = match value {
         Value::Boolean(true) if !takes_value => {
             arguments.push(format!("--{key}").into());

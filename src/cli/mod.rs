@@ -9,6 +9,7 @@ mod common;
 mod completions;
 mod config_file;
 mod demo;
+mod doctor;
 mod eval;
 mod forward;
 mod info;
@@ -50,6 +51,7 @@ enum Command {
     Demo(demo::Args),
     Train(train::Args),
     Bench(bench::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),
+        Command::Doctor(args) => args.run(common),
         Command::Completions(args) => args.run(),
     };
     match ended {
@@ -112,6 +115,22 @@ fn known(name: &str) -> Result<&'static netkin_architectures::Entry, Failure> {
         )
         .into(),
     })
+}
+
+/// The networks that names, aliases and patterns mean, in their order; a name that means none is refused with those most
+/// like it.
+fn chosen(patterns: &[String]) -> Result<Vec<&'static netkin_architectures::Entry>, Failure> {
+    let mut entries = Vec::new();
+    for pattern in patterns {
+        match netkin_architectures::find(pattern) {
+            Ok(entry) => entries.push(entry),
+            Err(_) => match netkin_architectures::matching(pattern) {
+                found if found.is_empty() => entries.push(known(pattern)?),
+                found => entries.extend(found),
+            },
+        }
+    }
+    Ok(entries)
 }
 
 fn could_not_run(failure: &Failure) -> ExitCode {

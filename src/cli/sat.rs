@@ -10,7 +10,7 @@ use super::{Failure, Outcome, attack, values};
 use crate::images::Filter;
 use crate::model::Crop;
 use crate::runs::write_atomically;
-use crate::similarity::sat::{self, Pair, Progress, SatConfig, SatRun};
+use crate::similarity::sat::{self, Pair, Progress, SatConfig, SatRun, Timing};
 
 /// Measure how alike networks are: attack each, and see which others are fooled
 #[derive(Debug, clap::Args)]
@@ -100,11 +100,20 @@ impl Args {
         let models = common.load(&self.models, self.options.precision)?;
         let bar = common.bar("images");
         let run = sat::run(&models, &dataset, &config, &self.run, |progress| {
-            if let Progress::Step { done, total, model } = progress {
+            match progress {
+            Progress::Step { done, total, model } => {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
                 bar.set_message(format!("attacked {model}"));
             }
+            Progress::SmallerBatch { batch, model } => bar.suspend(|| {
+                eprintln!(
+                    "netkin: {} ran out of memory with {model}; going on with {batch} images at once",
+                    common.device
+                );
+            }),
+            Progress::Skipped(_) => {}
+        }
         })?;
         bar.finish_and_clear();
         report_skipped(&run.skipped);
@@ -152,6 +161,18 @@ impl Args {
                 self.run.join("sat.csv").display()
             ));
         }
+        let Timing {
+            total,
+            attacks,
+            predictions,
+        } = run.timing;
+        common.note(&format!(
+            "{:.1} s: {:.1} s in steps of attacks, {:.1} s in predictions, {:.1} % outside of the networks",
+            total.as_secs_f64(),
+            attacks.as_secs_f64(),
+            predictions.as_secs_f64(),
+            100.0 * run.timing.share_outside()
+        ));
         let empty: Vec<&Pair> = document.pairs.iter().filter(|pair| pair.n == 0).collect();
         for pair in &empty {
             eprintln!(

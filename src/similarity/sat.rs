@@ -7,17 +7,23 @@
 //! where X_AB are the images that both networks classify correctly, and x_A the image attacked on A. An image that was
 //! attacked at A's size is resized to B's. Two equal networks under a perfect attack score ln 100 ≈ 4.605.
 //!
-//! Work is done in chunks of images: a chunk is decoded once, attacked on A, judged by every network, and kept as units of
-//! the [run folder](crate::runs), from which the scores are arithmetic.
+//! All networks stay loaded. Work is done in groups of images, as many as a batch takes: a group is decoded once and resized
+//! once for all networks that want it alike, while the networks work on the group before. It is attacked on A and judged by
+//! every network while it is in memory, and kept as units of the [run folder](crate::runs), a chunk of 32 images each, from
+//! which the scores are arithmetic. A group is always worked on as a whole, so that a run that goes on computes in the same
+//! batches as one that never stopped.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Matrix;
+use super::batches::Batches;
 use crate::attacks::{Attack, Pgd, Targets, quantise};
 use crate::images::{
     Dataset, DatasetError, DecodeError, Filter, RgbImage, Sample, Skipped, Transform, decode_file,
@@ -43,7 +49,8 @@ pub struct SatConfig {
     pub transfer_interpolation: Filter,
     /// The lower bound of a score's percentage, ε_s.
     pub epsilon_s: f64,
-    /// Images attacked at once, at least 1; scores do not depend on it but for rounding.
+    /// Images attacked at once, at least 1; scores do not depend on it but for rounding. A GPU that runs out of memory gets
+    /// fewer.
     pub batch: usize,
     /// Whether an image that cannot be decoded ends the run.
     pub strict: bool,
@@ -76,6 +83,36 @@ pub enum Progress<'a> {
     },
     /// An image was left out.
     Skipped(&'a Skipped),
+    /// The device ran out of memory; from now on, so many images are worked on at once.
+    SmallerBatch {
+        /// The new size.
+        batch: usize,
+        /// The network that did not fit.
+        model: &'a str,
+    },
+}
+
+/// Where the time of a run went.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Timing {
+    /// The whole call.
+    pub total: Duration,
+    /// The steps of attacks.
+    pub attacks: Duration,
+    /// Predictions, of clean and of attacked images.
+    pub predictions: Duration,
+}
+
+impl Timing {
+    /// The share of the time in which no network worked, 0 to 1: hashing, decoding and resizing as far as they do not run
+    /// beside the networks, transfers, files.
+    pub fn share_outside(&self) -> f64 {
+        let inside = (self.attacks + self.predictions).as_secs_f64();
+        match self.total.as_secs_f64() {
+            0.0 => 0.0,
+            total => 1.0 - inside / total,
+        }
+    }
 }
 
 /// Why a run stopped. Finished units stay.
@@ -113,6 +150,8 @@ pub struct SatRun {
     pub images: usize,
     /// [`Dataset::fingerprint`] of the images.
     pub fingerprint: String,
+    /// Where the time of this call went, which may have found some of the work done.
+    pub timing: Timing,
     epsilon_s: f64,
 }
 
@@ -197,6 +236,7 @@ pub fn run(
     folder: &std::path::Path,
     mut progress: impl FnMut(Progress),
 ) -> Result<SatRun, SatError> {
+    let start = Instant::now();
     for (index, model) in models.iter().enumerate() {
         if models[..index]
             .iter()
@@ -221,7 +261,12 @@ pub fn run(
     let folder = RunFolder::open(folder, &settings)?;
     let work = Work::new(models, dataset, &contents, config, folder);
     work.compute(&mut progress)?;
-    work.collect(fingerprint, &mut progress)
+    let mut run = work.collect(fingerprint, &mut progress)?;
+    run.timing = Timing {
+        total: start.elapsed(),
+        ..work.timing.get()
+    };
+    Ok(run)
 }
 
 /// Predictions of one model on one chunk of clean images.
@@ -267,16 +312,24 @@ struct Chunk {
     identity: String,
 }
 
+/// Chunks that are worked on together: as many images as a batch takes.
+type Group = [Chunk];
+
 struct Work<'a> {
     subjects: Vec<Subject<'a>>,
     samples: &'a [Sample],
     chunks: Vec<Chunk>,
     config: &'a SatConfig,
     folder: RunFolder,
+    batches: Batches,
+    timing: Cell<Timing>,
 }
 
-/// A decoded chunk: per model the images as it sees them, or why there is none.
+/// The images of a group, or why there is none.
 type Decoded = Vec<Result<RgbImage, DecodeError>>;
+
+/// An image as the attacked network sees it, with its label and id.
+type Target<'i> = (&'i RgbImage, &'i Sample);
 
 /// Judge → which images of a chunk were attacked, and what it says of each.
 type Judged = BTreeMap<String, (Vec<usize>, Vec<usize>)>;
@@ -330,11 +383,21 @@ impl<'a> Work<'a> {
             chunks,
             config,
             folder,
+            batches: Batches::new(config.batch, samples.len()),
+            timing: Cell::default(),
         }
     }
 
-    fn samples_of(&self, chunk: &Chunk) -> &'a [Sample] {
-        &self.samples[chunk.start..(chunk.start + CHUNK).min(self.samples.len())]
+    fn groups(&self) -> std::slice::Chunks<'_, Chunk> {
+        self.chunks.chunks(self.config.batch.div_ceil(CHUNK))
+    }
+
+    fn samples_of(&self, group: &Group) -> &'a [Sample] {
+        let (start, end) = match group {
+            [] => (0, 0),
+            [first, ..] => (first.start, first.start + group.len() * CHUNK),
+        };
+        &self.samples[start..end.min(self.samples.len())]
     }
 
     fn clean_key(&self, chunk: &Chunk, subject: &Subject) -> String {
@@ -391,71 +454,50 @@ impl<'a> Work<'a> {
         Ok(self.folder.read_json::<CleanUnit>("clean", &key)?.is_none())
     }
 
-    /// Fills the folder, decoding one chunk ahead.
+    /// Fills the folder, decoding one group ahead.
     fn compute(&self, progress: &mut impl FnMut(Progress)) -> Result<(), SatError> {
         let total = self.chunks.len() * self.subjects.len();
-        let mut wanted = Vec::new();
-        for chunk in &self.chunks {
+        let mut done = total;
+        let mut wanted: Vec<&Group> = Vec::new();
+        for group in self.groups() {
             let mut missing = 0;
-            for subject in &self.subjects {
-                let done = !self.is_clean_missing(chunk, subject)?
-                    && self.missing_judges(chunk, subject)?.is_empty();
-                missing += usize::from(!done);
+            for chunk in group {
+                for subject in &self.subjects {
+                    let is_done = !self.is_clean_missing(chunk, subject)?
+                        && self.missing_judges(chunk, subject)?.is_empty();
+                    missing += usize::from(!is_done);
+                }
             }
+            done -= missing;
             if missing > 0 {
-                wanted.push((chunk, missing));
+                wanted.push(group);
             }
         }
-        let mut done = total - wanted.iter().map(|(_, missing)| missing).sum::<usize>();
         std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel(1);
-            let to_decode: Vec<&Chunk> = wanted.iter().map(|(chunk, _)| *chunk).collect();
+            let samples: Vec<&[Sample]> =
+                wanted.iter().map(|group| self.samples_of(group)).collect();
             scope.spawn(move || {
-                for chunk in to_decode {
-                    let decoded = self.decode(chunk);
-                    if sender.send((chunk, decoded)).is_err() {
+                for samples in samples {
+                    if sender.send(decode(samples)).is_err() {
                         break;
                     }
                 }
             });
-            for (chunk, decoded) in receiver {
-                let seen = self.seen(chunk, decoded)?;
-                for subject in 0..self.subjects.len() {
-                    if self.work_on(chunk, subject, &seen)? {
-                        done += 1;
-                        let model = self.subjects[subject].model.name();
-                        progress(Progress::Step { done, total, model });
-                    }
+            for (group, decoded) in wanted.into_iter().zip(receiver) {
+                let seen = self.seen(decoded)?;
+                for subject in &self.subjects {
+                    done += self.work_on(group, subject, &seen, progress)?;
+                    let model = subject.model.name();
+                    progress(Progress::Step { done, total, model });
                 }
             }
             Ok(())
         })
     }
 
-    /// In threads of its own: rayon's are busy with the network, and the caller may be all that rayon has.
-    fn decode(&self, chunk: &Chunk) -> Decoded {
-        let samples = self.samples_of(chunk);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let part = samples.len().div_ceil(threads).max(1);
-        std::thread::scope(|scope| {
-            let decode = |samples: &'a [Sample]| {
-                scope.spawn(move || {
-                    samples
-                        .iter()
-                        .map(|sample| decode_file(&sample.path))
-                        .collect::<Vec<_>>()
-                })
-            };
-            let parts: Vec<_> = samples.chunks(part).map(decode).collect();
-            parts
-                .into_iter()
-                .flat_map(|part| part.join().expect("decoding does not panic"))
-                .collect()
-        })
-    }
-
-    /// What each model sees of each image of a chunk; models with the same transform share the work.
-    fn seen(&self, chunk: &Chunk, decoded: Decoded) -> Result<Seen, SatError> {
+    /// What each model sees of each image of a group; models with the same transform share the work.
+    fn seen(&self, decoded: Decoded) -> Result<Seen, SatError> {
         let mut skipped = Vec::new();
         let mut images = Vec::new();
         for (index, image) in decoded.into_iter().enumerate() {
@@ -468,7 +510,6 @@ impl<'a> Work<'a> {
                 }
             }
         }
-        debug_assert_eq!(images.len(), self.samples_of(chunk).len());
         let mut views: Vec<(Transform, Vec<Option<RgbImage>>)> = Vec::new();
         for subject in &self.subjects {
             if views
@@ -485,130 +526,247 @@ impl<'a> Work<'a> {
         Ok(Seen { views, skipped })
     }
 
-    /// Does what is missing of one model on one chunk; whether anything was.
-    fn work_on(&self, chunk: &Chunk, subject: usize, seen: &Seen) -> Result<bool, SatError> {
-        let subject = &self.subjects[subject];
-        let samples = self.samples_of(chunk);
+    /// Does what is missing of one model on a group; for how many of its chunks anything was.
+    fn work_on(
+        &self,
+        group: &Group,
+        subject: &Subject,
+        seen: &Seen,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<usize, SatError> {
         let view = seen.by(&subject.transform);
-        let made_by = self.provenance(subject);
+        let mut worked = vec![false; group.len()];
+        let predictions = self.clean(group, subject, seen, &mut worked, progress)?;
 
-        let clean_key = self.clean_key(chunk, subject);
-        let mut worked = false;
-        let clean = match self.folder.read_json::<CleanUnit>("clean", &clean_key)? {
-            Some(unit) => unit,
-            None => {
-                let predictions = self.predict(subject.model, view.iter().map(Option::as_ref));
-                let skipped = seen.skipped.clone();
-                let unit = CleanUnit {
-                    made_by: made_by.clone(),
-                    predictions,
-                    skipped,
-                };
-                self.folder.write_json("clean", &clean_key, &unit)?;
-                worked = true;
-                unit
-            }
-        };
-
-        let judges = self.missing_judges(chunk, subject)?;
-        if judges.is_empty() {
-            return Ok(worked);
+        let mut judges = Vec::with_capacity(group.len());
+        for chunk in group {
+            judges.push(self.missing_judges(chunk, subject)?);
         }
-        let attacked: Vec<usize> = (0..samples.len())
-            .filter(|&index| clean.predictions[index] == Some(samples[index].label))
-            .collect();
-        let attack_key = self.attack_key(chunk, subject);
-        let originals: Vec<&RgbImage> = attacked
-            .iter()
-            .filter_map(|&index| view[index].as_ref())
-            .collect();
-        let targets: Vec<&Sample> = attacked.iter().map(|&index| &samples[index]).collect();
-        let adversarial = match self.stored(&attack_key, subject, attacked.len())? {
-            Some(images) => images,
-            None => {
-                let images = self.attack(subject.model, &originals, &targets);
-                self.folder
-                    .write("adversarial", &attack_key, &concatenated(&images))?;
-                images
-            }
-        };
-
-        let mut resized: Vec<([usize; 2], Vec<RgbImage>)> = Vec::new();
-        let mut predictions = BTreeMap::new();
-        for judge in &judges {
-            let size = judge.model.input_size();
-            if resized.iter().all(|(other, _)| *other != size) {
-                let images = adversarial
-                    .par_iter()
-                    .map(|image| self.transfer(image, size))
-                    .collect();
-                resized.push((size, images));
-            }
-            let images = resized
-                .iter()
-                .find(|(other, _)| *other == size)
-                .map(|(_, images)| images);
-            let images = images.into_iter().flatten().map(Some);
-            let predicted = self
-                .predict(judge.model, images)
-                .into_iter()
-                .flatten()
+        if judges.iter().any(|judges| !judges.is_empty()) {
+            let samples = self.samples_of(group);
+            let attacked: Vec<usize> = (0..samples.len())
+                .filter(|&index| predictions[index] == Some(samples[index].label))
                 .collect();
-            predictions.insert(self.judge_key(judge), predicted);
+            let targets: Vec<Target> = attacked
+                .iter()
+                .filter_map(|&index| Some((view[index].as_ref()?, &samples[index])))
+                .collect();
+            let by_chunk = |position: usize| -> Vec<usize> {
+                let in_chunk = attacked.iter().filter(|&&index| index / CHUNK == position);
+                in_chunk.map(|&index| index % CHUNK).collect()
+            };
+            let attacked: Vec<Vec<usize>> = (0..group.len()).map(by_chunk).collect();
+            let adversarial = self.adversarial(group, subject, &attacked, &targets, progress)?;
+            let judged = self.judged_by(&judges, &attacked, &adversarial, progress);
+            for (position, (attacked, predictions)) in attacked.into_iter().zip(judged).enumerate()
+            {
+                if predictions.is_empty() {
+                    continue;
+                }
+                worked[position] = true;
+                let unit_name = unit_key(&predictions.keys().collect::<Vec<_>>());
+                let unit = JudgedUnit {
+                    made_by: self.provenance(subject),
+                    attacked,
+                    predictions,
+                };
+                let kind = self.judged_kind(&self.attack_key(&group[position], subject));
+                self.folder.write_json(&kind, &unit_name, &unit)?;
+            }
         }
-        let unit_name = unit_key(&predictions.keys().collect::<Vec<_>>());
-        let unit = JudgedUnit {
-            made_by,
-            attacked,
-            predictions,
-        };
-        self.folder
-            .write_json(&self.judged_kind(&attack_key), &unit_name, &unit)?;
-        Ok(true)
+        Ok(worked.into_iter().filter(|&worked| worked).count())
     }
 
-    /// The most probable class of each image that there is.
-    fn predict<'i>(
+    /// The predictions of a model on the clean images of a group; what the folder lacks is written, its chunk marked.
+    fn clean(
+        &self,
+        group: &Group,
+        subject: &Subject,
+        seen: &Seen,
+        worked: &mut [bool],
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<Vec<Option<usize>>, SatError> {
+        let mut kept = Vec::with_capacity(group.len());
+        for chunk in group {
+            let key = self.clean_key(chunk, subject);
+            kept.push(self.folder.read_json::<CleanUnit>("clean", &key)?);
+        }
+        let mut computed = Vec::new();
+        if kept.iter().any(Option::is_none) {
+            let images: Vec<Option<&RgbImage>> = seen
+                .by(&subject.transform)
+                .iter()
+                .map(Option::as_ref)
+                .collect();
+            let present: Vec<&RgbImage> = images.iter().copied().flatten().collect();
+            let mut predictions = self.predict(subject.model, &present, progress).into_iter();
+            computed = images
+                .iter()
+                .map(|image| image.and_then(|_| predictions.next()))
+                .collect();
+        }
+        let mut all = Vec::new();
+        for (position, kept) in kept.into_iter().enumerate() {
+            if let Some(unit) = kept {
+                all.extend(unit.predictions);
+                continue;
+            }
+            let start = position * CHUNK;
+            let end = (start + CHUNK).min(computed.len());
+            let in_chunk = |(index, _): &&(usize, String)| index / CHUNK == position;
+            let skipped = seen.skipped.iter().filter(in_chunk);
+            let unit = CleanUnit {
+                made_by: self.provenance(subject),
+                predictions: computed[start..end].to_vec(),
+                skipped: skipped
+                    .map(|(index, reason)| (index % CHUNK, reason.clone()))
+                    .collect(),
+            };
+            let key = self.clean_key(&group[position], subject);
+            self.folder.write_json("clean", &key, &unit)?;
+            worked[position] = true;
+            all.extend(unit.predictions);
+        }
+        Ok(all)
+    }
+
+    /// The adversarial images of a group, 8-bit, in the order of `targets`: those of an earlier run if there are all, else
+    /// new ones, of which are written what the folder lacks.
+    fn adversarial(
+        &self,
+        group: &Group,
+        subject: &Subject,
+        attacked: &[Vec<usize>],
+        targets: &[Target],
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<Vec<RgbImage>, SatError> {
+        let mut stored = Vec::with_capacity(group.len());
+        for (chunk, attacked) in group.iter().zip(attacked) {
+            let key = self.attack_key(chunk, subject);
+            stored.push(self.stored(&key, subject, attacked.len())?);
+        }
+        if stored.iter().all(Option::is_some) {
+            return Ok(stored.into_iter().flatten().flatten().collect());
+        }
+        let mut computed = self.attack(subject.model, targets, progress).into_iter();
+        let mut all = Vec::with_capacity(targets.len());
+        for (position, stored) in stored.into_iter().enumerate() {
+            let new: Vec<RgbImage> = computed.by_ref().take(attacked[position].len()).collect();
+            match stored {
+                Some(images) => all.extend(images),
+                None => {
+                    let key = self.attack_key(&group[position], subject);
+                    self.folder
+                        .write("adversarial", &key, &concatenated(&new))?;
+                    all.extend(new);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// What the judges that a chunk of the group still wants say of its adversarial images. A judge that one chunk wants
+    /// sees all of the group.
+    fn judged_by(
+        &self,
+        judges: &[Vec<&Subject>],
+        attacked: &[Vec<usize>],
+        adversarial: &[RgbImage],
+        progress: &mut impl FnMut(Progress),
+    ) -> Vec<BTreeMap<String, Vec<usize>>> {
+        let mut judged = vec![BTreeMap::new(); judges.len()];
+        let mut resized: Vec<([usize; 2], Vec<RgbImage>)> = Vec::new();
+        for judge in &self.subjects {
+            let key = self.judge_key(judge);
+            let wants = |judges: &Vec<&Subject>| {
+                judges.iter().any(|other| other.identity == judge.identity)
+            };
+            if !judges.iter().any(wants) {
+                continue;
+            }
+            let size = judge.model.input_size();
+            if resized.iter().all(|(other, _)| *other != size) {
+                let filter = self.config.transfer_interpolation;
+                let images = adversarial.par_iter();
+                resized.push((
+                    size,
+                    images.map(|image| transfer(image, size, filter)).collect(),
+                ));
+            }
+            let images: Vec<&RgbImage> = resized
+                .iter()
+                .filter(|(other, _)| *other == size)
+                .flat_map(|(_, images)| images)
+                .collect();
+            let mut predictions = self.predict(judge.model, &images, progress).into_iter();
+            for ((judged, judges), attacked) in judged.iter_mut().zip(judges).zip(attacked) {
+                let of_chunk: Vec<usize> = predictions.by_ref().take(attacked.len()).collect();
+                if wants(judges) {
+                    judged.insert(key.clone(), of_chunk);
+                }
+            }
+        }
+        judged
+    }
+
+    /// The most probable class of each image.
+    fn predict(
         &self,
         model: &Model,
-        images: impl Iterator<Item = Option<&'i RgbImage>>,
-    ) -> Vec<Option<usize>> {
-        let images: Vec<_> = images.collect();
-        let present: Vec<&RgbImage> = images.iter().copied().flatten().collect();
-        let mut predictions = present
-            .chunks(self.config.batch)
-            .flat_map(|batch| model.predict(model.pixels_of(batch.iter().copied())));
-        images
-            .iter()
-            .map(|image| image.and_then(|_| predictions.next()))
-            .collect()
+        images: &[&RgbImage],
+        progress: &mut impl FnMut(Progress),
+    ) -> Vec<usize> {
+        let work = |batch: &[&RgbImage]| {
+            let pixels = model.pixels_of(batch.iter().copied());
+            self.timed(|timing| &mut timing.predictions, || model.predict(pixels))
+        };
+        self.batches.work(model.device(), images, work, |batch| {
+            let model = model.name();
+            progress(Progress::SmallerBatch { batch, model });
+        })
     }
 
     /// Adversarial images, 8-bit, within ε of the originals.
-    fn attack(&self, model: &Model, originals: &[&RgbImage], samples: &[&Sample]) -> Vec<RgbImage> {
+    fn attack(
+        &self,
+        model: &Model,
+        targets: &[Target],
+        progress: &mut impl FnMut(Progress),
+    ) -> Vec<RgbImage> {
         let attack = &self.config.attack;
-        let batches = originals
-            .chunks(self.config.batch)
-            .zip(samples.chunks(self.config.batch));
-        batches
-            .flat_map(|(originals, samples)| {
-                let labels: Vec<usize> = samples.iter().map(|sample| sample.label).collect();
-                let ids: Vec<&str> = samples.iter().map(|sample| sample.id.as_str()).collect();
-                let pixels = model.pixels_of(originals.iter().copied());
-                let targets = Targets {
-                    pixels,
-                    labels: &labels,
-                    ids: &ids,
-                };
-                let values = to_f32(attack.perturb(model, &targets));
-                let size = values.len() / originals.len();
-                originals
-                    .iter()
-                    .zip(values.chunks_exact(size))
-                    .map(|(original, values)| quantise(values, original, attack.eps()))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+        let work = |batch: &[Target]| {
+            let labels: Vec<usize> = batch.iter().map(|(_, sample)| sample.label).collect();
+            let ids: Vec<&str> = batch.iter().map(|(_, sample)| sample.id.as_str()).collect();
+            let targets = Targets {
+                pixels: model.pixels_of(batch.iter().map(|(original, _)| *original)),
+                labels: &labels,
+                ids: &ids,
+            };
+            let values = self.timed(
+                |timing| &mut timing.attacks,
+                || to_f32(attack.perturb(model, &targets)),
+            );
+            let size = values.len() / batch.len();
+            batch
+                .par_iter()
+                .zip(values.par_chunks_exact(size))
+                .map(|((original, _), values)| quantise(values, original, attack.eps()))
+                .collect()
+        };
+        self.batches.work(model.device(), targets, work, |batch| {
+            let model = model.name();
+            progress(Progress::SmallerBatch { batch, model });
+        })
+    }
+
+    /// Runs a network and adds the time to what `which` picks.
+    fn timed<R>(&self, which: fn(&mut Timing) -> &mut Duration, run: impl FnOnce() -> R) -> R {
+        let start = Instant::now();
+        let result = run();
+        let mut timing = self.timing.get();
+        *which(&mut timing) += start.elapsed();
+        self.timing.set(timing);
+        result
     }
 
     /// The adversarial images of an earlier run, if they are whole.
@@ -629,14 +787,6 @@ impl<'a> Work<'a> {
                     .map(|image| RgbImage::new(width, height, image.to_vec()))
                     .collect()
             }))
-    }
-
-    /// An attacked image as a network of another size gets it.
-    fn transfer(&self, image: &RgbImage, [height, width]: [usize; 2]) -> RgbImage {
-        match (image.width(), image.height()) == (width, height) {
-            true => image.clone(),
-            false => resize(image, (width, height), self.config.transfer_interpolation),
-        }
     }
 
     fn provenance(&self, subject: &Subject) -> Provenance {
@@ -666,10 +816,11 @@ impl<'a> Work<'a> {
             skipped: Vec::new(),
             images,
             fingerprint,
+            timing: Timing::default(),
             epsilon_s: self.config.epsilon_s,
         };
         for chunk in &self.chunks {
-            let samples = self.samples_of(chunk);
+            let samples = self.samples_of(std::slice::from_ref(chunk));
             for (a, subject) in self.subjects.iter().enumerate() {
                 let key = self.clean_key(chunk, subject);
                 let Some(clean) = self.folder.read_json::<CleanUnit>("clean", &key)? else {
@@ -709,6 +860,37 @@ impl<'a> Work<'a> {
     }
 }
 
+/// In threads of its own: rayon's are busy with the network, and the caller may be all that rayon has.
+fn decode(samples: &[Sample]) -> Decoded {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = samples.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let decode = |samples: &[Sample]| {
+            samples
+                .iter()
+                .map(|sample| decode_file(&sample.path))
+                .collect::<Vec<_>>()
+        };
+        let parts: Vec<_> = samples
+            .chunks(part)
+            .map(|samples| scope.spawn(move || decode(samples)))
+            .collect();
+        parts
+            .into_iter()
+            .flat_map(|part| part.join().expect("decoding does not panic"))
+            .collect()
+    })
+}
+
+/// An attacked image as a network of another size gets it.
+fn transfer(image: &RgbImage, [height, width]: [usize; 2], filter: Filter) -> RgbImage {
+    match (image.width(), image.height()) == (width, height) {
+        true => image.clone(),
+        false => resize(image, (width, height), filter),
+    }
+}
+
+/// What the networks see of a group.
 struct Seen {
     views: Vec<(Transform, Vec<Option<RgbImage>>)>,
     skipped: Vec<(usize, String)>,
@@ -757,11 +939,50 @@ mod tests {
             skipped: Vec::new(),
             images: 3,
             fingerprint: String::new(),
+            timing: Timing::default(),
             epsilon_s: 0.01,
         };
         let pair = run.pair(0, 1);
         assert_eq!((pair.n, pair.fooled_ab, pair.fooled_ba), (1, 1, 0));
         assert_eq!(pair.sat, Some(50f64.ln()));
         assert_eq!(run.clean(), [2, 2]);
+    }
+
+    #[test]
+    fn images_are_resized_once_for_all_networks_that_want_them_alike() {
+        let device = burn::tensor::Device::flex();
+        let hub = netkin_weights::HubConfig::nowhere();
+        let precision = netkin_weights::Precision::F32;
+        let load = |name: &str| {
+            let spec = name.parse().unwrap();
+            let loaded = netkin_weights::load(&spec, precision, &device, &hub, &mut |_| {});
+            Model::new(loaded.unwrap(), precision, device.clone())
+        };
+        let models = ["demo_resnet", "demo_mixer", "demo_vit_patch7"].map(load);
+        let folder = tempfile::tempdir().unwrap();
+        let config = SatConfig::default();
+        let run = RunFolder::open(&folder.path().join("run"), &json!({})).unwrap();
+        let image = RgbImage::new(40, 30, vec![7; 40 * 30 * 3]);
+        let class = folder.path().join("images/class");
+        std::fs::create_dir_all(&class).unwrap();
+        crate::images::save_png(&class.join("a.png"), &image).unwrap();
+        let dataset = Dataset::open(&folder.path().join("images"), None).unwrap();
+        let contents = dataset.content_hashes().unwrap();
+        let work = Work::new(&models, &dataset, &contents, &config, run);
+        let seen = work.seen(vec![Ok(image)]).unwrap();
+        assert_eq!(seen.views.len(), 1);
+        let view = seen.by(&work.subjects[2].transform)[0].as_ref().unwrap();
+        assert_eq!((view.width(), view.height()), (28, 28));
+    }
+
+    #[test]
+    fn what_is_not_in_a_network_is_outside() {
+        let seconds = Duration::from_secs;
+        let timing = Timing {
+            total: seconds(10),
+            attacks: seconds(6),
+            predictions: seconds(3),
+        };
+        assert!((timing.share_outside() - 0.1).abs() < 1e-12);
     }
 }

@@ -1,0 +1,40 @@
+//! How much memory a process, or a device, holds.
+
+use burn::tensor::Device;
+
+/// The memory of this process that is in RAM now, in bytes; Linux tells, other systems are not asked.
+pub fn resident() -> Option<u64> {
+    status("VmRSS:")
+}
+
+/// The most memory of this process that was ever in RAM, in bytes; Linux tells, other systems are not asked.
+pub fn peak() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// What the allocator of a GPU has taken from the device, in bytes. It keeps what is freed, so this is also the most that
+/// was needed. None on the CPU, whose tensors are ordinary memory of the process.
+pub fn reserved(device: &Device) -> Option<u64> {
+    device
+        .memory_pool_usage()
+        .map(|usage| usage.bytes_reserved)
+        .filter(|&bytes| bytes > 0)
+}
+
+fn status(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_not_below_what_is_held() {
+        let held = resident().unwrap();
+        assert!(held > 1 << 20 && peak().unwrap() >= held);
+    }
+}
