@@ -27,41 +27,37 @@ impl Operation for GlobalResponseNorm {
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let [x, scale, shift]: [Array; 3] = inputs.try_into().expect("three arrays");
         let sizes = Sizes::new(&x);
-        let strengths = sizes.sums(&x, &x).map(|of_image| {
-            let strengths = of_image.into_iter().map(|[square, _]| square.sqrt());
-            strengths.collect::<Vec<f32>>()
-        });
-        let strengths: Vec<f32> = strengths.flatten().collect();
-        let factors: Vec<f32> = strengths
-            .chunks_exact(sizes.channels)
-            .flat_map(|strengths| {
-                let divisor = self.divisor(strengths);
-                let factor = move |(&strength, scale)| strength / divisor * scale + 1.0;
-                std::iter::zip(strengths, scale.values()).map(factor)
-            })
-            .collect();
         let kept = keep.then(|| x.clone());
         let target = Target::over(x);
-        let body = Scaled {
-            sizes,
-            factors: &factors,
-            summand: Summand::Shift(Pointer::reading(shift.values())),
-            from: target.from,
-            to: target.to,
-        };
-        // SAFETY: every place writes to itself, and all are written.
-        let y = unsafe {
-            over(sizes.images * sizes.places, sizes.channels, &body);
-            target.finish()
-        };
+        let (mut strengths, mut factors) = (Vec::new(), Vec::new());
+        for images in sizes.groups() {
+            // SAFETY: x holds these images, and the sums are made before anything is written over them.
+            let squares = unsafe { sizes.sums(images.clone(), target.from, target.from) };
+            for of_image in squares {
+                let start = strengths.len();
+                strengths.extend(of_image.iter().map(|[square, _]| square.sqrt()));
+                let divisor = self.divisor(&strengths[start..]);
+                let factor = |(&strength, scale)| strength / divisor * scale + 1.0;
+                factors.extend(std::iter::zip(&strengths[start..], scale.values()).map(factor));
+            }
+            let body = Scaled {
+                sizes,
+                first: images.start * sizes.places,
+                factors: &factors,
+                summand: Summand::Shift(Pointer::reading(shift.values())),
+                from: target.from,
+                to: target.to,
+            };
+            // SAFETY: every place writes to itself, and all are written.
+            unsafe { over(images.len() * sizes.places, sizes.channels, &body) };
+        }
+        // SAFETY: as said.
+        let y = unsafe { target.finish() };
         let saved = kept.map_or(vec![], |x| {
             let shape = [sizes.images, sizes.channels];
-            vec![
-                x,
-                scale,
-                Array::from_vec(strengths, &shape),
-                Array::from_vec(factors, &shape),
-            ]
+            let [strengths, factors] =
+                [strengths, factors].map(|values| Array::from_vec(values, &shape));
+            vec![x, scale, strengths, factors]
         });
         (y, saved)
     }
@@ -74,40 +70,44 @@ impl Operation for GlobalResponseNorm {
         let mut to_shift = vec![0.0; channels];
         // What x is multiplied by for the way through the strengths.
         let mut through_strengths = Vec::with_capacity(strengths.values().len());
-        let strengths = strengths.values().chunks_exact(channels);
-        for (sums, strengths) in sizes.sums(&gradient, &x).zip(strengths) {
-            let divisor = self.divisor(strengths);
-            let mut through_mean = 0.0;
-            for (channel, [aligned, sum]) in sums.iter().enumerate() {
-                let relative = strengths[channel] / divisor;
-                to_scale[channel] += relative * aligned;
-                to_shift[channel] += sum;
-                through_mean += relative * aligned * scale.values()[channel];
-            }
-            through_mean /= channels as f32;
-            for (channel, [aligned, _]) in sums.iter().enumerate() {
-                let slope = (aligned * scale.values()[channel] - through_mean) / divisor;
-                through_strengths.push(match strengths[channel] {
-                    0.0 => 0.0,
-                    strength => slope / strength,
-                });
-            }
-        }
+        let mut strengths = strengths.values().chunks_exact(channels);
+        let x = Pointer::reading(x.values());
         let target = Target::over(gradient);
-        let body = Scaled {
-            sizes,
-            factors: factors.values(),
-            summand: Summand::Product(&through_strengths, Pointer::reading(x.values())),
-            from: target.from,
-            to: target.to,
-        };
-        // SAFETY: as in the forward pass.
-        let to_x = unsafe {
-            over(sizes.images * sizes.places, channels, &body);
-            target.finish()
-        };
+        for images in sizes.groups() {
+            // SAFETY: both hold these images, and the sums are made before anything is written over them.
+            let sums = unsafe { sizes.sums(images.clone(), target.from, x) };
+            for (sums, strengths) in sums.zip(&mut strengths) {
+                let divisor = self.divisor(strengths);
+                let mut through_mean = 0.0;
+                for (channel, [aligned, sum]) in sums.iter().enumerate() {
+                    let relative = strengths[channel] / divisor;
+                    to_scale[channel] += relative * aligned;
+                    to_shift[channel] += sum;
+                    through_mean += relative * aligned * scale.values()[channel];
+                }
+                through_mean /= channels as f32;
+                for (channel, [aligned, _]) in sums.iter().enumerate() {
+                    let slope = (aligned * scale.values()[channel] - through_mean) / divisor;
+                    through_strengths.push(match strengths[channel] {
+                        0.0 => 0.0,
+                        strength => slope / strength,
+                    });
+                }
+            }
+            let body = Scaled {
+                sizes,
+                first: images.start * sizes.places,
+                factors: factors.values(),
+                summand: Summand::Product(&through_strengths, x),
+                from: target.from,
+                to: target.to,
+            };
+            // SAFETY: as in the forward pass.
+            unsafe { over(images.len() * sizes.places, channels, &body) };
+        }
         vec![
-            Some(to_x),
+            // SAFETY: as said.
+            Some(unsafe { target.finish() }),
             wanted[1].then(|| Array::from_vec(to_scale, scale.shape())),
             wanted[2].then(|| Array::from_vec(to_shift, scale.shape())),
         ]
@@ -143,23 +143,44 @@ impl Sizes {
         (BLOCK / self.channels.max(1)).max(1)
     }
 
-    /// For each image, and each of its channels, the sums of a · b and of a over the places.
-    fn sums(&self, a: &Array, b: &Array) -> impl Iterator<Item = Vec<[f32; 2]>> {
+    /// Images that are still in the cache when they are read for the second time.
+    fn groups(&self) -> impl Iterator<Item = Range<usize>> {
+        const VALUES: usize = 1 << 20;
+        let count = (VALUES / (self.places * self.channels).max(1)).max(1);
+        let images = self.images;
+        let end = move |start: usize| (start + count).min(images);
+        (0..images)
+            .step_by(count)
+            .map(move |start| start..end(start))
+    }
+
+    /// For each of these images, and each of its channels, the sums of a · b and of a over the places.
+    ///
+    /// # Safety
+    /// Both arrays must have these sizes.
+    unsafe fn sums(
+        &self,
+        images: Range<usize>,
+        a: Pointer,
+        b: Pointer,
+    ) -> impl Iterator<Item = Vec<[f32; 2]>> + use<> {
         let per_image = self.places.div_ceil(self.block());
-        let mut partials: Vec<Partial> = (0..self.images)
+        let mut partials: Vec<Partial> = images
+            .clone()
             .map(|_| Partial::new(per_image, 2 * self.channels))
             .collect();
         let pointers: Vec<Pointer> = partials.iter_mut().map(Partial::pointer).collect();
         let body = ChannelSums {
             sizes: *self,
+            first: images.start,
             block: self.block(),
-            a: Pointer::reading(a.values()),
-            b: Pointer::reading(b.values()),
+            a,
+            b,
             to: &pointers,
         };
-        let work = self.images * self.places * self.channels;
+        let work = images.len() * self.places * self.channels;
         // SAFETY: every block writes to its own sums.
-        unsafe { each(self.images * per_image, work, &body) };
+        unsafe { each(images.len() * per_image, work, &body) };
         let channels = self.channels;
         partials.into_iter().map(move |partial| {
             let total = partial.total();
@@ -173,6 +194,8 @@ impl Sizes {
 
 struct ChannelSums<'a> {
     sizes: Sizes,
+    /// The first image.
+    first: usize,
     block: usize,
     a: Pointer,
     b: Pointer,
@@ -194,7 +217,7 @@ impl Body for ChannelSums<'_> {
                 let products = self.to[image].at(2 * block * channels);
                 let sums = products.add(channels);
                 for place in block * self.block..((block + 1) * self.block).min(places) {
-                    let start = (image * places + place) * channels;
+                    let start = ((self.first + image) * places + place) * channels;
                     let (a, b) = (self.a.at(start), self.b.at(start));
                     parts(
                         simd,
@@ -225,6 +248,8 @@ enum Summand<'a> {
 
 struct Scaled<'a> {
     sizes: Sizes,
+    /// The first place.
+    first: usize,
     /// One per image and channel.
     factors: &'a [f32],
     summand: Summand<'a>,
@@ -238,7 +263,7 @@ impl Body for Scaled<'_> {
         let Sizes {
             places, channels, ..
         } = self.sizes;
-        for place in range {
+        for place in self.first + range.start..self.first + range.end {
             let of_image = place / places * channels;
             // SAFETY: the place is within the arrays and belongs to this task.
             unsafe {

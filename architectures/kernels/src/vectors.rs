@@ -208,8 +208,11 @@ pub(crate) unsafe fn largest<S: Simd>(simd: S, len: usize, pointer: *const f32) 
 /// They must exist at `pointer` and be free to write.
 #[inline(always)]
 pub(crate) unsafe fn clear(pointer: *mut f32, len: usize) {
-    // SAFETY: the caller's promise; all bits zero are the number zero.
-    unsafe { pointer.write_bytes(0, len) }
+    // Not a call for nothing.
+    if len > 0 {
+        // SAFETY: the caller's promise; all bits zero are the number zero.
+        unsafe { pointer.write_bytes(0, len) }
+    }
 }
 
 /// An elementwise result: over its input if nobody else holds that, else in new memory.

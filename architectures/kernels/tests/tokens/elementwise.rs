@@ -101,7 +101,7 @@ proptest! {
     fn mean_over_tokens(batch in 1..5usize, tokens in 1..100usize, channels in 1..400usize) {
         let x = random([batch, tokens, channels]);
         compare(
-            &[x.clone()],
+            std::array::from_ref(&x),
             |[x]| run::<2>(MeanTokens { tokens }, vec![x.into_dispatch()]).unsqueeze_dim(1),
             |[x]| x.mean_dim(1),
             1e-5,

@@ -26,6 +26,19 @@ fn three<const D: usize>(
     ]
 }
 
+fn compare_global_response_norm(inputs: &[Tensor<4>; 3]) {
+    compare(
+        inputs,
+        |[x, scale, shift]| run(GlobalResponseNorm { epsilon: 1e-6 }, three(x, scale, shift)),
+        |[x, scale, shift]| {
+            let strength = x.clone().square().sum_dim(1).sum_dim(2).sqrt();
+            let relative = strength.clone() / (strength.mean_dim(3) + 1e-6);
+            x * (relative * scale + 1.0) + shift
+        },
+        2e-5,
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -65,18 +78,9 @@ proptest! {
 
     #[test]
     fn global_response_norm(batch in 1..4usize, height in 1..30usize, width in 1..30usize, channels in 1..100usize) {
-        let operation = GlobalResponseNorm { epsilon: 1e-6 };
         let inputs = [random([batch, height, width, channels]), parameter(channels), parameter(channels)];
-        compare(
-            &inputs,
-            |[x, scale, shift]| run(operation, three(x, scale, shift)),
-            |[x, scale, shift]| {
-                let strength = x.clone().square().sum_dim(1).sum_dim(2).sqrt();
-                let relative = strength.clone() / (strength.mean_dim(3) + 1e-6);
-                x * (relative * scale + 1.0) + shift
-            },
-            2e-5,
-        );
+        compare_global_response_norm(&inputs);
+        let operation = GlobalResponseNorm { epsilon: 1e-6 };
         let [x, scale, shift] = inputs;
         check_bits::<4, 4>(operation, x, &[flat(scale), flat(shift)]);
     }
@@ -152,4 +156,9 @@ fn a_dead_channel_has_no_gradient_through_its_strength() {
         .expect("x wants one")
         .into_data();
     assert!(gradient.iter::<f32>().all(f32::is_finite), "{gradient}");
+}
+
+#[test]
+fn global_response_norm_of_more_images_than_fit_the_cache() {
+    compare_global_response_norm(&[random([5, 40, 50, 201]), parameter(201), parameter(201)]);
 }

@@ -12,7 +12,7 @@ proptest! {
     fn softmax(batch in 1..4usize, rows in 1..50usize, columns in 1..400usize, scale in 0.1..20.0f32) {
         let x = random([batch, rows, columns]) * scale;
         compare(
-            &[x.clone()],
+            std::array::from_ref(&x),
             |[x]| run(Softmax, vec![x.into_dispatch()]),
             |[x]| activation::softmax(x, 2),
             1e-5,
