@@ -8,6 +8,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use clap::ValueEnum;
 use netkin_architectures::{Architecture, Entry, Network, Taps};
+use netkin_kernels::profile as kernels;
 use netkin_weights::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,21 @@ pub struct Part {
     pub share: f64,
 }
 
+/// All calls of one operation on arrays of one shape, in one direction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationTime {
+    /// The operation and the shapes of its first inputs (backward: of the gradient).
+    pub name: String,
+    /// Whether it is the way back.
+    pub backward: bool,
+    /// Calls in one pass.
+    pub calls: usize,
+    /// All calls of one pass together, in milliseconds; the mean over the repetitions.
+    pub ms: f64,
+    /// Of all operations' time, 0 to 1.
+    pub share: f64,
+}
+
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -99,30 +115,7 @@ impl Setting {
     /// # Errors
     /// If the device fails.
     pub fn measure(&self, pass: Pass) -> Result<Measured, SpeedError> {
-        let device = match pass {
-            Pass::Train => self.device.clone().autodiff(),
-            Pass::Forward | Pass::InputGrad => self.device.clone(),
-        };
-        let network = self.network(&device);
-        let images = self.images();
-        let classes = self.entry.config.num_classes();
-        let labels: Vec<usize> = (0..self.batch).map(|index| index % classes).collect();
-        let forward = |images| network.forward(images, &mut Taps::none()).logits;
-        let step = || {
-            match pass {
-                Pass::Forward => drop(forward(images.clone())),
-                Pass::InputGrad => {
-                    let images = images.clone().autodiff().require_grad();
-                    let loss = cross_entropy(forward(images.clone()), &labels).sum();
-                    drop(images.grad_remove(&mut loss.backward()));
-                }
-                Pass::Train => {
-                    let loss = cross_entropy(forward(images.clone().autodiff()), &labels).sum();
-                    drop(loss.backward());
-                }
-            }
-            self.sync()
-        };
+        let step = self.step(pass);
         for _ in 0..warm_up(&self.device) {
             step()?;
         }
@@ -139,6 +132,63 @@ impl Setting {
                 false => memory::reserved(&self.device),
             },
         })
+    }
+
+    /// Times the kernels' operations in a pass, the longest first; empty where the kernels do not compute (on a GPU, or in
+    /// another precision than f32).
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn operations(&self, pass: Pass) -> Result<Vec<OperationTime>, SpeedError> {
+        let step = self.step(pass);
+        for _ in 0..warm_up(&self.device) {
+            step()?;
+        }
+        kernels::start();
+        for _ in 0..self.repetitions {
+            step()?;
+        }
+        let records = kernels::finish();
+        let total: f64 = records.iter().map(|record| record.time.as_secs_f64()).sum();
+        Ok(records
+            .into_iter()
+            .map(|record| OperationTime {
+                name: record.operation,
+                backward: record.pass == kernels::Pass::Backward,
+                calls: record.calls / self.repetitions,
+                ms: record.time.as_secs_f64() * 1e3 / self.repetitions as f64,
+                share: record.time.as_secs_f64() / total,
+            })
+            .collect())
+    }
+
+    /// One pass, to be run as often as wanted.
+    fn step(&self, pass: Pass) -> impl Fn() -> Result<(), SpeedError> {
+        let device = match pass {
+            Pass::Train => self.device.clone().autodiff(),
+            Pass::Forward | Pass::InputGrad => self.device.clone(),
+        };
+        let network = self.network(&device);
+        let images = self.images();
+        let classes = self.entry.config.num_classes();
+        let labels: Vec<usize> = (0..self.batch).map(|index| index % classes).collect();
+        let setting = self.clone();
+        move || {
+            let forward = |images| network.forward(images, &mut Taps::none()).logits;
+            match pass {
+                Pass::Forward => drop(forward(images.clone())),
+                Pass::InputGrad => {
+                    let images = images.clone().autodiff().require_grad();
+                    let loss = cross_entropy(forward(images.clone()), &labels).sum();
+                    drop(images.grad_remove(&mut loss.backward()));
+                }
+                Pass::Train => {
+                    let loss = cross_entropy(forward(images.clone().autodiff()), &labels).sum();
+                    drop(loss.backward());
+                }
+            }
+            setting.sync()
+        }
     }
 
     /// Times the forward pass block by block: what lies between two [`Taps`]. The last part is the classifier.

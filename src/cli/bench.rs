@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{Common, print, print_json};
 use super::{Failure, Outcome, values};
 use crate::device::DeviceName;
-use crate::speed::{Part, Pass, Setting};
+use crate::speed::{OperationTime, Part, Pass, Setting};
 
 /// Time networks (with random weights): milliseconds, images per second, peak memory
 #[derive(Debug, clap::Args)]
@@ -66,14 +66,18 @@ struct Row {
     peak_bytes: Option<u64>,
 }
 
-/// Where a network's forward pass spends its time. Other ways to divide it belong here, beside the blocks.
+/// Where a network spends its time.
 #[derive(Serialize, Deserialize)]
 struct Profile {
     model: String,
     batch: usize,
     device: String,
     precision: String,
+    /// Of the forward pass.
     blocks: Vec<Part>,
+    /// The pass that the operations are those of.
+    pass: Pass,
+    operations: Vec<OperationTime>,
 }
 
 /// One row to measure.
@@ -207,6 +211,8 @@ impl Args {
                 device: device.to_string(),
                 precision: precision.to_string(),
                 blocks: setting.profile()?,
+                pass,
+                operations: setting.operations(pass)?,
             });
         }
         Ok(())
@@ -307,6 +313,30 @@ impl Profile {
                 block.name,
                 block.ms,
                 100.0 * block.share
+            );
+        }
+        if self.operations.is_empty() {
+            return text;
+        }
+        let width = name_width(self.operations.iter().map(|operation| operation.name.as_str()));
+        text += &format!(
+            "\n{} of {} by operations\n{:width$}  {:8}  {:>5}  {:>9}  {:>6}\n",
+            self.pass.name(),
+            self.model,
+            "operation",
+            "way",
+            "calls",
+            "ms",
+            "share"
+        );
+        for operation in &self.operations {
+            text += &format!(
+                "{:width$}  {:8}  {:>5}  {:>9.2}  {:>5.1}%\n",
+                operation.name,
+                if operation.backward { "backward" } else { "forward" },
+                operation.calls,
+                operation.ms,
+                100.0 * operation.share
             );
         }
         text

@@ -132,6 +132,20 @@ fn the_residual_has_the_gradient_before_the_activation() {
 }
 
 #[test]
+fn images_of_three_colours_are_like_any_other() {
+    for (kernel, stride, size) in [(3, 1, 9), (3, 2, 33), (7, 2, 40), (5, 3, 80), (2, 3, 20)] {
+        let padding = [((kernel - 1) / 2, kernel / 2), (kernel / 2, (kernel - 1) / 2)];
+        let layer = layer(stride, padding, 1, 1);
+        compare(
+            &[random([2, 3, size, size + 3]), random([10, 3, kernel, kernel])],
+            |[x, weight]| run(layer.clone(), vec![x.into_dispatch(), weight.into_dispatch()]),
+            |[x, weight]| plain(&layer, x, weight, None),
+            3e-5,
+        );
+    }
+}
+
+#[test]
 fn windows_that_tile_the_image_are_like_any_other() {
     for (size, groups) in [(2, 1), (4, 1), (3, 2)] {
         let layer = layer(size, [(0, 0); 2], 1, groups);

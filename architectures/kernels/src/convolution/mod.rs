@@ -2,6 +2,7 @@
 //! statistics, a residual, an activation.
 
 mod dense;
+mod stem;
 
 use crate::activation::{Activation, Kept, times_slope};
 use crate::array::Array;
@@ -242,6 +243,9 @@ impl Operation for Convolution {
                 (None, scale) => scale.iter().collect(),
             };
             let scale = fold.scale.as_deref().map(|scale| (scale, &sources[..]));
+            if stem::applies(&geometry) && !geometry.is_tiling() {
+                return stem::input_gradient(&geometry, &gradient, &weight, fold.scale.as_deref());
+            }
             dense::input_gradient(&geometry, &gradient, &weight, scale, self.lasting_cache())
         }));
         results.push((self.trainable && wanted[1]).then(|| {
