@@ -32,7 +32,7 @@ pub use mlp::Mlp;
 pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d};
 pub use patch_embed::PatchEmbed;
 pub use pointwise::Pointwise;
-pub use pool::{average_pool, blur_pool, global_average_pool, max_pool};
+pub use pool::{average_pool, blur_pool, gate, global_average_pool, max_pool};
 pub use scale::{Affine, LayerScale};
 pub use squeeze_excite::{SqueezeExcite, gated};
 

@@ -2,9 +2,18 @@
 
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{Tensor, TensorData, module};
+use netkin_kernels as kernels;
 
 /// The largest value of each square window; outside the image nothing counts.
 pub fn max_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    if kernels::applies(&x) {
+        let operation = kernels::MaxPool {
+            kernel,
+            stride,
+            padding,
+        };
+        return kernels::run(operation, vec![x.into_dispatch()]);
+    }
     let mut options = MaxPoolOptions::new([kernel; 2]);
     options.stride = [stride; 2];
     options.padding = [(padding, padding); 2];
@@ -14,6 +23,12 @@ pub fn max_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> T
 /// The mean of each square window without padding. Windows that begin inside and end outside of the image are kept, and
 /// average what lies inside (PyTorch: `ceil_mode=True, count_include_pad=False`).
 pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
+    if kernels::applies(&x) {
+        return kernels::run(
+            kernels::AveragePool { kernel, stride },
+            vec![x.into_dispatch()],
+        );
+    }
     let mut options = AvgPoolOptions::new([kernel; 2]);
     options.stride = [stride; 2];
     options.ceil_mode = true;
@@ -23,10 +38,25 @@ pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
 
 /// `[batch, channel, height, width]` → `[batch, channel]`, the mean over the places.
 pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
+    if kernels::applies(&x) {
+        return kernels::run(kernels::GlobalAveragePool, vec![x.into_dispatch()]);
+    }
     let [batch, channels, height, width] = x.dims();
     x.reshape([batch, channels, height * width])
         .mean_dim(2)
         .reshape([batch, channels])
+}
+
+/// x · gate with one gate per channel, `[batch, channel]`.
+pub fn gate(x: Tensor<4>, gate: Tensor<2>) -> Tensor<4> {
+    if kernels::applies(&x) {
+        return kernels::run(
+            kernels::Gate,
+            vec![x.into_dispatch(), gate.into_dispatch()],
+        );
+    }
+    let [batch, channels, _, _] = x.dims();
+    x * gate.reshape([batch, channels, 1, 1])
 }
 
 /// Low-pass filtering by the binomial kernel (1 2 1)/4 in both directions on a mirrored border, and every `stride`-th
@@ -48,6 +78,14 @@ pub fn blur_pool(x: Tensor<4>, stride: usize) -> Tensor<4> {
     let kernel =
         Tensor::<4>::from_data(TensorData::new(kernel, [1, 1, 3, 3]), (&device, x.dtype()))
             .repeat_dim(0, channels);
+    if kernels::applies(&x) {
+        let convolution = kernels::Convolution {
+            stride: [stride; 2],
+            groups: channels,
+            ..kernels::Convolution::pointwise(kernels::Cache::default())
+        };
+        return kernels::run(convolution, vec![x.into_dispatch(), kernel.into_dispatch()]);
+    }
     let options = ConvOptions::new([stride; 2], [0, 0], [1, 1], channels);
     module::conv2d(x, kernel, None, options)
 }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::{Activation, Conv2d, Then, global_average_pool};
+use super::{Activation, Conv2d, Then, gate, global_average_pool};
 
 /// Scales each channel by a gate in (0, 1) computed from all channels' means.
 #[derive(Module, Debug)]
@@ -32,5 +32,6 @@ pub fn gated(x: Tensor<4>, reduce: &Conv2d, activation: Activation, expand: &Con
     let [batch, channels, _, _] = x.dims();
     let means = global_average_pool(x.clone()).reshape([batch, channels, 1, 1]);
     let hidden = reduce.forward_then(means, Then::activation(activation));
-    x * expand.forward_then(hidden, Then::activation(Activation::Sigmoid))
+    let gates = expand.forward_then(hidden, Then::activation(Activation::Sigmoid));
+    gate(x, gates.reshape([batch, channels]))
 }

@@ -2,12 +2,18 @@
 //! statistics, a residual, an activation.
 
 mod dense;
+mod depthwise;
+mod finish;
+mod grouped;
 mod stem;
+#[cfg(test)]
+mod tests;
 
 use crate::activation::{Activation, Kept, times_slope};
 use crate::array::Array;
 use crate::fold::{Fold, Norm};
 use crate::operation::{Cache, Operation, Saved};
+use crate::padded::Axis;
 
 /// act(norm(w ∗ x + bias) + residual), or act(scale·(w ∗ x + bias) + residual).
 ///
@@ -63,6 +69,17 @@ pub(crate) struct Geometry {
     pub dilation: [usize; 2],
 }
 
+/// The ways to compute a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Dense,
+    Depthwise,
+    Grouped,
+}
+
+/// Channels of a group up to which grouped convolutions are computed directly, not as matrix products.
+const MOST_GROUPED: usize = 32;
+
 impl Geometry {
     /// How many multiplications the convolution takes.
     pub(crate) fn work(&self) -> usize {
@@ -77,6 +94,37 @@ impl Geometry {
             && self.padding == [0, 0]
             && self.dilation == [1, 1]
             && whole == [true, true]
+    }
+
+    /// How windows move along rows and columns, from input to output.
+    fn forward_axes(&self) -> [Axis; 2] {
+        [0, 1].map(|axis| self.axis(axis, Axis::forward))
+    }
+
+    /// How the gradient of the input reads that of the output, along rows and columns.
+    fn backward_axes(&self) -> [Axis; 2] {
+        [0, 1].map(|axis| self.axis(axis, Axis::backward))
+    }
+
+    fn axis(&self, axis: usize, make: fn([usize; 2], usize, usize, usize, usize) -> Axis) -> Axis {
+        make(
+            [self.input[axis], self.output[axis]],
+            self.kernel[axis],
+            self.stride[axis],
+            self.padding[axis],
+            self.dilation[axis],
+        )
+    }
+
+    /// The kernel that is best at it.
+    fn kind(&self) -> Kind {
+        let of_group = (self.inputs / self.groups).max(self.outputs / self.groups);
+        match self.groups {
+            1 => Kind::Dense,
+            groups if groups == self.inputs && groups == self.outputs => Kind::Depthwise,
+            _ if of_group <= MOST_GROUPED => Kind::Grouped,
+            _ => Kind::Dense,
+        }
     }
 
     fn output_shape(&self) -> [usize; 4] {
@@ -194,15 +242,24 @@ impl Operation for Convolution {
         } = self.sort(inputs);
         let geometry = self.geometry(x.shape(), weight.shape());
         let fold = self.fold(geometry.outputs, bias.as_ref(), norm.as_ref(), scale.as_ref());
-        let (y, slope) = dense::forward(
-            &geometry,
-            [&x, &weight],
-            &fold,
-            residual.as_ref(),
-            self.activation,
-            keep,
-            self.lasting_cache(),
-        );
+        let (residual, activation) = (residual.as_ref(), self.activation);
+        let (y, slope) = match geometry.kind() {
+            Kind::Depthwise => {
+                depthwise::forward(&geometry, &x, &weight, &fold, residual, activation, keep)
+            }
+            Kind::Grouped => {
+                grouped::forward(&geometry, &x, &weight, &fold, residual, activation, keep)
+            }
+            Kind::Dense => dense::forward(
+                &geometry,
+                [&x, &weight],
+                &fold,
+                residual,
+                activation,
+                keep,
+                self.lasting_cache(),
+            ),
+        };
         if !keep {
             return (y, vec![]);
         }
@@ -237,20 +294,34 @@ impl Operation for Convolution {
         let mut results = Vec::new();
         results.push(wanted[0].then(|| {
             let fold = self.fold(geometry.outputs, None, norm.as_ref(), scale.as_ref());
-            // The arrays that the scale was made from, by which the packed weights are known again.
-            let sources = match (&norm, &scale) {
-                (Some([scale, _, _, variance]), _) => vec![scale, variance],
-                (None, scale) => scale.iter().collect(),
-            };
-            let scale = fold.scale.as_deref().map(|scale| (scale, &sources[..]));
-            if stem::applies(&geometry) && !geometry.is_tiling() {
-                return stem::input_gradient(&geometry, &gradient, &weight, fold.scale.as_deref());
+            let factors = fold.scale.as_deref();
+            match geometry.kind() {
+                Kind::Depthwise => {
+                    depthwise::input_gradient(&geometry, &gradient, &weight, factors)
+                }
+                Kind::Grouped => grouped::input_gradient(&geometry, &gradient, &weight, factors),
+                Kind::Dense if stem::applies(&geometry) => {
+                    stem::input_gradient(&geometry, &gradient, &weight, factors)
+                }
+                Kind::Dense => {
+                    // The arrays that the scale was made from, by which the packed weights are known again.
+                    let sources = match (&norm, &scale) {
+                        (Some([scale, _, _, variance]), _) => vec![scale, variance],
+                        (None, scale) => scale.iter().collect(),
+                    };
+                    let scale = factors.map(|scale| (scale, &sources[..]));
+                    let cache = self.lasting_cache();
+                    dense::input_gradient(&geometry, &gradient, &weight, scale, cache)
+                }
             }
-            dense::input_gradient(&geometry, &gradient, &weight, scale, self.lasting_cache())
         }));
         results.push((self.trainable && wanted[1]).then(|| {
             let x = x.as_ref().expect("kept while training");
-            dense::weight_gradient(&geometry, x, &gradient)
+            match geometry.kind() {
+                Kind::Depthwise => depthwise::weight_gradient(&geometry, x, &gradient),
+                Kind::Grouped => grouped::weight_gradient(&geometry, x, &gradient),
+                Kind::Dense => dense::weight_gradient(&geometry, x, &gradient),
+            }
         }));
         if self.bias {
             let wanted = self.trainable && wanted[2];

@@ -18,7 +18,7 @@ const VECTORS: usize = 4;
 
 /// Whether [`input_gradient`] computes it.
 pub(crate) fn applies(geometry: &Geometry) -> bool {
-    geometry.inputs == COLOURS && geometry.groups == 1
+    geometry.inputs == COLOURS && geometry.groups == 1 && !geometry.is_tiling()
 }
 
 /// A tap of the kernel as one parity sees it.
