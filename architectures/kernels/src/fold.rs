@@ -1,5 +1,7 @@
 //! Batch normalisation by fixed statistics, and a bias before it, as one scale and one shift per channel.
 
+use pulp::Simd;
+
 use crate::array::Array;
 
 /// y = scale·x + shift, per channel.
@@ -54,6 +56,16 @@ impl Fold {
         Self {
             scale: Some(scale),
             shift,
+        }
+    }
+
+    /// The scale and shift of a channel for every lane.
+    #[inline(always)]
+    pub(crate) fn apply<S: Simd>(&self, simd: S, channel: usize, x: S::f32s) -> S::f32s {
+        let shift = simd.splat_f32s(self.shift[channel]);
+        match &self.scale {
+            None => simd.add_f32s(x, shift),
+            Some(scale) => simd.mul_add_f32s(x, simd.splat_f32s(scale[channel]), shift),
         }
     }
 }

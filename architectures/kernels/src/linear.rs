@@ -231,8 +231,8 @@ struct Product<'a> {
 
 /// So many values of depth are summed before the next rows' turn; their panel stays in the second-level cache.
 const DEPTH: usize = 384;
-/// So many rows meet a panel while it is in the cache.
-const ROW_BLOCK: usize = 12 * ROWS;
+/// So many tiles of rows meet a panel while it is in the cache.
+const ROW_BLOCK: usize = 12;
 
 /// With the left factor's element (row, depth) at row·strides[0] + depth·strides[1].
 fn multiply(product: Product, strides: [usize; 2]) {
@@ -240,25 +240,26 @@ fn multiply(product: Product, strides: [usize; 2]) {
     let (panels, depth) = (right.panels(), right.depth);
     let work = rows * right.columns * depth / 16;
     let threads = rayon::current_num_threads();
-    // Enough tasks for all threads, of whole tiles; the order of each sum does not depend on the cut.
-    let mut row_block = ROW_BLOCK.min(rows.next_multiple_of(ROWS));
-    let mut panel_blocks = 1;
-    if rows.div_ceil(row_block) < 3 * threads {
-        row_block = (rows.div_ceil(3 * threads)).next_multiple_of(ROWS).max(2 * ROWS);
-        let row_blocks = rows.div_ceil(row_block);
-        panel_blocks = (3 * threads).div_ceil(row_blocks).min(panels);
-    }
-    let row_blocks = rows.div_ceil(row_block);
-    parallel::for_each(row_blocks * panel_blocks, work, |task| {
-        let (row_task, panel_task) = (task % row_blocks, task / row_blocks);
-        let first = row_task * row_block;
-        let block = Block {
+    // As much for each thread, of whole tiles; the order of each sum does not depend on the cut.
+    let row_panels = rows.div_ceil(ROWS);
+    let row_parts = row_panels
+        .div_ceil(ROW_BLOCK)
+        .next_multiple_of(threads)
+        .min(row_panels);
+    let panel_parts = match row_parts < 2 * threads {
+        true => (2 * threads).div_ceil(row_parts).min(panels),
+        false => 1,
+    };
+    parallel::for_each(row_parts * panel_parts, work, |task| {
+        let (row_part, panel_part) = (task % row_parts, task / row_parts);
+        let row = |part: usize| (row_panels * part / row_parts * ROWS).min(rows);
+        let panel = |part: usize| panels * part / panel_parts;
+        simd::dispatch(Block {
             product: &product,
             strides,
-            rows: first..(first + row_block).min(rows),
-            panels: panels * panel_task / panel_blocks..panels * (panel_task + 1) / panel_blocks,
-        };
-        simd::dispatch(block);
+            rows: row(row_part)..row(row_part + 1),
+            panels: panel(panel_part)..panel(panel_part + 1),
+        });
     });
 }
 

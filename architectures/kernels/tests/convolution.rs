@@ -132,6 +132,38 @@ fn the_residual_has_the_gradient_before_the_activation() {
 }
 
 #[test]
+fn wide_three_by_three_kernels_are_like_any_other() {
+    for (inputs, outputs, [height, width], padding) in [
+        (32, 40, [7, 7], 1),
+        (64, 32, [14, 23], 1),
+        (40, 36, [9, 5], 0),
+        (33, 32, [6, 70], 2),
+    ] {
+        let layer = Convolution {
+            residual: true,
+            activation: Activation::Silu,
+            trainable: false,
+            ..layer(1, [(padding, padding); 2], 1, 1)
+        };
+        let weight = random([outputs, inputs, 3, 3]) * 0.1;
+        let x = random([3, inputs, height, width]);
+        let residual = random(plain(&layer, x.clone(), weight.clone(), None).dims());
+        compare(
+            &[x],
+            |[x]| {
+                let inputs = [x, weight.clone(), residual.clone()].map(Tensor::into_dispatch);
+                run(layer.clone(), inputs.into())
+            },
+            |[x]| {
+                let y = plain(&layer, x, weight.clone().autodiff(), None);
+                activation::silu(y + residual.clone().autodiff())
+            },
+            3e-5,
+        );
+    }
+}
+
+#[test]
 fn images_of_three_colours_are_like_any_other() {
     for (kernel, stride, size) in [(3, 1, 9), (3, 2, 33), (7, 2, 40), (5, 3, 80), (2, 3, 20)] {
         let padding = [((kernel - 1) / 2, kernel / 2), (kernel / 2, (kernel - 1) / 2)];

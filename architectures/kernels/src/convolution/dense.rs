@@ -266,7 +266,8 @@ fn parities(geometry: &Geometry) -> impl Iterator<Item = [usize; 2]> + use<> {
     (0..rows).flat_map(move |row| (0..columns).map(move |column| [row, column]))
 }
 
-fn cached<T: Send + Sync + 'static>(
+/// What `make` makes, from the cache if there is one.
+pub(super) fn cached<T: Send + Sync + 'static>(
     cache: Option<&Cache>,
     purpose: &'static str,
     sources: &[&Array],
@@ -357,13 +358,12 @@ fn product(grid: &Grid, from: &[f32], weights: &Packed, to: Pointer, finish: &Fi
     let threads = rayon::current_num_threads();
     let width = simd::dispatch(Width);
     let tiles = places.div_ceil(width);
-    let (tiles_of_task, row_parts) = cut(tiles, grid, threads);
-    let parts = tiles.div_ceil(tiles_of_task);
     let panels = grid.outputs.div_ceil(ROWS);
+    let [parts, row_parts] = cut(tiles, panels, grid.groups, threads);
     parallel::for_each(grid.groups * row_parts * parts, work, |task| {
         let (group, task) = (task / (row_parts * parts), task % (row_parts * parts));
         let (row_part, part) = (task / parts, task % parts);
-        let first = part * tiles_of_task * width;
+        let place = |part: usize| (tiles * part / parts * width).min(places);
         simd::dispatch(Part {
             grid,
             from,
@@ -372,21 +372,20 @@ fn product(grid: &Grid, from: &[f32], weights: &Packed, to: Pointer, finish: &Fi
             finish,
             group,
             panels: panels * row_part / row_parts..panels * (row_part + 1) / row_parts,
-            places: first..(first + tiles_of_task * width).min(places),
+            places: place(part)..place(part + 1),
         });
     });
 }
 
-/// Tiles per task, and parts of the rows: enough tasks for all threads, and no more packing than needed.
-fn cut(tiles: usize, grid: &Grid, threads: usize) -> (usize, usize) {
-    if threads == 1 {
-        return (TILES, 1);
+/// Into how many parts the tiles and the rows are cut, so that all threads have as much to do.
+fn cut(tiles: usize, panels: usize, groups: usize, threads: usize) -> [usize; 2] {
+    let parts = tiles.div_ceil(TILES);
+    let even = parts.next_multiple_of(threads).min(tiles);
+    if parts * groups >= 4 * threads || panels < 4 * threads {
+        return [even, 1];
     }
-    let wanted = 3 * threads;
-    let tiles_of_task = (tiles * grid.groups).div_ceil(wanted).clamp(1, TILES);
-    let tasks = tiles.div_ceil(tiles_of_task) * grid.groups;
-    let row_parts = wanted.div_ceil(tasks).min(grid.outputs.div_ceil(4 * ROWS));
-    (tiles_of_task, row_parts.max(1))
+    // With few tiles each thread takes its part of the rows, and packs the places for itself.
+    [parts, threads]
 }
 
 struct Width;
@@ -690,13 +689,9 @@ impl Part<'_> {
 
     #[inline(always)]
     fn fold<S: Simd>(&self, simd: S, channel: usize, sum: S::f32s) -> S::f32s {
-        let Some(fold) = self.finish.fold else {
-            return sum;
-        };
-        let shift = simd.splat_f32s(fold.shift[channel]);
-        match &fold.scale {
-            None => simd.add_f32s(sum, shift),
-            Some(scale) => simd.mul_add_f32s(sum, simd.splat_f32s(scale[channel]), shift),
+        match self.finish.fold {
+            None => sum,
+            Some(fold) => fold.apply(simd, channel, sum),
         }
     }
 

@@ -8,6 +8,7 @@ mod grouped;
 mod stem;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 use crate::activation::{Activation, Kept, times_slope};
 use crate::array::Array;
@@ -250,6 +251,15 @@ impl Operation for Convolution {
             Kind::Grouped => {
                 grouped::forward(&geometry, &x, &weight, &fold, residual, activation, keep)
             }
+            Kind::Dense if !self.trainable && winograd::applies(&geometry) => winograd::forward(
+                &geometry,
+                [&x, &weight],
+                &fold,
+                residual,
+                activation,
+                keep,
+                &self.cache,
+            ),
             Kind::Dense => dense::forward(
                 &geometry,
                 [&x, &weight],
@@ -310,8 +320,14 @@ impl Operation for Convolution {
                         (None, scale) => scale.iter().collect(),
                     };
                     let scale = factors.map(|scale| (scale, &sources[..]));
-                    let cache = self.lasting_cache();
-                    dense::input_gradient(&geometry, &gradient, &weight, scale, cache)
+                    match self.lasting_cache() {
+                        Some(cache) if winograd::applies(&geometry) => {
+                            winograd::input_gradient(&geometry, &gradient, &weight, scale, cache)
+                        }
+                        cache => {
+                            dense::input_gradient(&geometry, &gradient, &weight, scale, cache)
+                        }
+                    }
                 }
             }
         }));
