@@ -318,7 +318,11 @@ impl Profile {
         if self.operations.is_empty() {
             return text;
         }
-        let width = name_width(self.operations.iter().map(|operation| operation.name.as_str()));
+        let width = name_width(
+            self.operations
+                .iter()
+                .map(|operation| operation.name.as_str()),
+        );
         text += &format!(
             "\n{} of {} by operations\n{:width$}  {:8}  {:>5}  {:>9}  {:>6}\n",
             self.pass.name(),
@@ -333,7 +337,11 @@ impl Profile {
             text += &format!(
                 "{:width$}  {:8}  {:>5}  {:>9.2}  {:>5.1}%\n",
                 operation.name,
-                if operation.backward { "backward" } else { "forward" },
+                if operation.backward {
+                    "backward"
+                } else {
+                    "forward"
+                },
                 operation.calls,
                 operation.ms,
                 100.0 * operation.share

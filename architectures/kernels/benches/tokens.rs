@@ -9,7 +9,7 @@ use std::time::Duration;
 use burn::tensor::{Device, Distribution, Tensor, activation, module};
 use criterion::{BenchmarkId, Criterion};
 use netkin_kernels::{
-    Activation, Add, Affine, Array, Attention, BatchNorm, ChannelNorm, GlobalResponseNorm, LayerNorm, MeanTokens,
+    Activation, Add, Affine, Array, Attention, BatchNorm, ChannelNorm, LayerNorm, MeanTokens,
     Multiply, Operation, Softmax, SwapAxes, batch_moments, run,
 };
 
@@ -167,17 +167,6 @@ fn main() {
         false,
         |x| plain_attention(x, 3),
     );
-
-    let (scale, shift) = (random([384]), random([384]));
-    let parameters = [array(&scale), array(&shift)];
-    let operation = GlobalResponseNorm { epsilon: 1e-6 };
-    let x = random([8, 56, 56, 384]);
-    compare(c, "global response norm 8x56x56x384", operation, x, &parameters, true, |x| {
-        let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-        let strength = x.clone().square().sum_dim(1).sum_dim(2).sqrt();
-        let relative = strength.clone() / (strength.mean_dim(3) + 1e-6);
-        x * (relative * scale.unsqueeze::<4>() + 1.0) + shift.unsqueeze::<4>()
-    });
 
     let x = random([9456, 197]);
     compare(c, "softmax 9456x197", Softmax, x, &[], false, |x| {

@@ -108,12 +108,7 @@ impl Activation {
 
     /// `gradient` times the slope, from what [`Self::kept`] says was kept.
     #[inline(always)]
-    pub(crate) fn times_slope<S: Simd>(
-        self,
-        simd: S,
-        gradient: S::f32s,
-        kept: S::f32s,
-    ) -> S::f32s {
+    pub(crate) fn times_slope<S: Simd>(self, simd: S, gradient: S::f32s, kept: S::f32s) -> S::f32s {
         let zero = simd.splat_f32s(0.0);
         match self.kept() {
             Kept::Nothing => gradient,
@@ -167,12 +162,12 @@ fn distribution<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const POLYNOMIAL: [f32; 16] = [
         1.333_925_6e-1,
         -6.651_844e-2,
-        4.926_446_8e-2,
+        4.926_447e-2,
         -3.959_154_7e-2,
-        3.207_401_2e-2,
+        3.207_401e-2,
         -2.526_785_2e-2,
         1.896_257e-2,
-        -1.334_100_03e-2,
+        -1.334_1e-2,
         8.712_679e-3,
         -5.443_632e-3,
         3.319_772e-3,
@@ -205,7 +200,7 @@ fn gelu_slope<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         1.958_328e-2,
         -2.850_518_8e-3,
         4.737_827e-3,
-        -7.927_732_5e-3,
+        -7.927_733e-3,
         3.019_719_6e-3,
     ];
     odd(simd, x, 5.6, POLYNOMIAL)
@@ -294,7 +289,13 @@ impl WithSimd for Forward {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { activation, from, to, slope, range } = self;
+        let Self {
+            activation,
+            from,
+            to,
+            slope,
+            range,
+        } = self;
         let mut index = range.start;
         while index < range.end {
             let count = S::F32_LANES.min(range.end - index);
@@ -323,7 +324,11 @@ pub(crate) fn times(gradient: Array, factors: &Array) -> Array {
 }
 
 /// The gradient before an activation from that behind it and what was kept; in place if nobody else holds `gradient`.
-pub(crate) fn times_slope(activation: Activation, mut gradient: Array, kept: Option<&Array>) -> Array {
+pub(crate) fn times_slope(
+    activation: Activation,
+    mut gradient: Array,
+    kept: Option<&Array>,
+) -> Array {
     let Some(kept) = kept else {
         return gradient;
     };
@@ -332,7 +337,13 @@ pub(crate) fn times_slope(activation: Activation, mut gradient: Array, kept: Opt
     if let Some(values) = gradient.unique_values() {
         let to = Pointer::to(values);
         over_blocks(len, |range| {
-            simd::dispatch(Back { activation, from: to, kept, to, range });
+            simd::dispatch(Back {
+                activation,
+                from: to,
+                kept,
+                to,
+                range,
+            });
         });
         return gradient;
     }
@@ -340,7 +351,13 @@ pub(crate) fn times_slope(activation: Activation, mut gradient: Array, kept: Opt
     let mut output = Output::new(gradient.shape());
     let to = output.pointer();
     over_blocks(len, |range| {
-        simd::dispatch(Back { activation, from, kept, to, range });
+        simd::dispatch(Back {
+            activation,
+            from,
+            kept,
+            to,
+            range,
+        });
     });
     // SAFETY: the blocks cover all values.
     unsafe { output.finish() }

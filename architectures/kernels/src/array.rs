@@ -71,11 +71,13 @@ impl Array {
         let start = self.0.layout().start_offset();
         let layout = match start {
             0 => Layout::contiguous(shape),
-            _ => return Self(FlexTensor::from_arc(
-                self.0.to_contiguous().data_arc(),
-                Layout::contiguous(shape),
-                DType::F32,
-            )),
+            _ => {
+                return Self(FlexTensor::from_arc(
+                    self.0.to_contiguous().data_arc(),
+                    Layout::contiguous(shape),
+                    DType::F32,
+                ));
+            }
         };
         Self(self.0.with_layout(layout))
     }

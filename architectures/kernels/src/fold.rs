@@ -37,7 +37,10 @@ impl Fold {
                 let deviation = (value(norm.variance, channel) + norm.epsilon).sqrt();
                 let scale = value(norm.scale, channel) / deviation;
                 let centred = bias(channel) - value(norm.mean, channel);
-                (scale as f32, (scale * centred + value(norm.shift, channel)) as f32)
+                (
+                    scale as f32,
+                    (scale * centred + value(norm.shift, channel)) as f32,
+                )
             })
             .unzip();
         Self {
@@ -50,7 +53,9 @@ impl Fold {
     pub(crate) fn scaled(bias: Option<&Array>, scale: &Array) -> Self {
         let scale = scale.values().to_vec();
         let shift = match bias {
-            Some(bias) => std::iter::zip(&scale, bias.values()).map(|(a, b)| a * b).collect(),
+            Some(bias) => std::iter::zip(&scale, bias.values())
+                .map(|(a, b)| a * b)
+                .collect(),
             None => vec![0.0; scale.len()],
         };
         Self {

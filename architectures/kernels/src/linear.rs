@@ -89,7 +89,11 @@ impl Operation for Linear {
         let mut shape = x.shape().to_vec();
         *shape.last_mut().expect("at least one axis") = outputs;
         let mut output = Output::new(&shape);
-        let kept = if keep { self.activation.kept() } else { Kept::Nothing };
+        let kept = if keep {
+            self.activation.kept()
+        } else {
+            Kept::Nothing
+        };
         // With a scale behind it, the activation's own output is not there to tell the slope.
         let kept_slope = kept == Kept::Slope || (kept == Kept::Output && self.scale);
         let mut slope = kept_slope.then(|| Output::new(&shape));

@@ -46,10 +46,7 @@ pub fn run<const D: usize>(
     operation: impl Operation,
     inputs: Vec<FloatTensor<Dispatch>>,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::run_operation(
-        Inputs(inputs),
-        Arc::new(operation),
-    ))
+    Tensor::from_dispatch(Dispatch::run_operation(Inputs(inputs), Arc::new(operation)))
 }
 
 /// An operation's tensors, on any backend.
@@ -87,7 +84,10 @@ impl<B: Backend> ExtensionType<B> for Inputs<B> {
 
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
         let contexts = target.0.iter().map(|tensor| tensor.autodiff);
-        contexts.fold(DispatchAutodiffContext::Disabled, DispatchAutodiffContext::merge)
+        contexts.fold(
+            DispatchAutodiffContext::Disabled,
+            DispatchAutodiffContext::merge,
+        )
     }
 }
 
@@ -136,7 +136,10 @@ fn forward(
 ) -> (Array, Saved) {
     let inputs: Vec<Array> = inputs.into_iter().map(Array::new).collect();
     let label = || {
-        let shapes = inputs.iter().take(2).map(|input| format!(" {:?}", input.shape()));
+        let shapes = inputs
+            .iter()
+            .take(2)
+            .map(|input| format!(" {:?}", input.shape()));
         operation.name().to_owned() + &shapes.collect::<String>()
     };
     let watch = Watch::start(label);

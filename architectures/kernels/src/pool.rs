@@ -83,9 +83,22 @@ impl Operation for MaxPool {
     fn backward(&self, gradient: Array, saved: Saved, _wanted: &[bool]) -> Vec<Option<Array>> {
         let [taps, size] = saved.try_into().expect("as kept");
         let back = |size: f32, output| {
-            Axis::backward([size as usize, output], self.kernel, self.stride, self.padding, 1)
+            Axis::backward(
+                [size as usize, output],
+                self.kernel,
+                self.stride,
+                self.padding,
+                1,
+            )
         };
-        vec![Some(spread(&gradient, &size, back, Reduce::Max, Some(&taps), self.kernel))]
+        vec![Some(spread(
+            &gradient,
+            &size,
+            back,
+            Reduce::Max,
+            Some(&taps),
+            self.kernel,
+        ))]
     }
 }
 
@@ -112,7 +125,11 @@ impl Operation for AveragePool {
             reduce: Reduce::Mean,
         };
         windows.run(batch * channels, self.kernel);
-        let saved = if keep { vec![sizes(height, width)] } else { vec![] };
+        let saved = if keep {
+            vec![sizes(height, width)]
+        } else {
+            vec![]
+        };
         // SAFETY: all planes were computed.
         (unsafe { output.finish() }, saved)
     }
@@ -121,7 +138,14 @@ impl Operation for AveragePool {
         let back = |size: f32, output| {
             Axis::backward([size as usize, output], self.kernel, self.stride, 0, 1)
         };
-        vec![Some(spread(&gradient, &saved[0], back, Reduce::Mean, None, self.kernel))]
+        vec![Some(spread(
+            &gradient,
+            &saved[0],
+            back,
+            Reduce::Mean,
+            None,
+            self.kernel,
+        ))]
     }
 }
 
@@ -150,7 +174,11 @@ impl Operation for GlobalAveragePool {
         parallel::for_ranges(batch * channels, 1, x.values().len(), |range| {
             simd::dispatch(MeanOf { pool: &pool, range });
         });
-        let saved = if keep { vec![sizes(height, width)] } else { vec![] };
+        let saved = if keep {
+            vec![sizes(height, width)]
+        } else {
+            vec![]
+        };
         // SAFETY: all means were computed.
         (unsafe { output.finish() }, saved)
     }
@@ -195,7 +223,13 @@ impl Operation for Gate {
         };
         let plane = height * width;
         parallel::for_ranges(batch * channels, 1, len, |range| {
-            simd::dispatch(Times { from, gate: gate.values(), to, plane, range });
+            simd::dispatch(Times {
+                from,
+                gate: gate.values(),
+                to,
+                plane,
+                range,
+            });
         });
         // SAFETY: all planes were written.
         (output.map_or(x, |output| unsafe { output.finish() }), saved)
@@ -210,7 +244,13 @@ impl Operation for Gate {
             let to = of_gate.pointer();
             let [x, gradient] = [x.values(), gradient.values()];
             parallel::for_ranges(count, 1, 2 * x.len(), |range| {
-                simd::dispatch(Products { x, gradient, to, plane, range });
+                simd::dispatch(Products {
+                    x,
+                    gradient,
+                    to,
+                    plane,
+                    range,
+                });
             });
         }
         let of_x = wanted[0].then(|| {
@@ -223,7 +263,13 @@ impl Operation for Gate {
                 }
             };
             parallel::for_ranges(count, 1, count * plane, |range| {
-                simd::dispatch(Times { from, gate: gate.values(), to, plane, range });
+                simd::dispatch(Times {
+                    from,
+                    gate: gate.values(),
+                    to,
+                    plane,
+                    range,
+                });
             });
             // SAFETY: all planes were written.
             output.map_or(gradient, |output| unsafe { output.finish() })
@@ -315,8 +361,18 @@ impl WithSimd for WindowsOf<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { windows, offsets, counts, range } = self;
-        let Windows { rows, columns, padded, .. } = windows;
+        let Self {
+            windows,
+            offsets,
+            counts,
+            range,
+        } = self;
+        let Windows {
+            rows,
+            columns,
+            padded,
+            ..
+        } = windows;
         let [height, width] = [rows.output, columns.output];
         let lanes = S::F32_LANES;
         let mut copy = padded.scratch(1);
@@ -343,8 +399,7 @@ impl WithSimd for WindowsOf<'_> {
                             }
                             (Reduce::Mean, _) => {
                                 let columns = simd::load(simd, counts[1][column..].as_ptr());
-                                let count =
-                                    simd.mul_f32s(columns, simd.splat_f32s(counts[0][row]));
+                                let count = simd.mul_f32s(columns, simd.splat_f32s(counts[0][row]));
                                 simd.div_f32s(sum(simd, from, offsets), count)
                             }
                         };
@@ -460,7 +515,10 @@ fn spread(
         columns,
     };
     parallel::for_ranges(batch * channels, 1, work, |range| {
-        simd::dispatch(SpreadOf { spread: &spread, range });
+        simd::dispatch(SpreadOf {
+            spread: &spread,
+            range,
+        });
     });
     // SAFETY: all planes were written.
     unsafe { output.finish() }
@@ -490,7 +548,14 @@ impl WithSimd for SpreadOf<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { spread, range } = self;
-        let Spread { rows, columns, padded, phases, counts, .. } = spread;
+        let Spread {
+            rows,
+            columns,
+            padded,
+            phases,
+            counts,
+            ..
+        } = spread;
         let lanes = S::F32_LANES;
         let [height, width] = [rows.source, columns.source];
         let [row_phases, column_phases] = [rows.phases.len(), columns.phases.len()];
@@ -514,7 +579,9 @@ impl WithSimd for SpreadOf<'_> {
                     }
                     tapped.fill(simd, &plane_copy, taps.as_mut_ptr(), 0..usize::MAX, 1.0);
                 } else {
-                    let from = gradient.chunks_exact(width).zip(plane_copy.chunks_exact_mut(width));
+                    let from = gradient
+                        .chunks_exact(width)
+                        .zip(plane_copy.chunks_exact_mut(width));
                     for ((from, to), &rows) in from.zip(&counts[0]) {
                         for ((from, to), &columns) in from.iter().zip(to).zip(&counts[1]) {
                             *to = from / (rows * columns);
@@ -536,8 +603,7 @@ impl WithSimd for SpreadOf<'_> {
                                 let gradient = copy[place + offset..].as_ptr();
                                 let mut gradient = simd::load(simd, gradient);
                                 if spread.taps.is_some() {
-                                    let winner =
-                                        simd::load(simd, taps[place + offset..].as_ptr());
+                                    let winner = simd::load(simd, taps[place + offset..].as_ptr());
                                     let won = simd.equal_f32s(winner, simd.splat_f32s(tap));
                                     let zero = simd.splat_f32s(0.0);
                                     gradient = simd.select_f32s(won, gradient, zero);

@@ -78,7 +78,7 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const POLYNOMIAL: [f32; 7] = [
         1.0,
         1.0,
-        4.999_999_1e-1,
+        4.999_999e-1,
         1.666_642_1e-1,
         4.166_836e-2,
         8.374_771e-3,
@@ -100,11 +100,7 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let exponent = shift_to_exponent(simd, simd.transmute_u32s_f32s(shifted));
     let bits = simd.add_u32s(simd.transmute_u32s_f32s(value), exponent);
     let result = simd.transmute_f32s_u32s(bits);
-    simd.select_f32s(
-        simd.less_than_f32s(x, splat(-87.3)),
-        splat(0.0),
-        result,
-    )
+    simd.select_f32s(simd.less_than_f32s(x, splat(-87.3)), splat(0.0), result)
 }
 
 #[inline(always)]

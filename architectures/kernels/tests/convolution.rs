@@ -8,7 +8,12 @@ use common::{compare, distance, random};
 use netkin_kernels::{Activation, Cache, Convolution, run};
 use proptest::prelude::*;
 
-fn layer(stride: usize, padding: [(usize, usize); 2], dilation: usize, groups: usize) -> Convolution {
+fn layer(
+    stride: usize,
+    padding: [(usize, usize); 2],
+    dilation: usize,
+    groups: usize,
+) -> Convolution {
     Convolution {
         stride: [stride; 2],
         padding,
@@ -24,7 +29,12 @@ fn layer(stride: usize, padding: [(usize, usize); 2], dilation: usize, groups: u
     }
 }
 
-fn plain(layer: &Convolution, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+fn plain(
+    layer: &Convolution,
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<4> {
     let mut options = ConvOptions::new(layer.stride, [0, 0], layer.dilation, layer.groups);
     options.padding = layer.padding;
     module::conv2d(x, weight, bias, options)
@@ -166,11 +176,22 @@ fn wide_three_by_three_kernels_are_like_any_other() {
 #[test]
 fn images_of_three_colours_are_like_any_other() {
     for (kernel, stride, size) in [(3, 1, 9), (3, 2, 33), (7, 2, 40), (5, 3, 80), (2, 3, 20)] {
-        let padding = [((kernel - 1) / 2, kernel / 2), (kernel / 2, (kernel - 1) / 2)];
+        let padding = [
+            ((kernel - 1) / 2, kernel / 2),
+            (kernel / 2, (kernel - 1) / 2),
+        ];
         let layer = layer(stride, padding, 1, 1);
         compare(
-            &[random([2, 3, size, size + 3]), random([10, 3, kernel, kernel])],
-            |[x, weight]| run(layer.clone(), vec![x.into_dispatch(), weight.into_dispatch()]),
+            &[
+                random([2, 3, size, size + 3]),
+                random([10, 3, kernel, kernel]),
+            ],
+            |[x, weight]| {
+                run(
+                    layer.clone(),
+                    vec![x.into_dispatch(), weight.into_dispatch()],
+                )
+            },
             |[x, weight]| plain(&layer, x, weight, None),
             3e-5,
         );
@@ -186,7 +207,12 @@ fn windows_that_tile_the_image_are_like_any_other() {
                 random([2, 3 * groups, 4 * size, 5 * size]),
                 random([10 * groups, 3, size, size]),
             ],
-            |[x, weight]| run(layer.clone(), vec![x.into_dispatch(), weight.into_dispatch()]),
+            |[x, weight]| {
+                run(
+                    layer.clone(),
+                    vec![x.into_dispatch(), weight.into_dispatch()],
+                )
+            },
             |[x, weight]| plain(&layer, x, weight, None),
             3e-5,
         );
@@ -201,7 +227,10 @@ fn an_image_does_not_depend_on_the_others() {
     };
     let (x, weight) = (random([5, 130, 7, 7]), random([40, 130, 3, 3]));
     let map = |x: Tensor<4>| -> Tensor<4> {
-        run(layer.clone(), vec![x.into_dispatch(), weight.clone().into_dispatch()])
+        run(
+            layer.clone(),
+            vec![x.into_dispatch(), weight.clone().into_dispatch()],
+        )
     };
     let all = map(x.clone());
     for image in 0..5 {

@@ -100,7 +100,10 @@ fn a_row_does_not_depend_on_the_others() {
     };
     let (x, weight) = (random::<2>([203, 700]), random::<2>([100, 700]));
     let map = |x: Tensor<2>| -> Tensor<2> {
-        run(layer(), vec![x.into_dispatch(), weight.clone().into_dispatch()])
+        run(
+            layer(),
+            vec![x.into_dispatch(), weight.clone().into_dispatch()],
+        )
     };
     let all = map(x.clone());
     for row in [0, 7, 100, 201, 202] {

@@ -388,12 +388,7 @@ impl SpatialGate {
         };
         Self {
             norm: LayerNorm::new(channels, 1e-5, device),
-            proj: Linear::with_initializers(
-                tokens,
-                tokens,
-                [near_zero, Initializer::Ones],
-                device,
-            ),
+            proj: Linear::with_initializers(tokens, tokens, [near_zero, Initializer::Ones], device),
         }
     }
 

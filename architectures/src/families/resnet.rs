@@ -8,8 +8,8 @@ use burn::nn::Relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then,
-    add, average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
+    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then, add,
+    average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
 };
 use crate::network::{Architecture, Network, Outputs};
 use crate::registry::Configuration;
@@ -524,7 +524,9 @@ impl Block {
             Some(stride) => blur_pool(x, stride),
             None => x,
         };
-        let y = self.bn1.after(&self.conv1, x.clone(), None, Activation::Relu);
+        let y = self
+            .bn1
+            .after(&self.conv1, x.clone(), None, Activation::Relu);
         let (y, conv, norm) = match (&self.conv3, &self.bn3) {
             (Some(conv3), Some(bn3)) => {
                 let y = self.bn2.after(&self.conv2, y, None, Activation::Relu);

@@ -298,9 +298,12 @@ impl Block {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = self.attn.forward_residual(y, LayerScale::gamma(&self.ls1), x);
+        let x = self
+            .attn
+            .forward_residual(y, LayerScale::gamma(&self.ls1), x);
         let y = self.norm2.forward(x.clone());
-        self.mlp.forward_residual(y, LayerScale::gamma(&self.ls2), x)
+        self.mlp
+            .forward_residual(y, LayerScale::gamma(&self.ls2), x)
     }
 }
 

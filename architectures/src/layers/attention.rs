@@ -48,9 +48,7 @@ impl Attention {
                 .narrow(0, index, 1)
                 .reshape([batch, self.heads, tokens, size])
         };
-        let scores = part(0)
-            .mul_scalar(scale)
-            .matmul(part(1).transpose());
+        let scores = part(0).mul_scalar(scale).matmul(part(1).transpose());
         let mixed = activation::softmax(scores, 3).matmul(part(2));
         let mixed = mixed.swap_dims(1, 2).reshape([batch, tokens, channels]);
         self.proj.forward_residual(mixed, gamma, shortcut)

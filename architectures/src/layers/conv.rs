@@ -171,12 +171,7 @@ impl Conv2d {
     }
 
     /// By Burn's own operation.
-    fn forward_plain(
-        &self,
-        x: Tensor<4>,
-        weight: Tensor<4>,
-        bias: Option<Tensor<1>>,
-    ) -> Tensor<4> {
+    fn forward_plain(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let [_, _, kernel_height, kernel_width] = weight.dims();
         let mut options =

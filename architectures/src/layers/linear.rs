@@ -138,7 +138,11 @@ impl Linear {
             inputs.extend(bias.map(Tensor::into_dispatch));
             inputs.extend(scale.map(Tensor::into_dispatch));
             inputs.extend(residual.map(Tensor::into_dispatch));
-            return follow(netkin_kernels::run(operation, inputs), later, residual_later);
+            return follow(
+                netkin_kernels::run(operation, inputs),
+                later,
+                residual_later,
+            );
         }
         let y = activation.forward(module::linear(x, weight.transpose(), bias));
         follow(y, scale, residual)

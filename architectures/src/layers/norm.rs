@@ -140,7 +140,11 @@ impl LayerNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
         if netkin_kernels::applies(&x) {
-            let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+            let inputs = [
+                x.into_dispatch(),
+                weight.into_dispatch(),
+                bias.into_dispatch(),
+            ];
             return netkin_kernels::run(netkin_kernels::LayerNorm { epsilon }, inputs.into());
         }
         module::layer_norm(x, weight, Some(bias), epsilon)
@@ -176,7 +180,11 @@ impl LayerNorm2d {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
         if netkin_kernels::applies(&x) {
-            let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+            let inputs = [
+                x.into_dispatch(),
+                weight.into_dispatch(),
+                bias.into_dispatch(),
+            ];
             return netkin_kernels::run(netkin_kernels::ChannelNorm { epsilon }, inputs.into());
         }
         let last = x.permute([0, 2, 3, 1]);

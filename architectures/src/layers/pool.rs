@@ -50,10 +50,7 @@ pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
 /// x · gate with one gate per channel, `[batch, channel]`.
 pub fn gate(x: Tensor<4>, gate: Tensor<2>) -> Tensor<4> {
     if kernels::applies(&x) {
-        return kernels::run(
-            kernels::Gate,
-            vec![x.into_dispatch(), gate.into_dispatch()],
-        );
+        return kernels::run(kernels::Gate, vec![x.into_dispatch(), gate.into_dispatch()]);
     }
     let [batch, channels, _, _] = x.dims();
     x * gate.reshape([batch, channels, 1, 1])

@@ -129,7 +129,12 @@ pub(crate) fn forward(
         (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize
     };
     let taps: Vec<[isize; 2]> = (0..area)
-        .map(|tap| [offset(0, tap / kernel_columns), offset(1, tap % kernel_columns)])
+        .map(|tap| {
+            [
+                offset(0, tap / kernel_columns),
+                offset(1, tap % kernel_columns),
+            ]
+        })
         .collect();
     let mut output = Output::new(&geometry.output_shape());
     let kept_slope = keep && activation.kept() == Kept::Slope;
@@ -336,7 +341,9 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: &Array, gradient: &Array) 
         });
         // SAFETY: all rows were written.
         let left = unsafe { left.finish() };
-        result.extend(crate::linear::plain_product(&left, [outputs, batch * places, 1], &right).values());
+        result.extend(
+            crate::linear::plain_product(&left, [outputs, batch * places, 1], &right).values(),
+        );
     }
     let shape = [geometry.outputs, inputs, kernel_rows, kernel_columns];
     Array::from_vec(result, &shape)
@@ -485,13 +492,24 @@ impl Part<'_> {
         if pieces > 1 && scratch.sums.len() < sums_len {
             scratch.sums.resize(sums_len, 0.0);
         }
-        self.moves(width, packed_depth * width, &scratch.runs, &mut scratch.moves);
+        self.moves(
+            width,
+            packed_depth * width,
+            &scratch.runs,
+            &mut scratch.moves,
+        );
         for piece in 0..pieces {
-            let piece_channels =
-                piece * channels..((piece + 1) * channels).min(self.grid.inputs);
+            let piece_channels = piece * channels..((piece + 1) * channels).min(self.grid.inputs);
             let (start, len) = (piece_channels.start * taps, piece_channels.len() * taps);
             // SAFETY: there is room for all tiles.
-            unsafe { self.pack(simd, &scratch.moves, piece_channels, scratch.right.as_mut_ptr()) };
+            unsafe {
+                self.pack(
+                    simd,
+                    &scratch.moves,
+                    piece_channels,
+                    scratch.right.as_mut_ptr(),
+                )
+            };
             for (panel_index, panel) in self.panels.clone().enumerate() {
                 let left = Left {
                     pointer: self.weights.at(self.group, panel * ROWS, start),
@@ -541,7 +559,11 @@ impl Part<'_> {
         let mut place = places.start;
         while place < places.end {
             let (image, inside) = (place / plane, place % plane);
-            let left_over = if flat { plane - inside } else { columns - inside % columns };
+            let left_over = if flat {
+                plane - inside
+            } else {
+                columns - inside % columns
+            };
             let len = left_over.min(places.end - place);
             runs.push(Run {
                 column: place - places.start,
@@ -573,7 +595,9 @@ impl Part<'_> {
                     let flat = run.x + run.len > grid.size[1];
                     let fits = match flat {
                         true => run.len,
-                        false => ((row_len as isize - x).max(0) as usize).div_ceil(step).min(run.len),
+                        false => ((row_len as isize - x).max(0) as usize)
+                            .div_ceil(step)
+                            .min(run.len),
                     };
                     let inside = (0..height as isize).contains(&y);
                     moves.push(Move {
@@ -613,7 +637,13 @@ impl Part<'_> {
                             let ahead = from + AHEAD * plane as isize;
                             simd::prefetch(self.from.as_ptr().wrapping_offset(ahead), part.len);
                         }
-                        copy(simd, self.from.as_ptr().offset(from), to, part.len, part.room);
+                        copy(
+                            simd,
+                            self.from.as_ptr().offset(from),
+                            to,
+                            part.len,
+                            part.room,
+                        );
                     } else {
                         for column in part.before..part.fits {
                             let at = from + (column * step) as isize;

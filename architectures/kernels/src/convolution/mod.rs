@@ -242,7 +242,12 @@ impl Operation for Convolution {
             residual,
         } = self.sort(inputs);
         let geometry = self.geometry(x.shape(), weight.shape());
-        let fold = self.fold(geometry.outputs, bias.as_ref(), norm.as_ref(), scale.as_ref());
+        let fold = self.fold(
+            geometry.outputs,
+            bias.as_ref(),
+            norm.as_ref(),
+            scale.as_ref(),
+        );
         let (residual, activation) = (residual.as_ref(), self.activation);
         let (y, slope) = match geometry.kind() {
             Kind::Depthwise => {
@@ -324,9 +329,7 @@ impl Operation for Convolution {
                         Some(cache) if winograd::applies(&geometry) => {
                             winograd::input_gradient(&geometry, &gradient, &weight, scale, cache)
                         }
-                        cache => {
-                            dense::input_gradient(&geometry, &gradient, &weight, scale, cache)
-                        }
+                        cache => dense::input_gradient(&geometry, &gradient, &weight, scale, cache),
                     }
                 }
             }

@@ -55,10 +55,7 @@ pub(super) fn cases(kernel: usize) -> impl Strategy<Value = Case> {
         Activation::HardSigmoid,
         Activation::HardSwish,
     ]);
-    let square = prop_oneof![
-        (1..=kernel).prop_map(|size| [size; 2]),
-        pair(1..kernel + 1),
-    ];
+    let square = prop_oneof![(1..=kernel).prop_map(|size| [size; 2]), pair(1..kernel + 1),];
     let stride = prop_oneof![Just([1; 2]), Just([2; 2]), pair(1..4)];
     let dilation = prop_oneof![4 => Just([1; 2]), 1 => pair(1..4)];
     let padding = prop::array::uniform2(pair(0..4));
@@ -108,13 +105,18 @@ fn activate(activation: Activation, x: Tensor<4>) -> Tensor<4> {
 /// `padding` zeros before and after rows and columns.
 fn pad(x: Tensor<4>, padding: [[usize; 2]; 2]) -> Tensor<4> {
     let [[top, bottom], [left, right]] = padding;
-    x.pad((left, right, top, bottom), burn::tensor::ops::PadMode::Constant(0.0))
+    x.pad(
+        (left, right, top, bottom),
+        burn::tensor::ops::PadMode::Constant(0.0),
+    )
 }
 
 fn assert_close(what: &str, actual: &Array, expected: &Tensor<4>) {
     let expected_values: Vec<f64> = expected.to_data().iter::<f64>().collect();
     assert_eq!(actual.shape(), expected.dims(), "{what}");
-    let size = expected_values.iter().fold(1.0, |size: f64, value| size.max(value.abs()));
+    let size = expected_values
+        .iter()
+        .fold(1.0, |size: f64, value| size.max(value.abs()));
     for (index, (actual, expected)) in actual.values().iter().zip(&expected_values).enumerate() {
         let distance = (f64::from(*actual) - expected).abs() / size;
         assert!(distance < 3e-6, "{what} {index}: {actual} for {expected}");
@@ -123,7 +125,16 @@ fn assert_close(what: &str, actual: &Array, expected: &Tensor<4>) {
 
 /// Compares value and gradients with Burn's, and an image alone with the same in a batch.
 pub(super) fn check(functions: &Functions, case: Case) {
-    let Case { batch, groups, channels, kernel, stride, padding, dilation, .. } = case;
+    let Case {
+        batch,
+        groups,
+        channels,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        ..
+    } = case;
     let [inputs, outputs] = channels.map(|channels| groups * channels);
     let [height, width] = case.size;
     let output = [0, 1].map(|axis| {
@@ -204,13 +215,28 @@ pub(super) fn check(functions: &Functions, case: Case) {
         let values = array.values();
         let mut shape = array.shape().to_vec();
         shape[0] = 1;
-        Array::from_vec(values[values.len() / batch * (batch - 1)..].to_vec(), &shape)
+        Array::from_vec(
+            values[values.len() / batch * (batch - 1)..].to_vec(),
+            &shape,
+        )
     };
-    let alone = Geometry { batch: 1, ..geometry };
-    let (one, none) = forward(&alone, &last(&x), residual.as_ref().map(last).as_ref(), false);
+    let alone = Geometry {
+        batch: 1,
+        ..geometry
+    };
+    let (one, none) = forward(
+        &alone,
+        &last(&x),
+        residual.as_ref().map(last).as_ref(),
+        false,
+    );
     assert_eq!(one.values(), last(&y).values(), "alone and in a batch");
     assert!(none.is_none());
     let scale = fold.scale.as_deref();
     let of_one = (functions.input_gradient)(&alone, &last(&before), &weight, scale);
-    assert_eq!(of_one.values(), last(&of_x).values(), "alone and in a batch");
+    assert_eq!(
+        of_one.values(),
+        last(&of_x).values(),
+        "alone and in a batch"
+    );
 }

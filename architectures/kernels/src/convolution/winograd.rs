@@ -321,7 +321,13 @@ impl Part<'_> {
 
     /// The windows of a channel, transformed: Bᵀ·d·B.
     #[inline(always)]
-    unsafe fn transform<S: Simd>(&self, simd: S, input: usize, width: usize, scratch: &mut Scratch) {
+    unsafe fn transform<S: Simd>(
+        &self,
+        simd: S,
+        input: usize,
+        width: usize,
+        scratch: &mut Scratch,
+    ) {
         let job = self.job;
         let [height, row_len] = job.from;
         // `[place, tile]`.

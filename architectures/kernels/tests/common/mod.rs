@@ -22,24 +22,34 @@ pub fn compare<const D: usize, const N: usize>(
     bound: f32,
 ) {
     let run = |function: &dyn Fn([Tensor<D>; N]) -> Tensor<D>, weights: Option<Tensor<D>>| {
-        let tracked = inputs.each_ref().map(|x| x.clone().autodiff().require_grad());
+        let tracked = inputs
+            .each_ref()
+            .map(|x| x.clone().autodiff().require_grad());
         let output = function(tracked.clone());
         let value = output.clone().inner();
         // A gradient that differs from place to place.
         let weights = weights.unwrap_or_else(|| random(value.dims()));
         let mut gradients = (output * weights.clone().autodiff()).sum().backward();
-        let gradients = tracked.map(|x| x.grad_remove(&mut gradients).expect("an input's gradient"));
+        let gradients =
+            tracked.map(|x| x.grad_remove(&mut gradients).expect("an input's gradient"));
         (value, gradients, weights)
     };
     let (expected, expected_gradients, weights) = run(&plain, None);
     let (value, gradients, _) = run(&ours, Some(weights));
     let distance_of_values = distance(value.clone(), expected);
-    assert!(distance_of_values <= bound, "values differ by {distance_of_values}");
+    assert!(
+        distance_of_values <= bound,
+        "values differ by {distance_of_values}"
+    );
     for (index, (gradient, expected)) in gradients.into_iter().zip(expected_gradients).enumerate() {
         let distance = distance(gradient, expected);
         assert!(distance <= bound, "gradient {index} differs by {distance}");
     }
     // Without a graph the same values must come out, to the bit.
     let untracked = ours(inputs.clone());
-    assert_eq!(untracked.into_data(), value.into_data(), "tracking changes the values");
+    assert_eq!(
+        untracked.into_data(),
+        value.into_data(),
+        "tracking changes the values"
+    );
 }

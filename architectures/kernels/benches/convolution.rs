@@ -1,5 +1,5 @@
-//! Convolutions with few channels per group, and pooling, beside Burn's own: forward, and forward with the gradient of the
-//! input.
+//! Convolutions, dense, grouped and depthwise; with BESIDE_BURN set, beside Burn's own: forward, and forward with the gradient
+//! of the input.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -38,11 +38,17 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 
 fn array<const D: usize>(tensor: Tensor<D>) -> Array {
     let shape = tensor.dims();
-    Array::from_vec(tensor.into_data().to_vec().expect("f32"), &shape)
+    Array::from_vec(tensor.into_data().try_to_vec().expect("f32"), &shape)
 }
 
 /// Channels, groups, size of the map, kernel, stride.
-const CASES: [[usize; 5]; 14] = [
+const CASES: [[usize; 5]; 20] = [
+    [256, 1, 56, 1, 1],
+    [1024, 1, 14, 1, 1],
+    [64, 1, 56, 3, 1],
+    [256, 1, 14, 3, 1],
+    [128, 1, 56, 3, 2],
+    [512, 1, 7, 3, 1],
     [144, 144, 56, 3, 1],
     [96, 96, 56, 7, 1],
     [240, 240, 28, 5, 1],
@@ -79,6 +85,7 @@ fn convolutions(criterion: &mut Criterion) {
             groups,
             bias: false,
             norm: None,
+            scale: false,
             residual: false,
             activation: Activation::Identity,
             trainable: false,
