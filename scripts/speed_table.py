@@ -6,9 +6,9 @@
     python scripts/speed_table.py --out docs/speed.md                  # the CPU
     python scripts/speed_table.py --device cuda --out docs/gpu.md      # a GPU (netkin built with --features cuda)
 
-Rows: eight networks of ImageNet, one step of an attack (logits and the gradient with respect to the pixels; batch 8,
-224 px); and training (logits and all gradients in training mode) of the ten small networks that netkin carries and of
-deit_tiny_patch16_224. Weights and images are random.
+Rows, all of batch 8: eight networks of ImageNet, one step of an attack (logits and the gradient with respect to the
+pixels, 224 px); and training (logits and all gradients in training mode) of the ten small networks that netkin carries
+(28 px) and of deit_tiny_patch16_224. Weights and images are random.
 
 Each measurement is a process of its own that warms up and takes the median of some repetitions; PyTorch and netkin take
 turns, for some rounds, and the table holds the medians of the rounds. The peak memory is the most that such a process
@@ -39,20 +39,18 @@ ATTACKED = [
     "resnet50", "resnext50_32x4d", "efficientnet_b2", "tf_efficientnet_lite0", "mobilenetv2_100",
     "vit_small_patch16_224", "resmlp_24_224", "convnext_tiny",
 ]  # fmt: skip
-ATTACK_BATCH = 8
+BATCH = 8
 
 DEMO = [
     "demo_convnext", "demo_efficientnet", "demo_gmlp", "demo_mixer", "demo_mobilenetv2", "demo_resnet", "demo_resnext",
     "demo_seresnet", "demo_vit_patch4", "demo_vit_patch7",
 ]  # fmt: skip
-# What `netkin train` takes.
-DEMO_BATCH = 128
 
 # (network, pass, batch, pixels)
 ROWS = (
-    [(name, "input-grad", ATTACK_BATCH, 224) for name in ATTACKED]
-    + [(name, "train", DEMO_BATCH, 28) for name in DEMO]
-    + [("deit_tiny_patch16_224", "train", ATTACK_BATCH, 224)]
+    [(name, "input-grad", BATCH, 224) for name in ATTACKED]
+    + [(name, "train", BATCH, 28) for name in DEMO]
+    + [("deit_tiny_patch16_224", "train", BATCH, 224)]
 )
 
 # How PyTorch runs, by device; on the CPU the faster one counts.

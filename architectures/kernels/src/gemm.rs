@@ -80,7 +80,7 @@ impl RightPanels {
         step: usize,
         stride: usize,
     ) -> Self {
-        let width = simd::dispatch(Width);
+        let width = width();
         let panels = columns.div_ceil(width);
         let mut packed = vec![0.0f32; panels * depth * width];
         let work = packed.len();
@@ -124,6 +124,11 @@ impl RightPanels {
     pub(crate) fn panels(&self) -> usize {
         self.columns.div_ceil(self.width)
     }
+}
+
+/// Columns of a tile on this processor.
+pub(crate) fn width() -> usize {
+    simd::dispatch(Width)
 }
 
 struct Width;

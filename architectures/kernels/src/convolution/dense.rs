@@ -13,7 +13,7 @@ use super::Geometry;
 use crate::activation::{Activation, Kept};
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
-use crate::gemm::{self, Left, MOST_COLUMNS, ROWS, RightPanels, VECTORS};
+use crate::gemm::{self, Left, MOST_COLUMNS, ROWS, VECTORS};
 use crate::operation::Cache;
 use crate::{parallel, simd};
 
@@ -284,71 +284,6 @@ pub(super) fn cached<T: Send + Sync + 'static>(
     }
 }
 
-/// The gradient with respect to the weights: for each image, gradient · windowsᵀ, and the sum over the images.
-pub(crate) fn weight_gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Array {
-    let &Geometry {
-        batch,
-        groups,
-        input: [height, width],
-        output: [rows, columns],
-        ..
-    } = geometry;
-    let [kernel_rows, kernel_columns] = geometry.kernel;
-    let area = kernel_rows * kernel_columns;
-    let (inputs, outputs) = (geometry.inputs / groups, geometry.outputs / groups);
-    let (depth, places) = (inputs * area, rows * columns);
-    let mut windows = Output::new(&[batch * places, depth]);
-    let mut result = Vec::with_capacity(geometry.outputs * depth);
-    for group in 0..groups {
-        // Windows `[image and place, channel and tap]`, so that the product's depth is everything that is summed over.
-        let to = windows.pointer();
-        parallel::for_each(batch * rows, batch * places * depth, |task| {
-            let (image, row) = (task / rows, task % rows);
-            for column in 0..columns {
-                let place = (image * places + row * columns + column) * depth;
-                // SAFETY: each place is one task's.
-                let window = unsafe { to.slice(place, depth) };
-                for (k, value) in window.iter_mut().enumerate() {
-                    let (channel, tap) = (group * inputs + k / area, k % area);
-                    let at = |axis: usize, place: usize, tap: usize| {
-                        (place * geometry.stride[axis] + tap * geometry.dilation[axis])
-                            .checked_sub(geometry.padding[axis])
-                    };
-                    let y = at(0, row, tap / kernel_columns).filter(|&y| y < height);
-                    let x_at = at(1, column, tap % kernel_columns).filter(|&x| x < width);
-                    *value = match (y, x_at) {
-                        (Some(y), Some(x_at)) => {
-                            let plane = image * geometry.inputs + channel;
-                            x.values()[(plane * height + y) * width + x_at]
-                        }
-                        _ => 0.0,
-                    };
-                }
-            }
-        });
-        // SAFETY: all windows were written.
-        let windows = unsafe { to.slice(0, batch * places * depth) };
-        let right = RightPanels::pack(windows, batch * places, depth, depth, 1);
-        // The gradient as `[output channel, image and place]`.
-        let mut left = Output::new(&[outputs, batch * places]);
-        let left_to = left.pointer();
-        parallel::for_each(outputs * batch, outputs * batch * places, |task| {
-            let (row, image) = (task / batch, task % batch);
-            let from = (image * geometry.outputs + group * outputs + row) * places;
-            // SAFETY: each row's part for an image is one task's.
-            let part = unsafe { left_to.slice((row * batch + image) * places, places) };
-            part.copy_from_slice(&gradient.values()[from..from + places]);
-        });
-        // SAFETY: all rows were written.
-        let left = unsafe { left.finish() };
-        result.extend(
-            crate::linear::plain_product(&left, [outputs, batch * places, 1], &right).values(),
-        );
-    }
-    let shape = [geometry.outputs, inputs, kernel_rows, kernel_columns];
-    Array::from_vec(result, &shape)
-}
-
 /// Planes of so many values (a memory page) are too far apart for the processor to foresee the next read …
 const FAR: usize = 1024;
 /// … so that it is told of them so many channels ahead.
@@ -363,7 +298,7 @@ fn product(grid: &Grid, from: &[f32], weights: &Packed, to: Pointer, finish: &Fi
     let places = grid.batch * grid.size[0] * grid.size[1];
     let work = places * grid.groups * grid.outputs * weights.depth / 16;
     let threads = rayon::current_num_threads();
-    let width = simd::dispatch(Width);
+    let width = gemm::width();
     let tiles = places.div_ceil(width);
     let panels = grid.outputs.div_ceil(ROWS);
     let [parts, row_parts] = cut(tiles, panels, grid.groups, threads);
@@ -393,17 +328,6 @@ fn cut(tiles: usize, panels: usize, groups: usize, threads: usize) -> [usize; 2]
     }
     // With few tiles each thread takes its part of the rows, and packs the places for itself.
     [parts, threads]
-}
-
-struct Width;
-
-impl WithSimd for Width {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) -> usize {
-        gemm::columns::<S>()
-    }
 }
 
 struct Part<'a> {

@@ -8,6 +8,7 @@ mod grouped;
 mod stem;
 #[cfg(test)]
 mod tests;
+mod weights;
 mod winograd;
 
 use crate::activation::{Activation, Kept, times_slope};
@@ -339,7 +340,7 @@ impl Operation for Convolution {
             match geometry.kind() {
                 Kind::Depthwise => depthwise::weight_gradient(&geometry, x, &gradient),
                 Kind::Grouped => grouped::weight_gradient(&geometry, x, &gradient),
-                Kind::Dense => dense::weight_gradient(&geometry, x, &gradient),
+                Kind::Dense => weights::gradient(&geometry, x, &gradient),
             }
         }));
         if self.bias {
