@@ -21,6 +21,35 @@ pub trait Configuration: Debug + Sync {
     fn build(&self, num_classes: usize, device: &Device) -> Network;
 }
 
+/// Implements [`Configuration`] for a family's `Config`, whose fields `input_size` (of a square) and `num_classes` say what
+/// they say, and whose network is built by `new(config, num_classes, device)`.
+macro_rules! configuration {
+    ($network:ident, any_input_size: $any_input_size:literal) => {
+        impl crate::registry::Configuration for Config {
+            fn input_size(&self) -> [usize; 2] {
+                [self.input_size; 2]
+            }
+
+            fn any_input_size(&self) -> bool {
+                $any_input_size
+            }
+
+            fn num_classes(&self) -> usize {
+                self.num_classes
+            }
+
+            fn build(
+                &self,
+                num_classes: usize,
+                device: &burn::tensor::Device,
+            ) -> crate::network::Network {
+                $network::new(self, num_classes, device).into()
+            }
+        }
+    };
+}
+pub(crate) use configuration;
+
 /// A network that can be built.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {

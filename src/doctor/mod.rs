@@ -44,9 +44,10 @@ const LEAST_DIFFERENCE: f64 = 0.02;
 /// rounding errors what no precision withstands.
 const MOST_SENSITIVITY: f64 = 10.0;
 
-/// By how much the scale of the weights, 1 at first, is changed until both hold, and how often.
+/// By how much the scale of the weights, 1 at first, is changed until both hold (half as much after each turn), and how
+/// often.
 const GAIN_STEP: f64 = 0.25;
-const GAIN_TRIALS: usize = 5;
+const GAIN_TRIALS: usize = 10;
 
 /// How far pixels move for the central difference, of which the nearest to the gradient counts. Its own error is the square
 /// of the step, rounding adds about 1e-15 divided by the step, and the shorter it is the fewer kinks of ReLU and max-pooling
@@ -280,7 +281,15 @@ impl Reference {
     /// With the scale of the weights that was chosen.
     fn compute(entry: &'static Entry, size: [usize; 2]) -> Result<(Self, f64), String> {
         let labels = labels(entry, BATCH);
-        let mut gain = 1.0;
+        let (mut gain, mut step, mut last) = (1.0, GAIN_STEP, 0.0);
+        // Up or down, and half as far after each turn.
+        let mut turn = |direction: f64| {
+            if last * direction < 0.0 {
+                step /= 2.0;
+            }
+            last = direction;
+            step * direction
+        };
         for _ in 0..GAIN_TRIALS {
             let model = model(entry, size, gain, Precision::F64, &Device::flex());
             let images = images(&model, BATCH);
@@ -289,14 +298,14 @@ impl Reference {
             let (one, other) = features.split_at(features.len() / BATCH);
             let enough = relative_difference(one, other) >= LEAST_DIFFERENCE;
             if !enough {
-                gain += GAIN_STEP;
+                gain += turn(1.0);
                 continue;
             }
             let loss = |logits| cross_entropy(logits, &labels).sum();
             let gradient = to_f64(model.input_gradient(images.clone(), loss).gradient);
             let slope = Slope::measure(&model, &images, &labels, &gradient);
             if slope.sensitivity > MOST_SENSITIVITY {
-                gain -= GAIN_STEP;
+                gain += turn(-1.0);
                 continue;
             }
             let logits = to_f64(outputs.logits);
@@ -406,14 +415,18 @@ fn model(
     Model::new(loaded, precision, device.clone())
 }
 
-/// Noise in [0, 1), the same in every precision.
+/// Noise around a colour of each image's own, in [0, 1), the same in every precision. Noise alone would look alike to a
+/// network that takes the mean over the places.
 fn images(model: &Model, count: usize) -> Tensor<4> {
     let [height, width] = model.input_size();
     let shape = [count, 3, height, width];
-    let values = parameters::uniform(SEED, "pixels", shape.iter().product())
-        .into_iter()
-        .map(|value| 0.5 * (value + 1.0))
-        .collect();
+    let mut values = parameters::uniform(SEED, "pixels", shape.iter().product());
+    let colours = parameters::uniform(SEED, "colours", 3 * count);
+    for (plane, colour) in values.chunks_exact_mut(height * width).zip(colours) {
+        for value in plane {
+            *value = 0.5 + 0.25 * (colour + *value);
+        }
+    }
     model.pixels(values, shape)
 }
 

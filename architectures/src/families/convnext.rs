@@ -10,8 +10,8 @@ use crate::layers::{
     Activation, Conv2d, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise,
     Then, global_average_pool,
 };
-use crate::network::{Architecture, Network, Outputs};
-use crate::registry::Configuration;
+use crate::network::{Architecture, Outputs};
+use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which ConvNeXt.
@@ -149,23 +149,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("convnextv2_base", v2(BASE)),
 ];
 
-impl Configuration for Config {
-    fn input_size(&self) -> [usize; 2] {
-        [self.input_size; 2]
-    }
-
-    fn any_input_size(&self) -> bool {
-        true
-    }
-
-    fn num_classes(&self) -> usize {
-        self.num_classes
-    }
-
-    fn build(&self, num_classes: usize, device: &Device) -> Network {
-        ConvNext::new(self, num_classes, device).into()
-    }
-}
+configuration!(ConvNext, any_input_size: true);
 
 /// A ConvNeXt. See [`Config`].
 #[derive(Module, Debug)]

@@ -10,8 +10,8 @@ use crate::layers::{
     Activation, BatchNorm2d, Conv2d, Conv2dConfig, Linear, MixedConv2d, Padding, Then, gated,
     global_average_pool, make_divisible,
 };
-use crate::network::{Architecture, Network, Outputs};
-use crate::registry::Configuration;
+use crate::network::{Architecture, Outputs};
+use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which EfficientNet.
@@ -397,23 +397,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("tf_mixnet_l", tensorflow(MIX_L)),
 ];
 
-impl Configuration for Config {
-    fn input_size(&self) -> [usize; 2] {
-        [self.input_size; 2]
-    }
-
-    fn any_input_size(&self) -> bool {
-        true
-    }
-
-    fn num_classes(&self) -> usize {
-        self.num_classes
-    }
-
-    fn build(&self, num_classes: usize, device: &Device) -> Network {
-        EfficientNet::new(self, num_classes, device).into()
-    }
-}
+configuration!(EfficientNet, any_input_size: true);
 
 impl Config {
     /// A convolution in the network's padding.

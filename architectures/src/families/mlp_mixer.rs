@@ -10,8 +10,8 @@ use crate::layers::{
     Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed, add, mean_of_tokens, multiply,
     scale_and_shift,
 };
-use crate::network::{Architecture, Network, Outputs};
-use crate::registry::Configuration;
+use crate::network::{Architecture, Outputs};
+use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which network of perceptrons.
@@ -146,23 +146,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ),
 ];
 
-impl Configuration for Config {
-    fn input_size(&self) -> [usize; 2] {
-        [self.input_size; 2]
-    }
-
-    fn any_input_size(&self) -> bool {
-        false
-    }
-
-    fn num_classes(&self) -> usize {
-        self.num_classes
-    }
-
-    fn build(&self, num_classes: usize, device: &Device) -> Network {
-        MlpMixer::new(self, num_classes, device).into()
-    }
-}
+configuration!(MlpMixer, any_input_size: false);
 
 /// A network of perceptrons. See [`Config`].
 #[derive(Module, Debug)]

@@ -11,8 +11,8 @@ use crate::layers::{
     Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then, add,
     average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
 };
-use crate::network::{Architecture, Network, Outputs};
-use crate::registry::Configuration;
+use crate::network::{Architecture, Outputs};
+use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which ResNet.
@@ -266,23 +266,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("wide_resnet101_2", next(1, 128, plain(LAYERS_101))),
 ];
 
-impl Configuration for Config {
-    fn input_size(&self) -> [usize; 2] {
-        [self.input_size; 2]
-    }
-
-    fn any_input_size(&self) -> bool {
-        true
-    }
-
-    fn num_classes(&self) -> usize {
-        self.num_classes
-    }
-
-    fn build(&self, num_classes: usize, device: &Device) -> Network {
-        ResNet::new(self, num_classes, device).into()
-    }
-}
+configuration!(ResNet, any_input_size: true);
 
 /// A residual network. See [`Config`].
 #[derive(Module, Debug)]

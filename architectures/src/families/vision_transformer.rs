@@ -7,8 +7,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{Activation, Attention, LayerNorm, LayerScale, Linear, Mlp, PatchEmbed};
-use crate::network::{Architecture, Network, Outputs};
-use crate::registry::Configuration;
+use crate::network::{Architecture, Outputs};
+use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which Vision Transformer.
@@ -145,23 +145,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("vit_tiny_patch16_384", at_384(TINY)),
 ];
 
-impl Configuration for Config {
-    fn input_size(&self) -> [usize; 2] {
-        [self.input_size; 2]
-    }
-
-    fn any_input_size(&self) -> bool {
-        false
-    }
-
-    fn num_classes(&self) -> usize {
-        self.num_classes
-    }
-
-    fn build(&self, num_classes: usize, device: &Device) -> Network {
-        VisionTransformer::new(self, num_classes, device).into()
-    }
-}
+configuration!(VisionTransformer, any_input_size: false);
 
 /// A Vision Transformer. See [`Config`].
 #[derive(Module, Debug)]

@@ -10,7 +10,8 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::Geometry;
-use crate::activation::{Activation, Kept};
+use super::finish::{Finish, Outputs};
+use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
 use crate::gemm::{self, Left, MOST_COLUMNS, ROWS, VECTORS};
@@ -84,23 +85,6 @@ struct Grid<'a> {
     taps: &'a [[isize; 2]],
 }
 
-/// What becomes of the sums.
-struct Finish<'a> {
-    fold: Option<&'a Fold>,
-    residual: Option<&'a [f32]>,
-    activation: Activation,
-    slope: Option<Pointer>,
-}
-
-impl Finish<'_> {
-    const NOTHING: Self = Finish {
-        fold: None,
-        residual: None,
-        activation: Activation::Identity,
-        slope: None,
-    };
-}
-
 /// See [`Convolution`](super::Convolution). The second array is the activation's slope, if it must be kept.
 pub(crate) fn forward(
     geometry: &Geometry,
@@ -136,9 +120,7 @@ pub(crate) fn forward(
             ]
         })
         .collect();
-    let mut output = Output::new(&geometry.output_shape());
-    let kept_slope = keep && activation.kept() == Kept::Slope;
-    let mut slope = kept_slope.then(|| Output::new(&geometry.output_shape()));
+    let mut made = Outputs::new(geometry, activation, keep);
     let grid = Grid {
         batch: geometry.batch,
         groups,
@@ -153,15 +135,10 @@ pub(crate) fn forward(
         stride: geometry.stride,
         taps: &taps,
     };
-    let finish = Finish {
-        fold: Some(fold),
-        residual: residual.map(Array::values),
-        activation,
-        slope: slope.as_mut().map(Output::pointer),
-    };
-    product(&grid, x.values(), &packed, output.pointer(), &finish);
+    let finish = made.finish_with(activation, residual);
+    product(&grid, x.values(), &packed, Some(fold), finish);
     // SAFETY: the grid is the whole output.
-    unsafe { (output.finish(), slope.map(|slope| slope.finish())) }
+    unsafe { made.into_arrays() }
 }
 
 /// The gradient with respect to the input, from that with respect to scale·(w ∗ x).
@@ -205,25 +182,17 @@ pub(crate) fn input_gradient(
             stride: [1, 1],
             taps: &[[0, 0]],
         };
-        product(&grid, gradient.values(), &packed, to, &Finish::NOTHING);
+        product(&grid, gradient.values(), &packed, None, Finish::plain(to));
         // SAFETY: the windows are the whole input.
         return unsafe { output.finish() };
     }
-    // The places of one parity are reached by the same taps.
-    let reaching = |axis: usize, parity: usize| -> Vec<(usize, isize)> {
-        let stride = geometry.stride[axis] as isize;
-        (0..geometry.kernel[axis])
-            .filter_map(|tap| {
-                let offset = (tap * geometry.dilation[axis]) as isize;
-                let reach = (parity + geometry.padding[axis]) as isize - offset;
-                (reach.rem_euclid(stride) == 0).then(|| (tap, reach.div_euclid(stride)))
-            })
-            .collect()
-    };
     let pack = || -> Vec<Packed> {
         parities(geometry)
             .map(|[row_parity, column_parity]| {
-                let (rows, columns) = (reaching(0, row_parity), reaching(1, column_parity));
+                let (rows, columns) = (
+                    geometry.reaching(0, row_parity),
+                    geometry.reaching(1, column_parity),
+                );
                 let taps: Vec<usize> = rows
                     .iter()
                     .flat_map(|(row, _)| columns.iter().map(move |(c, _)| row * kernel_columns + c))
@@ -238,7 +207,10 @@ pub(crate) fn input_gradient(
     };
     let packed = cached(cache, "backward", &sources, pack);
     for (parity, packed) in parities(geometry).zip(packed.iter()) {
-        let (rows, columns) = (reaching(0, parity[0]), reaching(1, parity[1]));
+        let (rows, columns) = (
+            geometry.reaching(0, parity[0]),
+            geometry.reaching(1, parity[1]),
+        );
         let taps: Vec<[isize; 2]> = rows
             .iter()
             .flat_map(|&(_, row)| columns.iter().map(move |&(_, column)| [row, column]))
@@ -260,7 +232,7 @@ pub(crate) fn input_gradient(
             stride: [1, 1],
             taps: &taps,
         };
-        product(&grid, gradient.values(), packed, to, &Finish::NOTHING);
+        product(&grid, gradient.values(), packed, None, Finish::plain(to));
     }
     // SAFETY: the parities' grids together are the whole input.
     unsafe { output.finish() }
@@ -294,7 +266,7 @@ const DEPTH: usize = 384;
 /// Tiles side by side in a task, which share the weights while these are in the cache.
 const TILES: usize = 4;
 
-fn product(grid: &Grid, from: &[f32], weights: &Packed, to: Pointer, finish: &Finish) {
+fn product(grid: &Grid, from: &[f32], weights: &Packed, fold: Option<&Fold>, finish: Finish) {
     let places = grid.batch * grid.size[0] * grid.size[1];
     let work = places * grid.groups * grid.outputs * weights.depth / 16;
     let threads = rayon::current_num_threads();
@@ -310,7 +282,7 @@ fn product(grid: &Grid, from: &[f32], weights: &Packed, to: Pointer, finish: &Fi
             grid,
             from,
             weights,
-            to,
+            fold,
             finish,
             group,
             panels: panels * row_part / row_parts..panels * (row_part + 1) / row_parts,
@@ -334,8 +306,8 @@ struct Part<'a> {
     grid: &'a Grid<'a>,
     from: &'a [f32],
     weights: &'a Packed,
-    to: Pointer,
-    finish: &'a Finish<'a>,
+    fold: Option<&'a Fold>,
+    finish: Finish,
     group: usize,
     panels: Range<usize>,
     places: Range<usize>,
@@ -643,7 +615,7 @@ impl Part<'_> {
 
     #[inline(always)]
     fn fold<S: Simd>(&self, simd: S, channel: usize, sum: S::f32s) -> S::f32s {
-        match self.finish.fold {
+        match self.fold {
             None => sum,
             Some(fold) => fold.apply(simd, channel, sum),
         }
@@ -665,7 +637,7 @@ impl Part<'_> {
             // SAFETY: the run lies within the planes.
             unsafe {
                 if let Some(residual) = self.finish.residual {
-                    let more = simd::load(simd, residual.as_ptr().add(at));
+                    let more = simd::load(simd, residual.at(at));
                     value = simd.add_f32s(value, more);
                 }
                 let value = match self.finish.slope {
@@ -676,7 +648,7 @@ impl Part<'_> {
                         value
                     }
                 };
-                simd::store(simd, self.to.at(at), value);
+                simd::store(simd, self.finish.to.at(at), value);
             }
         }
     }
@@ -697,7 +669,8 @@ impl Part<'_> {
             for run in runs {
                 let from = self.target(channel, run);
                 for index in 0..run.len {
-                    row[run.column + index] = residual[from + index * step];
+                    // SAFETY: the run lies within the planes.
+                    row[run.column + index] = unsafe { *residual.at(from + index * step) };
                 }
             }
         }
@@ -728,7 +701,7 @@ impl Part<'_> {
                 }
             }
         };
-        scatter(&row, self.to);
+        scatter(&row, self.finish.to);
         if let Some(slope) = self.finish.slope {
             scatter(&slopes, slope);
         }

@@ -8,8 +8,8 @@
 use pulp::{Simd, WithSimd};
 
 use super::Geometry;
-use super::finish::{Direct, Finish};
-use crate::activation::{Activation, Kept};
+use super::finish::{Direct, Finish, Outputs};
+use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
 use crate::padded::{Axis, Padded, Scratch, interleave};
@@ -25,15 +25,8 @@ pub(crate) fn forward(
     activation: Activation,
     keep: bool,
 ) -> (Array, Option<Array>) {
-    let mut output = Output::new(&geometry.output_shape());
-    let mut slope =
-        (keep && activation.kept() == Kept::Slope).then(|| Output::new(&geometry.output_shape()));
-    let finish = Finish {
-        to: output.pointer(),
-        residual: residual.map(|residual| Pointer::reading(residual.values())),
-        activation,
-        slope: slope.as_mut().map(Output::pointer),
-    };
+    let mut made = Outputs::new(geometry, activation, keep);
+    let finish = made.finish_with(activation, residual);
     let scale = fold.scale.as_deref();
     let [rows, columns] = geometry.forward_axes();
     let planes = Planes::new(
@@ -48,7 +41,7 @@ pub(crate) fn forward(
     );
     planes.run(geometry.work());
     // SAFETY: all planes were computed.
-    unsafe { (output.finish(), slope.map(|slope| slope.finish())) }
+    unsafe { made.into_arrays() }
 }
 
 /// The gradient of x, from that of scale·(weight ∗ x).

@@ -2,9 +2,46 @@
 
 use pulp::Simd;
 
-use crate::activation::Activation;
-use crate::array::Pointer;
+use super::Geometry;
+use crate::activation::{Activation, Kept};
+use crate::array::{Array, Output, Pointer};
 use crate::simd;
+
+/// What a convolution's forward pass makes: its output, and the activation's slope, if that must be kept.
+pub(crate) struct Outputs {
+    y: Output,
+    slope: Option<Output>,
+}
+
+impl Outputs {
+    /// Memory for them; `keep` says whether there will be a backward pass.
+    pub fn new(geometry: &Geometry, activation: Activation, keep: bool) -> Self {
+        let new = || Output::new(&geometry.output_shape());
+        Self {
+            y: new(),
+            slope: (keep && activation.kept() == Kept::Slope).then(new),
+        }
+    }
+
+    /// How to come there from the sums.
+    pub fn finish_with(&mut self, activation: Activation, residual: Option<&Array>) -> Finish {
+        Finish {
+            to: self.y.pointer(),
+            residual: residual.map(|residual| Pointer::reading(residual.values())),
+            activation,
+            slope: self.slope.as_mut().map(Output::pointer),
+        }
+    }
+
+    /// The arrays.
+    ///
+    /// # Safety
+    /// Every value must have been written.
+    pub unsafe fn into_arrays(self) -> (Array, Option<Array>) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.y.finish(), self.slope.map(|slope| slope.finish())) }
+    }
+}
 
 /// Where the sums go, and what is done to them on the way; all arrays have the output's shape.
 #[derive(Debug, Clone, Copy)]

@@ -10,8 +10,8 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::Geometry;
-use super::finish::Finish;
-use crate::activation::{Activation, Kept};
+use super::finish::{Finish, Outputs};
+use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
 use crate::padded::{Axis, Padded, Scratch, interleave};
@@ -27,9 +27,7 @@ pub(crate) fn forward(
     activation: Activation,
     keep: bool,
 ) -> (Array, Option<Array>) {
-    let mut output = Output::new(&geometry.output_shape());
-    let mut slope =
-        (keep && activation.kept() == Kept::Slope).then(|| Output::new(&geometry.output_shape()));
+    let mut made = Outputs::new(geometry, activation, keep);
     let [inputs, outputs] = [geometry.inputs, geometry.outputs].map(|all| all / geometry.groups);
     let taps = geometry.kernel[0] * geometry.kernel[1];
     let [rows, columns] = geometry.forward_axes();
@@ -47,16 +45,11 @@ pub(crate) fn forward(
         scale_before: None,
         scale: fold.scale.as_deref(),
         shift: Some(&fold.shift),
-        finish: Finish {
-            to: output.pointer(),
-            residual: residual.map(|residual| Pointer::reading(residual.values())),
-            activation,
-            slope: slope.as_mut().map(Output::pointer),
-        },
+        finish: made.finish_with(activation, residual),
     }
     .run(geometry.work());
     // SAFETY: all planes were computed.
-    unsafe { (output.finish(), slope.map(|slope| slope.finish())) }
+    unsafe { made.into_arrays() }
 }
 
 /// The gradient of x, from that of scale·(weight ∗ x).

@@ -98,6 +98,19 @@ impl Geometry {
             && whole == [true, true]
     }
 
+    /// The taps that reach the rows (axis 0) or columns (axis 1) of this parity, the same for all of them, and how far
+    /// from place / stride the output lies that each belongs to.
+    fn reaching(&self, axis: usize, parity: usize) -> Vec<(usize, isize)> {
+        let stride = self.stride[axis] as isize;
+        (0..self.kernel[axis])
+            .filter_map(|tap| {
+                let offset = (tap * self.dilation[axis]) as isize;
+                let reach = (parity + self.padding[axis]) as isize - offset;
+                (reach.rem_euclid(stride) == 0).then(|| (tap, reach.div_euclid(stride)))
+            })
+            .collect()
+    }
+
     /// How windows move along rows and columns, from input to output.
     fn forward_axes(&self) -> [Axis; 2] {
         [0, 1].map(|axis| self.axis(axis, Axis::forward))

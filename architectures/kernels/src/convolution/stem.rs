@@ -40,20 +40,10 @@ pub(crate) fn input_gradient(
 ) -> Array {
     let [row_stride, column_stride] = geometry.stride;
     let area = geometry.kernel[0] * geometry.kernel[1];
-    let reaching = |axis: usize, parity: usize| -> Vec<(usize, isize)> {
-        let stride = geometry.stride[axis] as isize;
-        (0..geometry.kernel[axis])
-            .filter_map(|tap| {
-                let offset = (tap * geometry.dilation[axis]) as isize;
-                let reach = (parity + geometry.padding[axis]) as isize - offset;
-                (reach.rem_euclid(stride) == 0).then(|| (tap, reach.div_euclid(stride)))
-            })
-            .collect()
-    };
     let parities: Vec<Vec<Tap>> = (0..row_stride * column_stride)
         .map(|parity| {
-            let rows = reaching(0, parity / column_stride);
-            let columns = reaching(1, parity % column_stride);
+            let rows = geometry.reaching(0, parity / column_stride);
+            let columns = geometry.reaching(1, parity % column_stride);
             let tap = |(row, y): (usize, isize), (column, x): (usize, isize)| Tap {
                 row: y,
                 column: x,

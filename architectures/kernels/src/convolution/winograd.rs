@@ -12,7 +12,8 @@ use pulp::{Simd, WithSimd};
 
 use super::Geometry;
 use super::dense::cached;
-use crate::activation::{Activation, Kept};
+use super::finish::{Finish, Outputs};
+use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
 use crate::gemm::{self, Left, ROWS};
@@ -103,9 +104,7 @@ pub(crate) fn forward(
             std::array::from_fn(|tap| f64::from(weight.values()[from + tap]))
         })
     });
-    let mut output = Output::new(&geometry.output_shape());
-    let kept_slope = keep && activation.kept() == Kept::Slope;
-    let mut slope = kept_slope.then(|| Output::new(&geometry.output_shape()));
+    let mut made = Outputs::new(geometry, activation, keep);
     product(&Job {
         batch: geometry.batch,
         inputs,
@@ -115,14 +114,11 @@ pub(crate) fn forward(
         padding: geometry.padding,
         values: x.values(),
         weights: &packed,
-        output: output.pointer(),
         fold: Some(fold),
-        residual: residual.map(Array::values),
-        activation,
-        slope: slope.as_mut().map(Output::pointer),
+        finish: made.finish_with(activation, residual),
     });
     // SAFETY: the tiles are the whole output.
-    unsafe { (output.finish(), slope.map(|slope| slope.finish())) }
+    unsafe { made.into_arrays() }
 }
 
 /// See [`dense::input_gradient`](super::dense::input_gradient).
@@ -156,11 +152,8 @@ pub(crate) fn input_gradient(
         padding: geometry.padding.map(|padding| 2 - padding),
         values: gradient.values(),
         weights: &packed,
-        output: output.pointer(),
         fold: None,
-        residual: None,
-        activation: Activation::Identity,
-        slope: None,
+        finish: Finish::plain(output.pointer()),
     });
     // SAFETY: the tiles are the whole input.
     unsafe { output.finish() }
@@ -175,11 +168,8 @@ struct Job<'a> {
     padding: [usize; 2],
     values: &'a [f32],
     weights: &'a Packed,
-    output: Pointer,
     fold: Option<&'a Fold>,
-    residual: Option<&'a [f32]>,
-    activation: Activation,
-    slope: Option<Pointer>,
+    finish: Finish,
 }
 
 /// Tiles of a task; what they are transformed to stays in the caches.
@@ -456,19 +446,19 @@ impl Part<'_> {
                 if let Some(fold) = job.fold {
                     value = fold.apply(simd, channel, value);
                 }
-                if let Some(residual) = job.residual {
-                    let more = simd::load_some(simd, residual.as_ptr().add(at), count);
+                if let Some(residual) = job.finish.residual {
+                    let more = simd::load_some(simd, residual.at(at), count);
                     value = simd.add_f32s(value, more);
                 }
-                let value = match job.slope {
-                    None => job.activation.value(simd, value),
+                let value = match job.finish.slope {
+                    None => job.finish.activation.value(simd, value),
                     Some(slope) => {
-                        let (value, values) = job.activation.value_and_slope(simd, value);
+                        let (value, values) = job.finish.activation.value_and_slope(simd, value);
                         simd::store_some(simd, slope.at(at), count, values);
                         value
                     }
                 };
-                simd::store_some(simd, job.output.at(at), count, value);
+                simd::store_some(simd, job.finish.to.at(at), count, value);
             }
             index += count;
         }
