@@ -40,6 +40,38 @@ pub(crate) unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
     right_step: usize,
     sums: &mut [[S::f32s; V]; R],
 ) {
+    // Sixteen registers hold half of the rows, a row of columns and a factor.
+    const HALF: usize = ROWS / 2;
+    if S::REGISTER_COUNT < 32 && R == ROWS {
+        for first in [0, HALF] {
+            let mut half = [[simd.splat_f32s(0.0); V]; HALF];
+            half.copy_from_slice(&sums[first..first + HALF]);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let left = Left {
+                    pointer: left.pointer.wrapping_add(first * left.row),
+                    ..left
+                };
+                accumulate_at_once(simd, depth, left, right, right_step, &mut half);
+            }
+            sums[first..first + HALF].copy_from_slice(&half);
+        }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { accumulate_at_once(simd, depth, left, right, right_step, sums) }
+    }
+}
+
+/// As [`accumulate`], with all sums in registers.
+#[inline(always)]
+unsafe fn accumulate_at_once<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    depth: usize,
+    left: Left,
+    right: *const f32,
+    right_step: usize,
+    sums: &mut [[S::f32s; V]; R],
+) {
     let mut tile = *sums;
     let mut left_at = left.pointer;
     let mut right_at = right;

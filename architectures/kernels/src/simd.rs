@@ -1,11 +1,22 @@
 //! Vector arithmetic for every processor: the code is written once, and runs with AVX-512, AVX2 or neither, as found.
 
+use std::sync::LazyLock;
+
 use pulp::{Arch, MemMask, Simd, WithSimd};
+
+/// The widest vectors that the processor has, or those that the environment variable `NETKIN_SIMD` names (`avx2` or
+/// `scalar`), so that tests on a processor with wider ones reach these too.
+static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var("NETKIN_SIMD").as_deref() {
+    #[cfg(target_arch = "x86_64")]
+    Ok("avx2") => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
+    Ok("scalar") => Arch::Scalar,
+    _ => Arch::new(),
+});
 
 /// Runs with the widest vectors that the processor has.
 #[inline]
 pub fn dispatch<T: WithSimd>(body: T) -> T::Output {
-    Arch::new().dispatch(body)
+    ARCH.dispatch(body)
 }
 
 /// The values at `pointer`, one per lane.

@@ -32,7 +32,11 @@ pub(crate) fn gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Arra
         }
         false => x.values(),
     };
-    if geometry.kernel == [1, 1] && geometry.stride == [1, 1] && geometry.padding == [0, 0] {
+    if geometry.kernel == [1, 1]
+        && geometry.stride == [1, 1]
+        && geometry.padding == [0, 0]
+        && geometry.output == geometry.input
+    {
         // The rows of a plane follow each other without a gap.
         geometry.input = [1, geometry.input[0] * geometry.input[1]];
         geometry.output = geometry.input;
@@ -371,10 +375,10 @@ mod tests {
 
         #[test]
         fn is_what_burn_computes(
-            mut case in cases(6),
+            mut case in cases(4),
             batch in 1..12usize,
             groups in 1..3usize,
-            inputs in 1..20usize,
+            inputs in 1..12usize,
             outputs in 1..100usize,
         ) {
             case.batch = batch;
