@@ -40,25 +40,69 @@ pub(crate) unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
     right_step: usize,
     sums: &mut [[S::f32s; V]; R],
 ) {
-    // Sixteen registers hold half of the rows, a row of columns and a factor.
-    const HALF: usize = ROWS / 2;
-    if S::REGISTER_COUNT < 32 && R == ROWS {
-        for first in [0, HALF] {
-            let mut half = [[simd.splat_f32s(0.0); V]; HALF];
-            half.copy_from_slice(&sums[first..first + HALF]);
-            // SAFETY: the caller's promise.
-            unsafe {
-                let left = Left {
-                    pointer: left.pointer.wrapping_add(first * left.row),
-                    ..left
-                };
-                accumulate_at_once(simd, depth, left, right, right_step, &mut half);
-            }
-            sums[first..first + HALF].copy_from_slice(&half);
-        }
-    } else {
+    if S::REGISTER_COUNT >= 32 || V == 1 {
         // SAFETY: the caller's promise.
-        unsafe { accumulate_at_once(simd, depth, left, right, right_step, sums) }
+        return unsafe { accumulate_at_once(simd, depth, left, right, right_step, sums) };
+    }
+    // Sixteen registers: tiles of four rows and two vectors, and what remains.
+    let mut part = Parts {
+        depth,
+        left,
+        right,
+        right_step,
+        sums,
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut row = 0;
+        while row + 4 <= R {
+            part.accumulate::<S, 4, 2>(simd, row, 0);
+            row += 4;
+        }
+        while row < R {
+            part.accumulate::<S, 1, 2>(simd, row, 0);
+            row += 1;
+        }
+        if V > 2 {
+            part.accumulate::<S, R, 1>(simd, 0, 2);
+        }
+    }
+}
+
+/// A tile of which only a part is computed at a time.
+struct Parts<'a, T, const R: usize, const V: usize> {
+    depth: usize,
+    left: Left,
+    right: *const f32,
+    right_step: usize,
+    sums: &'a mut [[T; V]; R],
+}
+
+impl<T: Copy, const ROWS: usize, const COLUMNS: usize> Parts<'_, T, ROWS, COLUMNS> {
+    /// `R` rows and `V` vectors from this row and vector.
+    #[inline(always)]
+    unsafe fn accumulate<S: Simd<f32s = T>, const R: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        vector: usize,
+    ) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (to, from) in sums.iter_mut().zip(&self.sums[row..]) {
+            to.copy_from_slice(&from[vector..vector + V]);
+        }
+        let left = Left {
+            pointer: self.left.pointer.wrapping_add(row * self.left.row),
+            ..self.left
+        };
+        let right = self.right.wrapping_add(vector * S::F32_LANES);
+        // SAFETY: the caller's promise.
+        unsafe {
+            accumulate_at_once(simd, self.depth, left, right, self.right_step, &mut sums);
+        }
+        for (to, from) in self.sums[row..].iter_mut().zip(&sums) {
+            to[vector..vector + V].copy_from_slice(from);
+        }
     }
 }
 
