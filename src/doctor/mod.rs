@@ -482,7 +482,7 @@ mod tests {
             logits: f64::NAN,
             features: 2e-4,
             signs: 0.98,
-            slope: 1e-3,
+            slope: 1e-2,
             memory: Some([100 << 20, 119 << 20]),
             alone: Some(1e-7),
             ..good

@@ -73,12 +73,16 @@ proptest! {
     }
 
     #[test]
-    fn norm_residual_and_activation_follow((layer, x, weight) in convolutions(), kind in 0..4usize) {
+    fn norm_residual_and_activation_follow(
+        (layer, x, weight) in convolutions(),
+        kind in 0..4usize,
+        with_residual: bool,
+    ) {
         let activation = [Activation::Identity, Activation::Relu, Activation::Silu, Activation::Relu6][kind];
         let layer = Convolution {
             bias: true,
             norm: Some(1e-5),
-            residual: true,
+            residual: with_residual,
             activation,
             trainable: false,
             ..layer
@@ -95,13 +99,16 @@ proptest! {
             |[x]| {
                 let mut inputs = vec![x.into_dispatch(), weight.clone().into_dispatch()];
                 inputs.extend(constants.map(|tensor| tensor.clone().into_dispatch()));
-                inputs.push(residual.clone().into_dispatch());
+                inputs.extend(with_residual.then(|| residual.clone().into_dispatch()));
                 run(layer.clone(), inputs)
             },
             |[x]| {
                 let [bias, scale, shift, mean, variance] = constants.map(|tensor| tensor.clone().autodiff());
                 let y = plain(&layer, x, weight.clone().autodiff(), Some(bias));
-                let y = module::batch_norm(y, scale, shift, mean, variance, 1e-5) + residual.clone().autodiff();
+                let mut y = module::batch_norm(y, scale, shift, mean, variance, 1e-5);
+                if with_residual {
+                    y = y + residual.clone().autodiff();
+                }
                 match activation {
                     Activation::Relu => activation::relu(y),
                     Activation::Silu => activation::silu(y),
@@ -143,14 +150,14 @@ fn the_residual_has_the_gradient_before_the_activation() {
 
 #[test]
 fn wide_three_by_three_kernels_are_like_any_other() {
-    for (inputs, outputs, [height, width], padding) in [
-        (32, 40, [7, 7], 1),
-        (64, 32, [14, 23], 1),
-        (40, 36, [9, 5], 0),
-        (33, 32, [6, 70], 2),
+    for (inputs, outputs, [height, width], padding, with_residual) in [
+        (32, 40, [7, 7], 1, true),
+        (64, 32, [14, 23], 1, false),
+        (40, 36, [9, 5], 0, false),
+        (33, 32, [6, 70], 2, true),
     ] {
         let layer = Convolution {
-            residual: true,
+            residual: with_residual,
             activation: Activation::Silu,
             trainable: false,
             ..layer(1, [(padding, padding); 2], 1, 1)
@@ -161,12 +168,16 @@ fn wide_three_by_three_kernels_are_like_any_other() {
         compare(
             &[x],
             |[x]| {
-                let inputs = [x, weight.clone(), residual.clone()].map(Tensor::into_dispatch);
-                run(layer.clone(), inputs.into())
+                let mut inputs = vec![x.into_dispatch(), weight.clone().into_dispatch()];
+                inputs.extend(with_residual.then(|| residual.clone().into_dispatch()));
+                run(layer.clone(), inputs)
             },
             |[x]| {
-                let y = plain(&layer, x, weight.clone().autodiff(), None);
-                activation::silu(y + residual.clone().autodiff())
+                let mut y = plain(&layer, x, weight.clone().autodiff(), None);
+                if with_residual {
+                    y = y + residual.clone().autodiff();
+                }
+                activation::silu(y)
             },
             3e-5,
         );

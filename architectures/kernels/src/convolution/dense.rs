@@ -11,6 +11,7 @@ use pulp::{Simd, WithSimd};
 
 use super::Geometry;
 use super::finish::{Finish, Outputs};
+use super::source::Source;
 use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
@@ -136,7 +137,13 @@ pub(crate) fn forward(
         taps: &taps,
     };
     let finish = made.finish_with(activation, residual);
-    product(&grid, x.values(), &packed, Some(fold), finish);
+    product(
+        &grid,
+        Source::plain(x.values()),
+        &packed,
+        Some(fold),
+        finish,
+    );
     // SAFETY: the grid is the whole output.
     unsafe { made.into_arrays() }
 }
@@ -144,7 +151,7 @@ pub(crate) fn forward(
 /// The gradient with respect to the input, from that with respect to scale·(w ∗ x).
 pub(crate) fn input_gradient(
     geometry: &Geometry,
-    gradient: &Array,
+    gradient: Source,
     weight: &Array,
     scale: Option<(&[f32], &[&Array])>,
     cache: Option<&Cache>,
@@ -182,7 +189,7 @@ pub(crate) fn input_gradient(
             stride: [1, 1],
             taps: &[[0, 0]],
         };
-        product(&grid, gradient.values(), &packed, None, Finish::plain(to));
+        product(&grid, gradient, &packed, None, Finish::plain(to));
         // SAFETY: the windows are the whole input.
         return unsafe { output.finish() };
     }
@@ -232,7 +239,7 @@ pub(crate) fn input_gradient(
             stride: [1, 1],
             taps: &taps,
         };
-        product(&grid, gradient.values(), packed, None, Finish::plain(to));
+        product(&grid, gradient, packed, None, Finish::plain(to));
     }
     // SAFETY: the parities' grids together are the whole input.
     unsafe { output.finish() }
@@ -266,7 +273,7 @@ const DEPTH: usize = 384;
 /// Tiles side by side in a task, which share the weights while these are in the cache.
 const TILES: usize = 4;
 
-fn product(grid: &Grid, from: &[f32], weights: &Packed, fold: Option<&Fold>, finish: Finish) {
+fn product(grid: &Grid, from: Source, weights: &Packed, fold: Option<&Fold>, finish: Finish) {
     let places = grid.batch * grid.size[0] * grid.size[1];
     let work = places * grid.groups * grid.outputs * weights.depth / 16;
     let threads = rayon::current_num_threads();
@@ -304,7 +311,7 @@ fn cut(tiles: usize, panels: usize, groups: usize, threads: usize) -> [usize; 2]
 
 struct Part<'a> {
     grid: &'a Grid<'a>,
-    from: &'a [f32],
+    from: Source<'a>,
     weights: &'a Packed,
     fold: Option<&'a Fold>,
     finish: Finish,
@@ -531,19 +538,13 @@ impl Part<'_> {
                     if step == 1 && from >= 0 && from as usize + whole <= self.from.len() {
                         if plane >= FAR {
                             let ahead = from + AHEAD * plane as isize;
-                            simd::prefetch(self.from.as_ptr().wrapping_offset(ahead), part.len);
+                            self.from.prefetch(ahead, part.len);
                         }
-                        copy(
-                            simd,
-                            self.from.as_ptr().offset(from),
-                            to,
-                            part.len,
-                            part.room,
-                        );
+                        self.from.copy(simd, from as usize, to, part.len, part.room);
                     } else {
                         for column in part.before..part.fits {
                             let at = from + (column * step) as isize;
-                            *to.add(column) = *self.from.get_unchecked(at as usize);
+                            *to.add(column) = self.from.value(at as usize);
                         }
                     }
                     clear(to, part.before);
@@ -716,24 +717,6 @@ struct Place<'a> {
     partial: *mut f32,
     begin: bool,
     end: bool,
-}
-
-/// Copies `len` values; whole vectors are written as long as there is `room` for them.
-#[inline(always)]
-unsafe fn copy<S: Simd>(simd: S, from: *const f32, to: *mut f32, len: usize, room: usize) {
-    let mut index = 0;
-    while index < len {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let values = simd::load(simd, from.add(index));
-            if index + S::F32_LANES <= room {
-                simd::store(simd, to.add(index), values);
-            } else {
-                simd::store_some(simd, to.add(index), len - index, values);
-            }
-        }
-        index += S::F32_LANES;
-    }
 }
 
 #[inline(always)]

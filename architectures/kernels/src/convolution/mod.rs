@@ -5,6 +5,7 @@ mod dense;
 mod depthwise;
 mod finish;
 mod grouped;
+mod source;
 mod stem;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crate::array::Array;
 use crate::fold::{Fold, Norm};
 use crate::operation::{Cache, Operation, Saved};
 use crate::padded::Axis;
+use source::Source;
 
 /// act(norm(w ∗ x + bias) + residual), or act(scale·(w ∗ x + bias) + residual).
 ///
@@ -314,12 +316,16 @@ impl Operation for Convolution {
         let scale = self.scale.then(&mut next);
         let kept = (self.activation.kept() != Kept::Nothing).then(&mut next);
         let x = self.trainable.then(&mut next);
-        let gradient = times_slope(self.activation, gradient, kept.as_ref());
-        drop(kept);
         let [batch, ..] = gradient.dims::<4>();
         let inputs = weight.shape()[1] * self.groups;
         let [rows, columns] = [0, 1].map(|axis| sizes.values()[axis] as usize);
         let geometry = self.geometry(&[batch, inputs, rows, columns], weight.shape());
+        // Where only matrix products read the gradient, they multiply it by the slope.
+        let by_product = geometry.kind() == Kind::Dense && !stem::applies(&geometry);
+        let (gradient, kept) = match by_product && !self.residual && !self.trainable {
+            true => (gradient, kept),
+            false => (times_slope(self.activation, gradient, kept.as_ref()), None),
+        };
         let mut results = Vec::new();
         results.push(wanted[0].then(|| {
             let fold = self.fold(geometry.outputs, None, norm.as_ref(), scale.as_ref());
@@ -339,11 +345,17 @@ impl Operation for Convolution {
                         (None, scale) => scale.iter().collect(),
                     };
                     let scale = factors.map(|scale| (scale, &sources[..]));
+                    let gradient = match &kept {
+                        None => Source::plain(gradient.values()),
+                        Some(kept) => {
+                            Source::before(self.activation, gradient.values(), kept.values())
+                        }
+                    };
                     match self.lasting_cache() {
                         Some(cache) if winograd::applies(&geometry) => {
-                            winograd::input_gradient(&geometry, &gradient, &weight, scale, cache)
+                            winograd::input_gradient(&geometry, gradient, &weight, scale, cache)
                         }
-                        cache => dense::input_gradient(&geometry, &gradient, &weight, scale, cache),
+                        cache => dense::input_gradient(&geometry, gradient, &weight, scale, cache),
                     }
                 }
             }

@@ -343,6 +343,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::dense;
+    use super::super::source::Source;
     use super::super::tests::{Functions, cases, check};
     use super::*;
 
@@ -359,6 +360,7 @@ mod tests {
             )
         },
         input_gradient: |geometry, gradient, weight, scale| {
+            let gradient = Source::plain(gradient.values());
             dense::input_gradient(
                 geometry,
                 gradient,

@@ -13,6 +13,7 @@ use pulp::{Simd, WithSimd};
 use super::Geometry;
 use super::dense::cached;
 use super::finish::{Finish, Outputs};
+use super::source::Source;
 use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
@@ -112,7 +113,7 @@ pub(crate) fn forward(
         from: geometry.input,
         to: geometry.output,
         padding: geometry.padding,
-        values: x.values(),
+        values: Source::plain(x.values()),
         weights: &packed,
         fold: Some(fold),
         finish: made.finish_with(activation, residual),
@@ -124,7 +125,7 @@ pub(crate) fn forward(
 /// See [`dense::input_gradient`](super::dense::input_gradient).
 pub(crate) fn input_gradient(
     geometry: &Geometry,
-    gradient: &Array,
+    gradient: Source,
     weight: &Array,
     scale: Option<(&[f32], &[&Array])>,
     cache: &Cache,
@@ -150,7 +151,7 @@ pub(crate) fn input_gradient(
         from: geometry.output,
         to: geometry.input,
         padding: geometry.padding.map(|padding| 2 - padding),
-        values: gradient.values(),
+        values: gradient,
         weights: &packed,
         fold: None,
         finish: Finish::plain(output.pointer()),
@@ -166,7 +167,7 @@ struct Job<'a> {
     from: [usize; 2],
     to: [usize; 2],
     padding: [usize; 2],
-    values: &'a [f32],
+    values: Source<'a>,
     weights: &'a Packed,
     fold: Option<&'a Fold>,
     finish: Finish,
@@ -337,7 +338,9 @@ impl Part<'_> {
                 let from = plane + y * row_len + start.max(0) as usize;
                 let line = &mut scratch.line[..needed];
                 line[..before].fill(0.0);
-                line[before..before + count].copy_from_slice(&job.values[from..from + count]);
+                let to = line[before..before + count].as_mut_ptr();
+                // SAFETY: the run lies within the plane.
+                unsafe { job.values.copy_exactly(simd, from, to, count) };
                 line[before + count..].fill(0.0);
                 for tile in 0..run.len {
                     for column in 0..WINDOW {
