@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
 use super::{Failure, Outcome, values};
 use crate::attacks::{Attack, Pgd, Targets, quantise};
-use crate::images::{LoaderOptions, RgbImage, encode_png, load};
-use crate::model::{Crop, argmax, to_f32};
+use crate::images::{RgbImage, encode_png};
+use crate::model::{argmax, to_f32};
 use crate::runs::write_atomically;
 
 /// Make adversarial images of one network
@@ -106,23 +106,13 @@ impl Args {
         let pgd = self.pgd.pgd()?;
         let dataset = self.data.open()?;
         let model = common.load_one(&self.model, self.options.precision)?;
-        dataset.check_labels(model.num_classes())?;
+        let (mut loader, bar) = self.data.load(common, &dataset, &model, self.batch)?;
         // An unwritable folder is said now, not after an hour's work.
         write_atomically(
             &self.out.join("attack.json"),
             &serde_json::to_vec_pretty(&pgd)?,
         )?;
 
-        let mut loader = load(
-            &dataset.samples,
-            model.transform(Crop::Own),
-            LoaderOptions {
-                strict: self.data.strict,
-                ..LoaderOptions::new(self.batch)
-            },
-        );
-        let bar = common.bar("images");
-        bar.set_length(dataset.samples.len() as u64);
         let (mut correct, mut fooled_float, mut fooled_8bit) = (0, 0, 0);
         let mut collected = Collected::default();
         for batch in loader.by_ref() {

@@ -10,8 +10,8 @@ use netkin_weights::{HubConfig, ModelSpec, Precision};
 
 use super::{Failure, values};
 use crate::device::DeviceName;
-use crate::images::{Dataset, Skipped};
-use crate::model::Model;
+use crate::images::{Dataset, Loader, LoaderOptions, Skipped, load};
+use crate::model::{Crop, Model};
 
 /// Options of every command.
 #[derive(Debug, Args)]
@@ -66,6 +66,31 @@ impl DataOptions {
             Some(count) => dataset.limit(count),
             None => dataset,
         })
+    }
+
+    /// Reads the images of `dataset` as `model` takes them, `batch` at a time, and gives a bar for them.
+    ///
+    /// # Errors
+    /// If a label is not one of the model's classes.
+    pub fn load(
+        &self,
+        common: &Common,
+        dataset: &Dataset,
+        model: &Model,
+        batch: usize,
+    ) -> Result<(Loader, ProgressBar), Failure> {
+        dataset.check_labels(model.num_classes())?;
+        let options = LoaderOptions {
+            strict: self.strict,
+            ..LoaderOptions::new(batch)
+        };
+        let bar = common.bar("images");
+        bar.set_length(dataset.samples.len() as u64);
+        bar.set_message(model.name().to_owned());
+        Ok((
+            load(&dataset.samples, model.transform(Crop::Own), options),
+            bar,
+        ))
     }
 }
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
 use super::{Failure, Outcome, values};
-use crate::images::{Dataset, LoaderOptions, load};
-use crate::model::{Crop, Model, to_f64};
+use crate::images::Dataset;
+use crate::model::{Model, to_f64};
 
 /// Measure top-1 and top-5 accuracy; prints CSV with the columns of timm's results files
 #[derive(Debug, clap::Args)]
@@ -77,18 +77,7 @@ impl Args {
         model: &Model,
         dataset: &Dataset,
     ) -> Result<(Row, usize), Failure> {
-        dataset.check_labels(model.num_classes())?;
-        let mut loader = load(
-            &dataset.samples,
-            model.transform(Crop::Own),
-            LoaderOptions {
-                strict: self.data.strict,
-                ..LoaderOptions::new(self.batch)
-            },
-        );
-        let bar = common.bar("images");
-        bar.set_length(dataset.samples.len() as u64);
-        bar.set_message(model.name().to_owned());
+        let (mut loader, bar) = self.data.load(common, dataset, model, self.batch)?;
         let (mut images, mut top1, mut top5) = (0, 0, 0);
         let start = Instant::now();
         for batch in loader.by_ref() {
