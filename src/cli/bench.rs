@@ -32,7 +32,7 @@ pub struct Args {
     /// Timed repetitions, of which the median is told
     #[arg(long, value_name = "COUNT", default_value = "5", value_parser = values::positive)]
     repetitions: usize,
-    /// Also tell where the forward pass spends its time, block by block
+    /// Also tell where the time goes: blocks of the forward pass, and operations
     #[arg(long)]
     profile: bool,
     // Takes the place of the option that all commands share.
