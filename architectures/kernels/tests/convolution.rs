@@ -112,7 +112,8 @@ proptest! {
                 match activation {
                     Activation::Relu => activation::relu(y),
                     Activation::Silu => activation::silu(y),
-                    Activation::Relu6 => activation::hardtanh(y, 0.0, 6.0),
+                    // Unlike hardtanh's, its slope at 6 itself is 0, as ours is.
+                    Activation::Relu6 => -activation::relu(-activation::relu(y) + 6.0) + 6.0,
                     _ => y,
                 }
             },

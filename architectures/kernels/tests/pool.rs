@@ -86,7 +86,7 @@ proptest! {
                 run(Gate, vec![x.into_dispatch(), gate.into_dispatch()])
             },
             |[x, gate]| x * gate,
-            1e-5,
+            2e-5,
         );
     }
 }

@@ -53,7 +53,8 @@ proptest! {
             &inputs,
             |inputs| run(operation, inputs.map(|input| input.into_dispatch()).into()),
             |[x, scale, shift]| x * scale + shift,
-            1e-5,
+            // Sums of a thousand products that nearly cancel, which Burn takes one by one.
+            5e-5,
         );
         let [x, scale, shift] = inputs;
         check_bits::<4, 4>(operation, x, &[flat(scale), flat(shift)]);

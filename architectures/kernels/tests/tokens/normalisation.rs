@@ -80,7 +80,8 @@ proptest! {
                     let variance = mean(centred.clone().square());
                     let y = per_channel(centred / (variance + EPSILON).sqrt(), scale, shift);
                     match kind {
-                        Activation::Relu6 => activation::hardtanh(y, 0.0, 6.0),
+                        // Unlike hardtanh's, its slope at 6 itself is 0, as ours is.
+                        Activation::Relu6 => -activation::relu(-activation::relu(y) + 6.0) + 6.0,
                         Activation::Silu => activation::silu(y),
                         _ => y,
                     }
