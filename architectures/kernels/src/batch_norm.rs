@@ -8,7 +8,7 @@ use pulp::Simd;
 use crate::activation::{Activation, Kept};
 use crate::array::{Array, Output, Pointer};
 use crate::operation::{Operation, Saved, run};
-use crate::vectors::{Body, Part, Target, each, over, parts, sums};
+use crate::vectors::{Body, Part, Target, each, moments, over, parts, sums};
 
 /// Each channel's mean and (biased) variance over images and places: `[batch, channel, height, width]` to `[2, channel]`.
 ///
@@ -94,27 +94,11 @@ impl Body for MomentsBody {
             for image in 0..images {
                 // SAFETY: the plane exists.
                 let (of_plane, squares_of_plane) = unsafe {
-                    let x = self.x.at(self.planes.start(image, channel)).cast_const();
-                    let [sum] = sums(
-                        simd,
-                        places,
-                        #[inline(always)]
-                        |[sum], part: Part| [simd.add_f32s(sum, part.load(simd, x))],
-                    );
-                    let mean = sum / places as f32;
-                    let lanes = simd.splat_f32s(mean);
-                    let [squares] = sums(
-                        simd,
-                        places,
-                        #[inline(always)]
-                        |[sum], part: Part| {
-                            let centred = simd.sub_f32s(part.load(simd, x), lanes);
-                            let centred = part.only(simd, centred, 0.0);
-                            [simd.mul_add_f32s(centred, centred, sum)]
-                        },
-                    );
-                    (f64::from(mean), f64::from(squares))
+                    let x = self.x.at(self.planes.start(image, channel));
+                    moments(simd, places, x)
                 };
+                let (of_plane, squares_of_plane) =
+                    (f64::from(of_plane), f64::from(squares_of_plane));
                 let more = places as f64;
                 let distance = of_plane - mean;
                 let together = count + more;

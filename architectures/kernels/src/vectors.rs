@@ -180,6 +180,37 @@ pub(crate) fn sums<S: Simd, const N: usize>(
     result
 }
 
+/// The mean of `len` values and the sum of their squared distances from it.
+///
+/// # Safety
+/// So many must exist at `pointer`.
+#[inline(always)]
+pub(crate) unsafe fn moments<S: Simd>(simd: S, len: usize, pointer: *const f32) -> (f32, f32) {
+    let [sum] = sums(
+        simd,
+        len,
+        #[inline(always)]
+        |[sum], part: Part| {
+            // SAFETY: the caller's promise.
+            [simd.add_f32s(sum, unsafe { part.load(simd, pointer) })]
+        },
+    );
+    let mean = sum / len as f32;
+    let lanes = simd.splat_f32s(mean);
+    let [squares] = sums(
+        simd,
+        len,
+        #[inline(always)]
+        |[sum], part: Part| {
+            // SAFETY: the caller's promise.
+            let centred = simd.sub_f32s(unsafe { part.load(simd, pointer) }, lanes);
+            let centred = part.only(simd, centred, 0.0);
+            [simd.mul_add_f32s(centred, centred, sum)]
+        },
+    );
+    (mean, squares)
+}
+
 /// The largest of `len` values.
 ///
 /// # Safety
