@@ -30,6 +30,7 @@ pub mod doctor;
 pub mod images;
 pub mod memory;
 pub mod model;
+mod noise;
 pub mod report;
 pub mod runs;
 pub mod runtime;

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 
+use crate::noise::uniform;
+
 /// The point nearest to `x` that is within `eps` of `original` in every pixel and within [0, 1].
 pub fn project(x: Tensor<4>, original: &Tensor<4>, eps: f64) -> Tensor<4> {
     let delta = (x - original.clone()).clamp(-eps, eps);
@@ -16,26 +18,12 @@ pub fn random_start(original: &Tensor<4>, ids: &[&str], eps: f64, seed: u64) -> 
     let size = shape[1..].iter().product::<usize>();
     let mut noise = Vec::with_capacity(shape[0] * size);
     for id in ids {
-        noise.extend(uniform_noise(id, seed, size).map(|u| (eps * f64::from(u)) as f32));
+        let unit = uniform("netkin attack random start v1", seed, id, size);
+        noise.extend(unit.into_iter().map(|u| (eps * f64::from(u)) as f32));
     }
     let noise = TensorData::new(noise, shape);
     let noise = Tensor::from_data(noise, (&original.device(), original.dtype()));
     (original.clone() + noise).clamp(0.0, 1.0)
-}
-
-/// `count` numbers in [−1, 1) from BLAKE3 as a stream of random bytes, keyed by (seed, image).
-fn uniform_noise(id: &str, seed: u64, count: usize) -> impl Iterator<Item = f32> {
-    let mut hasher = blake3::Hasher::new_derive_key("netkin attack random start v1");
-    hasher.update(&seed.to_le_bytes()).update(id.as_bytes());
-    let mut bytes = vec![0; 4 * count];
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
-        .chunks_exact(4)
-        .map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-        // 24 bits fill an f32's mantissa.
-        .map(|bits| (bits >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        .collect::<Vec<_>>()
-        .into_iter()
 }
 
 #[cfg(test)]
@@ -43,18 +31,6 @@ mod tests {
     use super::*;
     use crate::model::to_f32;
     use burn::tensor::Device;
-
-    #[test]
-    fn noise_depends_on_seed_and_image_alone() {
-        let noise = |id, seed| uniform_noise(id, seed, 1000).collect::<Vec<_>>();
-        assert_eq!(noise("a.png", 1), noise("a.png", 1));
-        assert_ne!(noise("a.png", 1), noise("a.png", 2));
-        assert_ne!(noise("a.png", 1), noise("b.png", 1));
-        let values = noise("a.png", 1);
-        assert!(values.iter().all(|u| (-1.0..1.0).contains(u)));
-        let mean = values.iter().sum::<f32>() / 1000.0;
-        assert!(mean.abs() < 0.1, "the mean is {mean}");
-    }
 
     #[test]
     fn a_start_is_the_same_alone_and_in_a_batch() {

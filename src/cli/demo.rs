@@ -106,12 +106,7 @@ impl Args {
                 netkin: env!("CARGO_PKG_VERSION"),
                 attack: config.attack,
                 images: run.images,
-                clean: run
-                    .names
-                    .iter()
-                    .cloned()
-                    .zip(run.clean().into_iter().map(Into::into))
-                    .collect(),
+                clean: run.clean_by_name(),
                 pairs: run.pairs(),
                 families: means,
             })?;

@@ -137,12 +137,7 @@ impl Args {
                     preprocessing: model.preprocessing(),
                 })
                 .collect(),
-            clean: run
-                .names
-                .iter()
-                .cloned()
-                .zip(run.clean().into_iter().map(Into::into))
-                .collect(),
+            clean: run.clean_by_name(),
             pairs: run.pairs(),
             white_box: white_box(&run),
         };

@@ -5,6 +5,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use netkin_architectures::{Entry, Network};
 use netkin_weights::Precision;
 
+use crate::noise;
+
 /// Builds a network, frozen, with numbers under which its outputs depend on the image, neither fading nor exploding with
 /// depth. `gain` is a factor for matrices and convolutions.
 pub fn drawn(
@@ -24,18 +26,9 @@ pub fn drawn(
     entry.build(device).map(&mut filler).freeze()
 }
 
-/// `count` numbers in [−1, 1) from (seed, name) alone, each exact in 32 bits.
+/// `count` numbers in [−1, 1) from (seed, name) alone.
 pub fn uniform(seed: u64, name: &str, count: usize) -> Vec<f32> {
-    let mut hasher = blake3::Hasher::new_derive_key("netkin doctor numbers v1");
-    hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
-    let mut bytes = vec![0; 4 * count];
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
-        .chunks_exact(4)
-        .map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-        // 24 bits fill an f32's mantissa.
-        .map(|bits| (bits >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        .collect()
+    noise::uniform("netkin doctor numbers v1", seed, name, count)
 }
 
 struct Filler {
@@ -94,13 +87,6 @@ impl ModuleMapper for Filler {
 mod tests {
     use super::*;
     use netkin_architectures::{Architecture, Taps};
-
-    #[test]
-    fn numbers_depend_on_seed_and_name_alone() {
-        assert_eq!(uniform(1, "fc.weight", 9), uniform(1, "fc.weight", 9));
-        assert_ne!(uniform(1, "fc.weight", 9), uniform(2, "fc.weight", 9));
-        assert_ne!(uniform(1, "fc.weight", 9), uniform(1, "fc.bias", 9));
-    }
 
     #[test]
     fn two_networks_of_one_seed_are_equal_and_logits_are_not_trivial() {

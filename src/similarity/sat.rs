@@ -181,6 +181,12 @@ impl SatRun {
             .collect()
     }
 
+    /// The same by the models' names, in their order.
+    pub fn clean_by_name(&self) -> serde_json::Map<String, serde_json::Value> {
+        let counts = self.clean().into_iter().map(Into::into);
+        self.names.iter().cloned().zip(counts).collect()
+    }
+
     /// The pair of the models at positions `a` and `b`, which may be the same.
     pub fn pair(&self, a: usize, b: usize) -> Pair {
         let both = |&image: &usize| self.correct[a][image] && self.correct[b][image];
