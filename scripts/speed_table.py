@@ -4,6 +4,7 @@
     pip install torch timm
     cargo build --release
     python scripts/speed_table.py --out docs/speed.md                  # the CPU
+    python scripts/speed_table.py --vectors avx2 --only 'input-grad/*' --out docs/speed-avx2.md
     python scripts/speed_table.py --device cuda --out docs/gpu.md      # a GPU (netkin built with --features cuda)
 
 Rows, all of batch 8: eight networks of ImageNet, one step of an attack (logits and the gradient with respect to the
@@ -16,7 +17,9 @@ held (on a GPU: that its framework took from the device). Both sides get the sam
 
 On the CPU, PyTorch runs eagerly, once with NCHW and once with channels_last tensors, and the faster of the two counts;
 glibc's allocator is told (by environment variables) to keep memory between steps, as netkin tells its own, without which
-PyTorch's steps take up to twice as long on networks of large feature maps. On a GPU, PyTorch runs eagerly (channels_last, TF32), under autocast to bf16, and compiled by torch.compile (channels_last,
+PyTorch's steps take up to twice as long on networks of large feature maps. `--vectors avx2` holds both sides to AVX2.
+
+On a GPU, PyTorch runs eagerly (channels_last, TF32), under autocast to bf16, and compiled by torch.compile (channels_last,
 TF32); netkin runs in f32 (products of which its kernels compute as TF32), f16 and bf16.
 """
 
@@ -65,6 +68,17 @@ WARM_UP = {"cpu": 1, "cuda": 5}
 
 # glibc keeps what is freed instead of giving it back to the system page by page; other systems ignore these.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**26)}
+
+# What holds both sides to the vectors of a lesser processor: netkin; PyTorch's own kernels, oneDNN and MKL.
+VECTORS = {
+    "widest": {},
+    "avx2": {
+        "NETKIN_SIMD": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One measurement of PyTorch, in a process of its own
@@ -143,7 +157,7 @@ def measure_pytorch(name, step, batch, size, way, device, threads, repetitions):
 
 def run_pytorch(options, row, way):
     worker = ["--worker", json.dumps([*row, way, options.device, options.threads, options.repetitions])]
-    environment = {**os.environ, **KEEP_MEMORY} if options.device == "cpu" else None
+    environment = {**KEEP_MEMORY, **VECTORS[options.vectors]} if options.device == "cpu" else {}
     return json.loads(output_of([sys.executable, __file__, *worker], environment))
 
 
@@ -155,11 +169,11 @@ def run_netkin(options, row, precision):
         "--precision", precision, "--repetitions", str(options.repetitions), "--threads", str(options.threads), "--json",
         "--quiet",
     ]  # fmt: skip
-    return json.loads(output_of(command))["results"][0]
+    return json.loads(output_of(command, VECTORS[options.vectors]))["results"][0]
 
 
-def output_of(command, environment=None):
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+def output_of(command, environment={}):
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if result.returncode != 0:
         words = result.stderr.strip().splitlines() or ["no words"]
         raise RuntimeError(f"{' '.join(command[:3])} … failed: {words[-1]}")
@@ -273,15 +287,19 @@ def machine(options):
     import timm
     import torch
 
-    processor = platform.processor() or platform.machine()
+    processor, vectors = platform.processor() or platform.machine(), options.vectors
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text()
+        lines = text.splitlines()
         processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+        if vectors == "widest":
+            vectors = next((name for name in ("avx512f", "avx2") if f" {name} " in text), vectors)
+    vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}.get(vectors, f"{vectors} vectors")
     if options.device == "cuda":
         processor = f"{torch.cuda.get_device_name(0)}, {processor}"
     netkin = output_of([options.netkin, "--version"]).strip()
     return (
-        f"{processor}; {os.cpu_count()} cores, {options.threads} threads; {platform.system()} {platform.release()}; "
+        f"{processor}, {vectors}; {os.cpu_count()} cores, {options.threads} threads; {platform.system()} {platform.release()}; "
         f"{netkin}, PyTorch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}; "
         f"{time.strftime('%Y-%m-%d')}; medians of {options.rounds} rounds of {options.repetitions} repetitions."
     )
@@ -322,6 +340,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="turns of both sides [3]")
     parser.add_argument("--repetitions", type=int, default=5, help="timed steps in each turn [5]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides [all cores]")
+    parser.add_argument("--vectors", choices=VECTORS, default="widest", help="of both sides, on the CPU [widest]")
     parser.add_argument("--netkin", default="target/release/netkin", help="the program [target/release/netkin]")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table here, too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
