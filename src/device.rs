@@ -33,9 +33,7 @@ pub enum DeviceError {
         backend: &'static str,
     },
     /// The backend finds no such device.
-    #[error(
-        "there is no {device} on this machine ({found} found); give another index or --device flex"
-    )]
+    #[error("there is no {device} on this machine ({found} found); give another index or --device flex")]
     Absent {
         /// The device asked for.
         device: DeviceName,
@@ -81,39 +79,26 @@ impl DeviceName {
             #[cfg(feature = "cuda")]
             Self::Cuda(index) => self.probe(burn::tensor::DeviceType::Cuda, || Device::cuda(index)),
             #[cfg(not(feature = "cuda"))]
-            Self::Cuda(_) => Err(DeviceError::NotBuilt {
-                device: self,
-                backend: "cuda",
-            }),
+            Self::Cuda(_) => Err(DeviceError::NotBuilt { device: self, backend: "cuda" }),
             #[cfg(feature = "vulkan")]
             Self::Vulkan(index) => self.probe(burn::tensor::DeviceType::Vulkan, || {
                 Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))
             }),
             #[cfg(not(feature = "vulkan"))]
-            Self::Vulkan(_) => Err(DeviceError::NotBuilt {
-                device: self,
-                backend: "vulkan",
-            }),
+            Self::Vulkan(_) => Err(DeviceError::NotBuilt { device: self, backend: "vulkan" }),
         }
     }
 
     /// Opening a device that is not there would end the program, so the backend is asked first.
     #[cfg(any(feature = "cuda", feature = "vulkan"))]
-    fn probe(
-        self,
-        kind: burn::tensor::DeviceType,
-        open: impl FnOnce() -> Device,
-    ) -> Result<Device, DeviceError> {
+    fn probe(self, kind: burn::tensor::DeviceType, open: impl FnOnce() -> Device) -> Result<Device, DeviceError> {
         let found = Device::enumerate(kind).len();
         let (Self::Cuda(index) | Self::Vulkan(index)) = self else {
             return Ok(open());
         };
         match index < found {
             true => Ok(open()),
-            false => Err(DeviceError::Absent {
-                device: self,
-                found,
-            }),
+            false => Err(DeviceError::Absent { device: self, found }),
         }
     }
 }
@@ -140,10 +125,7 @@ mod tests {
         assert_eq!("cpu".parse(), Ok(DeviceName::Flex));
         assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
         for name in ["gpu", "cuda:x", "flex:1", ""] {
-            assert_eq!(
-                name.parse::<DeviceName>(),
-                Err(DeviceError::Unknown(name.into()))
-            );
+            assert_eq!(name.parse::<DeviceName>(), Err(DeviceError::Unknown(name.into())));
         }
     }
 }

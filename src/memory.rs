@@ -15,10 +15,7 @@ pub fn peak() -> Option<u64> {
 /// What the allocator of a GPU has taken from the device, in bytes. It keeps what is freed, so this is also the most that
 /// was needed. None on the CPU, whose tensors are ordinary memory of the process.
 pub fn reserved(device: &Device) -> Option<u64> {
-    device
-        .memory_pool_usage()
-        .map(|usage| usage.bytes_reserved)
-        .filter(|&bytes| bytes > 0)
+    device.memory_pool_usage().map(|usage| usage.bytes_reserved).filter(|&bytes| bytes > 0)
 }
 
 fn status(field: &str) -> Option<u64> {

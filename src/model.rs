@@ -107,23 +107,14 @@ impl Model {
         let [height, width] = self.input_size();
         let (crop_pct, crop_mode) = match (crop, self.preprocessing.crop_mode) {
             (Crop::Shared, _) => (SHARED_CROP, images::CropMode::Center),
-            (Crop::Own, CropMode::Center) => {
-                (self.preprocessing.crop_pct, images::CropMode::Center)
-            }
-            (Crop::Own, CropMode::Squash) => {
-                (self.preprocessing.crop_pct, images::CropMode::Squash)
-            }
+            (Crop::Own, CropMode::Center) => (self.preprocessing.crop_pct, images::CropMode::Center),
+            (Crop::Own, CropMode::Squash) => (self.preprocessing.crop_pct, images::CropMode::Squash),
         };
         let interpolation = match self.preprocessing.interpolation {
             Interpolation::Bilinear => Filter::Bilinear,
             Interpolation::Bicubic => Filter::Bicubic,
         };
-        Transform {
-            input_size: (height, width),
-            crop_pct,
-            interpolation,
-            crop_mode,
-        }
+        Transform { input_size: (height, width), crop_pct, interpolation, crop_mode }
     }
 
     /// Images of this model's size as pixels in [0, 1], `[batch, 3, height, width]`, on its device.
@@ -139,10 +130,7 @@ impl Model {
 
     /// Values in [0, 1] of the given shape, on this model's device in its precision.
     pub fn pixels(&self, values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
-        Tensor::from_data(
-            TensorData::new(values, shape),
-            (&self.device, self.precision.dtype()),
-        )
+        Tensor::from_data(TensorData::new(values, shape), (&self.device, self.precision.dtype()))
     }
 
     /// Runs on pixels in [0, 1], `[batch, 3, height, width]`.
@@ -161,21 +149,12 @@ impl Model {
     }
 
     /// The gradient with respect to the pixels of `loss`, which gets the logits `[batch, class]` and gives one number.
-    pub fn input_gradient(
-        &self,
-        pixels: Tensor<4>,
-        loss: impl FnOnce(Tensor<2>) -> Tensor<1>,
-    ) -> InputGradient {
+    pub fn input_gradient(&self, pixels: Tensor<4>, loss: impl FnOnce(Tensor<2>) -> Tensor<1>) -> InputGradient {
         let pixels = pixels.autodiff().require_grad();
         let logits = self.forward(pixels.clone()).logits;
         let mut gradients = loss(logits.clone()).backward();
-        let gradient = pixels
-            .grad_remove(&mut gradients)
-            .unwrap_or_else(|| pixels.inner().zeros_like());
-        InputGradient {
-            logits: logits.inner(),
-            gradient,
-        }
+        let gradient = pixels.grad_remove(&mut gradients).unwrap_or_else(|| pixels.inner().zeros_like());
+        InputGradient { logits: logits.inner(), gradient }
     }
 
     /// (pixels − mean) / deviation, per channel.
@@ -193,10 +172,7 @@ impl Model {
 
 /// The decimal number that an f32 constant was written as (0.485, not 0.48500001430511475), which is what f64 computations want.
 fn widen(value: f32) -> f64 {
-    value
-        .to_string()
-        .parse()
-        .expect("a printed number can be read")
+    value.to_string().parse().expect("a printed number can be read")
 }
 
 pub use netkin_architectures::layers::cross_entropy;

@@ -93,9 +93,7 @@ pub struct OperationTime {
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the device failed while {model} ran ({reason}); a smaller --batch may fit into its memory"
-)]
+#[error("the device failed while {model} ran ({reason}); a smaller --batch may fit into its memory")]
 pub struct SpeedError {
     model: &'static str,
     reason: String,
@@ -223,9 +221,7 @@ impl Setting {
         for _ in 0..warm_up(&self.device) {
             once()?;
         }
-        let runs = (0..self.repetitions)
-            .map(|_| once())
-            .collect::<Result<Vec<_>, _>>()?;
+        let runs = (0..self.repetitions).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
         let medians: Vec<(String, f64)> = (0..runs[0].len())
             .map(|part| {
                 let times = runs.iter().map(|run| run[part].1).collect();
@@ -233,31 +229,17 @@ impl Setting {
             })
             .collect();
         let total: f64 = medians.iter().map(|(_, ms)| ms).sum();
-        Ok(medians
-            .into_iter()
-            .map(|(name, ms)| Part {
-                name,
-                ms,
-                share: ms / total,
-            })
-            .collect())
+        Ok(medians.into_iter().map(|(name, ms)| Part { name, ms, share: ms / total }).collect())
     }
 
     fn network(&self, device: &Device) -> Network {
         struct Cast(FloatDType);
         impl ModuleMapper for Cast {
-            fn map_float<const D: usize>(
-                &mut self,
-                parameter: Param<Tensor<D>>,
-            ) -> Param<Tensor<D>> {
+            fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 let tracked = parameter.is_require_grad();
                 parameter.map(|tensor| match tensor.is_autodiff() {
                     // Only a tensor that no operation has made can be tracked.
-                    true => tensor
-                        .inner()
-                        .cast(self.0)
-                        .autodiff()
-                        .set_require_grad(tracked),
+                    true => tensor.inner().cast(self.0).autodiff().set_require_grad(tracked),
                     false => tensor.cast(self.0),
                 })
             }
@@ -279,10 +261,7 @@ impl Setting {
     }
 
     fn sync(&self) -> Result<(), SpeedError> {
-        self.device.sync().map_err(|error| SpeedError {
-            model: self.entry.name,
-            reason: format!("{error:?}"),
-        })
+        self.device.sync().map_err(|error| SpeedError { model: self.entry.name, reason: format!("{error:?}") })
     }
 }
 
@@ -313,18 +292,7 @@ mod tests {
         };
         let parts = setting.profile().unwrap();
         let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-        assert_eq!(
-            names,
-            [
-                "maxpool",
-                "layer1.0",
-                "layer2.0",
-                "layer3.0",
-                "layer4.0",
-                "global_pool",
-                "classifier"
-            ]
-        );
+        assert_eq!(names, ["maxpool", "layer1.0", "layer2.0", "layer3.0", "layer4.0", "global_pool", "classifier"]);
         let all: f64 = parts.iter().map(|part| part.share).sum();
         assert!((all - 1.0).abs() < 1e-9);
     }

@@ -15,11 +15,7 @@ fn says(text: &str, parts: &[&str]) {
 fn eval(spec: &str, scratch: &Scratch) -> assert_cmd::Command {
     let (folder, labels) = scratch.images(2, |_| 0);
     let mut command = netkin();
-    command
-        .args(["eval", spec, "--data"])
-        .arg(folder)
-        .arg("--labels")
-        .arg(labels);
+    command.args(["eval", spec, "--data"]).arg(folder).arg("--labels").arg(labels);
     command
 }
 
@@ -42,10 +38,7 @@ fn a_pattern_without_matches_is_said() {
 #[test]
 fn missing_weights() {
     let scratch = Scratch::new();
-    let text = refusal(
-        &mut eval("demo_resnet=/nonexistent/w.safetensors", &scratch),
-        2,
-    );
+    let text = refusal(&mut eval("demo_resnet=/nonexistent/w.safetensors", &scratch), 2);
     says(&text, &["/nonexistent/w.safetensors"]);
 }
 
@@ -55,10 +48,7 @@ fn truncated_weights() {
     let spec = scratch.weights("demo_resnet", 1);
     let bytes = std::fs::read(path_of(&spec)).unwrap();
     std::fs::write(path_of(&spec), &bytes[..bytes.len() / 2]).unwrap();
-    says(
-        &refusal(&mut eval(&spec, &scratch), 2),
-        &["demo_resnet-1.safetensors"],
-    );
+    says(&refusal(&mut eval(&spec, &scratch), 2), &["demo_resnet-1.safetensors"]);
 }
 
 #[test]
@@ -86,18 +76,8 @@ fn a_pickle_under_the_name_of_safetensors() {
     let scratch = Scratch::new();
     let path = scratch.path("w.safetensors");
     // The beginning of what torch.save wrote before it wrote zip files.
-    std::fs::write(
-        &path,
-        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
-    )
-    .unwrap();
-    says(
-        &refusal(
-            &mut eval(&format!("demo_resnet={}", path.display()), &scratch),
-            2,
-        ),
-        &["w.safetensors"],
-    );
+    std::fs::write(&path, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.").unwrap();
+    says(&refusal(&mut eval(&format!("demo_resnet={}", path.display()), &scratch), 2), &["w.safetensors"]);
 }
 
 #[test]
@@ -119,44 +99,22 @@ fn a_corrupt_image_is_left_out_and_counted() {
     let (folder, labels) = scratch.images(4, |_| 0);
     std::fs::write(folder.join("02.png"), b"\x89PNG\r\n\x1a\n and then nothing").unwrap();
     let mut command = netkin();
-    command
-        .args(["eval", &spec, "--data"])
-        .arg(&folder)
-        .arg("--labels")
-        .arg(&labels);
+    command.args(["eval", &spec, "--data"]).arg(&folder).arg("--labels").arg(&labels);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let (stdout, stderr) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     says(&stderr, &["02.png", "1 image(s) skipped"]);
-    says(
-        &stdout,
-        &[
-            "model,top1,top1_err,top5,top5_err,param_count,img_size,crop_pct,interpolation",
-            ",3,",
-        ],
-    );
+    says(&stdout, &["model,top1,top1_err,top5,top5_err,param_count,img_size,crop_pct,interpolation", ",3,"]);
     let text = refusal(command.arg("--strict"), 2);
     says(&text, &["02.png"]);
 
     // The same in a run of attacks, which also keeps what it has.
     let other = scratch.weights("demo_resnext", 2);
     let mut command = netkin();
-    command
-        .args(["sat", &spec, &other, "--steps", "1", "--json", "--data"])
-        .arg(&folder);
-    command
-        .arg("--labels")
-        .arg(&labels)
-        .arg("--run")
-        .arg(scratch.path("run"));
+    command.args(["sat", &spec, &other, "--steps", "1", "--json", "--data"]).arg(&folder);
+    command.arg("--labels").arg(&labels).arg("--run").arg(scratch.path("run"));
     let output = command.output().unwrap();
-    says(
-        &String::from_utf8_lossy(&output.stderr),
-        &["02.png", "1 image(s) skipped"],
-    );
+    says(&String::from_utf8_lossy(&output.stderr), &["02.png", "1 image(s) skipped"]);
     assert_eq!(output.status.code(), Some(1));
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["data"]["skipped"][0], "02.png");
@@ -170,18 +128,11 @@ fn labels_that_do_not_fit() {
     let eval = |csv: &str| {
         std::fs::write(&labels, csv).unwrap();
         let mut command = netkin();
-        command
-            .args(["eval", &spec, "--data"])
-            .arg(&folder)
-            .arg("--labels")
-            .arg(&labels);
+        command.args(["eval", &spec, "--data"]).arg(&folder).arg("--labels").arg(&labels);
         refusal(&mut command, 2)
     };
     says(&eval("file,label\n00.png,10\n"), &["00.png", "10"]);
-    says(
-        &eval("file,label\n00.png,0\nabsent.png,0\n"),
-        &["absent.png", "ine 3"],
-    );
+    says(&eval("file,label\n00.png,0\nabsent.png,0\n"), &["absent.png", "ine 3"]);
     says(&eval("file,label\n00.png,cat\n"), &["cat", "ine 2"]);
     says(&eval("name,label\n00.png,0\n"), &["file"]);
 }
@@ -193,15 +144,8 @@ fn attacks_out_of_range() {
     let (folder, labels) = scratch.images(1, |_| 0);
     let attack = |option: &[&str]| {
         let mut command = netkin();
-        command
-            .args(["attack", &spec, "--data"])
-            .arg(&folder)
-            .arg("--labels")
-            .arg(&labels);
-        refusal(
-            command.arg("--out").arg(scratch.path("out")).args(option),
-            2,
-        )
+        command.args(["attack", &spec, "--data"]).arg(&folder).arg("--labels").arg(&labels);
+        refusal(command.arg("--out").arg(scratch.path("out")).args(option), 2)
     };
     says(&attack(&["--eps", "8"]), &["eps 8", "8/255"]);
     says(&attack(&["--eps=-0.1"]), &["eps -0.1"]);
@@ -212,17 +156,10 @@ fn attacks_out_of_range() {
 }
 
 fn sat(scratch: &Scratch, steps: &str) -> assert_cmd::Command {
-    let (a, b) = (
-        scratch.weights("demo_resnet", 1),
-        scratch.weights("demo_resnext", 2),
-    );
+    let (a, b) = (scratch.weights("demo_resnet", 1), scratch.weights("demo_resnext", 2));
     let (folder, labels) = scratch.images(3, |index| index);
     let mut command = netkin();
-    command
-        .args(["sat", &a, &b, "--steps", steps, "--data"])
-        .arg(folder)
-        .arg("--labels")
-        .arg(labels);
+    command.args(["sat", &a, &b, "--steps", steps, "--data"]).arg(folder).arg("--labels").arg(labels);
     command
 }
 
@@ -234,11 +171,7 @@ fn a_run_folder_of_other_settings() {
     let before = std::fs::read(run.join("sat.csv")).unwrap();
     let text = refusal(sat(&scratch, "2").arg("--run").arg(&run), 2);
     says(&text, &["steps = 1", "now it is 2", "--run"]);
-    assert_eq!(
-        std::fs::read(run.join("sat.csv")).unwrap(),
-        before,
-        "what was there stays"
-    );
+    assert_eq!(std::fs::read(run.join("sat.csv")).unwrap(), before, "what was there stays");
 }
 
 #[test]
@@ -256,26 +189,15 @@ fn a_folder_that_cannot_be_written() {
 fn a_full_disk_loses_nothing() {
     let scratch = Scratch::new();
     let run = scratch.path("run");
-    let whole = sat(&scratch, "1")
-        .arg("--json")
-        .arg("--run")
-        .arg(scratch.path("whole"))
-        .output()
-        .unwrap();
+    let whole = sat(&scratch, "1").arg("--json").arg("--run").arg(scratch.path("whole")).output().unwrap();
     let mut command = sat(&scratch, "1");
     command.arg("--json").arg("--run").arg(&run);
     let arguments: Vec<_> = command.get_args().map(|a| a.to_owned()).collect();
     let program = command.get_program().to_owned();
     let mut limited = assert_cmd::Command::new("sh");
-    limited
-        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"])
-        .arg(program)
-        .args(arguments);
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"]).arg(program).args(arguments);
     let text = refusal(&mut limited, 2);
-    says(
-        &text,
-        &["cannot write", "nothing that was finished is lost"],
-    );
+    says(&text, &["cannot write", "nothing that was finished is lost"]);
     // With room again, the same command gives the same bytes.
     let resumed = command.output().unwrap();
     assert_eq!(resumed.stdout, whole.stdout);
@@ -284,16 +206,10 @@ fn a_full_disk_loses_nothing() {
 
 #[test]
 fn devices_that_are_not_there() {
-    let text = refusal(
-        netkin().args(["bench", "demo_resnet", "--device", "gpu"]),
-        2,
-    );
+    let text = refusal(netkin().args(["bench", "demo_resnet", "--device", "gpu"]), 2);
     says(&text, &["gpu", "cuda:0"]);
     if !cfg!(feature = "cuda") {
-        let text = refusal(
-            netkin().args(["bench", "demo_resnet", "--device", "cuda:0"]),
-            2,
-        );
+        let text = refusal(netkin().args(["bench", "demo_resnet", "--device", "cuda:0"]), 2);
         says(&text, &["cuda", "--features cuda"]);
     }
 }
@@ -301,33 +217,16 @@ fn devices_that_are_not_there() {
 #[test]
 fn a_model_that_is_always_wrong_makes_no_score() {
     let scratch = Scratch::new();
-    let (right, wrong) = (
-        scratch.constant(0),
-        scratch
-            .constant(5)
-            .replace("demo_resnet=", "demo_resnet.other="),
-    );
+    let (right, wrong) = (scratch.constant(0), scratch.constant(5).replace("demo_resnet=", "demo_resnet.other="));
     let (folder, labels) = scratch.images(3, |_| 0);
     let mut command = netkin();
-    command
-        .args(["sat", &right, &wrong, "--steps", "1", "--json", "--data"])
-        .arg(folder);
-    let output = command
-        .arg("--labels")
-        .arg(labels)
-        .arg("--run")
-        .arg(scratch.path("run"))
-        .output()
-        .unwrap();
+    command.args(["sat", &right, &wrong, "--steps", "1", "--json", "--data"]).arg(folder);
+    let output = command.arg("--labels").arg(labels).arg("--run").arg(scratch.path("run")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     says(&String::from_utf8_lossy(&output.stderr), &["n = 0"]);
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let pair = &document["pairs"][0];
-    assert_eq!(
-        (pair["n"].as_u64(), pair["sat"].is_null()),
-        (Some(0), true),
-        "{pair}"
-    );
+    assert_eq!((pair["n"].as_u64(), pair["sat"].is_null()), (Some(0), true), "{pair}");
     assert_eq!(document["clean"]["demo_resnet"], 3);
     assert_eq!(document["clean"]["demo_resnet.other"], 0);
 }
@@ -339,40 +238,17 @@ fn a_configuration_with_an_unknown_key() {
     let models = |text: &str| {
         std::fs::write(&file, text).unwrap();
         let mut command = netkin();
-        command
-            .args(["models", "demo_resnet", "--config"])
-            .arg(&file);
+        command.args(["models", "demo_resnet", "--config"]).arg(&file);
         command
     };
-    says(
-        &refusal(&mut models("depth = 3\n"), 2),
-        &["netkin.toml", "depth"],
-    );
-    says(
-        &refusal(&mut models("[sat]\nepz = 3\n"), 2),
-        &["netkin.toml", "epz", "[sat]"],
-    );
+    says(&refusal(&mut models("depth = 3\n"), 2), &["netkin.toml", "depth"]);
+    says(&refusal(&mut models("[sat]\nepz = 3\n"), 2), &["netkin.toml", "epz", "[sat]"]);
     says(&refusal(&mut models("[sit]\n"), 2), &["[sit]"]);
-    says(
-        &refusal(&mut models("json = 3\n"), 2),
-        &["json", "true or false"],
-    );
-    says(
-        &refusal(&mut models("json =\n"), 2),
-        &["netkin.toml", "TOML"],
-    );
+    says(&refusal(&mut models("json = 3\n"), 2), &["json", "true or false"]);
+    says(&refusal(&mut models("json =\n"), 2), &["netkin.toml", "TOML"]);
     let output = models("json = true\n[sat]\nsteps = 3\n").output().unwrap();
-    assert!(
-        String::from_utf8_lossy(&output.stdout).starts_with('{'),
-        "the option acts"
-    );
-    says(
-        &refusal(
-            netkin().args(["models", "--config", "/nonexistent.toml"]),
-            2,
-        ),
-        &["/nonexistent.toml"],
-    );
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with('{'), "the option acts");
+    says(&refusal(netkin().args(["models", "--config", "/nonexistent.toml"]), 2), &["/nonexistent.toml"]);
 }
 
 #[test]
@@ -381,14 +257,8 @@ fn the_command_line_wins_over_the_configuration() {
     let file = scratch.path("netkin.toml");
     std::fs::write(&file, "[sat]\nsteps = 7\nlimit = 2\n").unwrap();
     let mut command = sat(&scratch, "1");
-    let output = command
-        .arg("--json")
-        .arg("--config")
-        .arg(&file)
-        .arg("--run")
-        .arg(scratch.path("run"))
-        .output()
-        .unwrap();
+    let output =
+        command.arg("--json").arg("--config").arg(&file).arg("--run").arg(scratch.path("run")).output().unwrap();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["attack"]["steps"], 1);
     assert_eq!(document["data"]["images"], 2);
@@ -401,10 +271,6 @@ fn tensors_that_do_not_fit() {
     let inputs = scratch.path("inputs.safetensors");
     std::fs::write(&inputs, "nothing").unwrap();
     let mut command = netkin();
-    command
-        .args(["forward", &spec, "--inputs"])
-        .arg(&inputs)
-        .arg("--out")
-        .arg(scratch.path("out.safetensors"));
+    command.args(["forward", &spec, "--inputs"]).arg(&inputs).arg("--out").arg(scratch.path("out.safetensors"));
     says(&refusal(&mut command, 2), &["inputs.safetensors"]);
 }

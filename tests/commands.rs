@@ -7,11 +7,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 fn json(command: &mut assert_cmd::Command) -> serde_json::Value {
     let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -28,9 +24,7 @@ fn models_are_listed_with_their_parameters() {
 
 #[test]
 fn info_knows_the_preprocessing_of_a_tag() {
-    let of = |name: &str| {
-        json(netkin().args(["info", name, "--json"]))["preprocessing"]["crop_pct"].clone()
-    };
+    let of = |name: &str| json(netkin().args(["info", name, "--json"]))["preprocessing"]["crop_pct"].clone();
     assert_eq!(of("resnet50"), 0.95);
     assert_eq!(of("resnet50.tv_in1k"), 0.875);
 }
@@ -59,17 +53,11 @@ fn bench_tells_every_pass() {
         "--json",
     ]));
     let results = document["results"].as_array().unwrap();
-    let passes: Vec<_> = results
-        .iter()
-        .map(|row| row["pass"].as_str().unwrap())
-        .collect();
+    let passes: Vec<_> = results.iter().map(|row| row["pass"].as_str().unwrap()).collect();
     assert_eq!(passes, ["forward", "input-grad", "train"]);
     for row in results {
         assert!(row["median_ms"].as_f64().unwrap() > 0.0);
-        assert_eq!(
-            (&row["batch"], &row["precision"]),
-            (&2.into(), &"f32".into())
-        );
+        assert_eq!((&row["batch"], &row["precision"]), (&2.into(), &"f32".into()));
     }
 }
 
@@ -112,18 +100,12 @@ fn bench_compares_and_tells_the_blocks() {
     assert_eq!(profiles.len(), 4);
     let blocks = profiles[0]["blocks"].as_array().unwrap();
     assert!(blocks.iter().any(|block| block["name"] == "layer1.0"));
-    let shares: f64 = blocks
-        .iter()
-        .map(|block| block["share"].as_f64().unwrap())
-        .sum();
+    let shares: f64 = blocks.iter().map(|block| block["share"].as_f64().unwrap()).sum();
     assert!((shares - 1.0).abs() < 1e-9);
 
     let output = netkin().args(arguments).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        text.contains("× first") && text.contains("layer1.0"),
-        "{text}"
-    );
+    assert!(text.contains("× first") && text.contains("layer1.0"), "{text}");
 }
 
 /// A small network that comes after a large one does not show what the large one held.
@@ -154,14 +136,8 @@ fn the_peak_of_a_row_is_its_own() {
 
 #[test]
 fn a_network_of_one_size_refuses_another() {
-    let text = common::refusal(
-        netkin().args(["bench", "demo_resnet", "demo_mixer", "--size", "32"]),
-        2,
-    );
-    assert!(
-        text.contains("demo_mixer") && text.contains("28 × 28"),
-        "{text}"
-    );
+    let text = common::refusal(netkin().args(["bench", "demo_resnet", "demo_mixer", "--size", "32"]), 2);
+    assert!(text.contains("demo_mixer") && text.contains("28 × 28"), "{text}");
 }
 
 /// Of an option that may be given several times, what was typed replaces what the file lists.
@@ -169,11 +145,8 @@ fn a_network_of_one_size_refuses_another() {
 fn a_configuration_lists_what_may_be_given_several_times() {
     let scratch = Scratch::new();
     let file = scratch.path("netkin.toml");
-    std::fs::write(
-        &file,
-        "device = \"flex\"\n[bench]\npass = [\"forward\", \"train\"]\nprecision = \"f64\"\n",
-    )
-    .unwrap();
+    std::fs::write(&file, "device = \"flex\"\n[bench]\npass = [\"forward\", \"train\"]\nprecision = \"f64\"\n")
+        .unwrap();
     let passes = |typed: &[&str]| {
         let mut command = netkin();
         command
@@ -184,16 +157,10 @@ fn a_configuration_lists_what_may_be_given_several_times() {
             .arg(&file);
         let document = json(&mut command);
         let results = document["results"].as_array().unwrap().clone();
-        results
-            .iter()
-            .map(|row| format!("{} {}", row["pass"], row["precision"]).replace('"', ""))
-            .collect::<Vec<_>>()
+        results.iter().map(|row| format!("{} {}", row["pass"], row["precision"]).replace('"', "")).collect::<Vec<_>>()
     };
     assert_eq!(passes(&[]), ["forward f64", "train f64"]);
-    assert_eq!(
-        passes(&["--pass", "input-grad", "--device", "flex"]),
-        ["input-grad f64"]
-    );
+    assert_eq!(passes(&["--pass", "input-grad", "--device", "flex"]), ["input-grad f64"]);
 }
 
 #[test]
@@ -214,10 +181,7 @@ fn doctor_finds_healthy_networks_healthy() {
     let output = netkin().args(arguments).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), 5, "{text}");
-    assert!(
-        text.contains("3 networks") && text.contains("all well"),
-        "{text}"
-    );
+    assert!(text.contains("3 networks") && text.contains("all well"), "{text}");
 }
 
 /// The gradient that `forward` writes is that of the mean cross-entropy: it agrees with finite differences of the logits.
@@ -226,65 +190,39 @@ fn forward_writes_logits_features_and_the_gradient_of_the_mean_loss() {
     let scratch = Scratch::new();
     let spec = scratch.weights("demo_vit_patch7", 1);
     let (count, size) = (3, 3 * 28 * 28);
-    let pixels: Vec<f32> = (0..count * size)
-        .map(|i| 0.5 + 0.4 * (i as f32 * 0.37).sin())
-        .collect();
+    let pixels: Vec<f32> = (0..count * size).map(|i| 0.5 + 0.4 * (i as f32 * 0.37).sin()).collect();
     let labels = [1i64, 7, 4];
     let forward = |pixels: &[f32]| {
-        let (inputs, out) = (
-            scratch.path("in.safetensors"),
-            scratch.path("out.safetensors"),
-        );
+        let (inputs, out) = (scratch.path("in.safetensors"), scratch.path("out.safetensors"));
         let pixel_bytes: Vec<u8> = pixels.iter().flat_map(|v| v.to_le_bytes()).collect();
         let label_bytes: Vec<u8> = labels.iter().flat_map(|v| v.to_le_bytes()).collect();
         let tensors = [
-            (
-                "pixels",
-                TensorView::new(Dtype::F32, vec![count, 3, 28, 28], &pixel_bytes).unwrap(),
-            ),
-            (
-                "labels",
-                TensorView::new(Dtype::I64, vec![count], &label_bytes).unwrap(),
-            ),
+            ("pixels", TensorView::new(Dtype::F32, vec![count, 3, 28, 28], &pixel_bytes).unwrap()),
+            ("labels", TensorView::new(Dtype::I64, vec![count], &label_bytes).unwrap()),
         ];
         std::fs::write(&inputs, safetensors::serialize(tensors, None).unwrap()).unwrap();
         let mut command = netkin();
-        command
-            .args(["forward", "demo_vit_patch7", "--weights"])
-            .arg(path_of(&spec));
+        command.args(["forward", "demo_vit_patch7", "--weights"]).arg(path_of(&spec));
         command.arg("--inputs").arg(&inputs).arg("--out").arg(&out);
-        let output = command
-            .args(["--grad", "--features", "--precision", "f64", "--batch", "2"])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output = command.args(["--grad", "--features", "--precision", "f64", "--batch", "2"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let bytes = std::fs::read(&out).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         ["logits", "features", "input_grad"].map(|name| {
             let tensor = file.tensor(name).unwrap();
             assert_eq!(tensor.dtype(), Dtype::F64);
-            let values = tensor
-                .data()
-                .chunks_exact(8)
-                .map(|eight| f64::from_le_bytes(eight.try_into().unwrap()));
+            let values = tensor.data().chunks_exact(8).map(|eight| f64::from_le_bytes(eight.try_into().unwrap()));
             (tensor.shape().to_vec(), values.collect::<Vec<f64>>())
         })
     };
     let loss = |logits: &[f64]| {
-        let each = logits.chunks_exact(10).zip(labels).map(|(logits, label)| {
-            logits.iter().map(|v| v.exp()).sum::<f64>().ln() - logits[label as usize]
-        });
+        let each = logits
+            .chunks_exact(10)
+            .zip(labels)
+            .map(|(logits, label)| logits.iter().map(|v| v.exp()).sum::<f64>().ln() - logits[label as usize]);
         each.sum::<f64>() / count as f64
     };
-    let [
-        (logit_shape, logits),
-        (feature_shape, _),
-        (gradient_shape, gradient),
-    ] = forward(&pixels);
+    let [(logit_shape, logits), (feature_shape, _), (gradient_shape, gradient)] = forward(&pixels);
     assert_eq!(logit_shape, [count, 10]);
     assert_eq!(feature_shape, [count, 64]);
     assert_eq!(gradient_shape, [count, 3, 28, 28]);
@@ -298,11 +236,7 @@ fn forward_writes_logits_features_and_the_gradient_of_the_mean_loss() {
         let [(_, down), ..] = forward(&moved);
         let slope = (loss(&up) - loss(&down)) / (2.0 * change);
         let error = (slope - gradient[index]).abs() / gradient[index].abs();
-        assert!(
-            error < 1e-3,
-            "at {index}: {slope} by differences, {} by the gradient",
-            gradient[index]
-        );
+        assert!(error < 1e-3, "at {index}: {slope} by differences, {} by the gradient", gradient[index]);
     }
     assert!(logits.iter().all(|logit| logit.is_finite()));
 }
@@ -317,29 +251,15 @@ fn attack_writes_images_within_the_ball() {
     let (folder, labels) = scratch.images(6, |index| predictions[index]);
     let out = scratch.path("out");
     let mut command = netkin();
-    command.args([
-        "attack", spec, "--attack", "pgd", "--steps", "10", "--seed", "3", "--batch", "4", "--json",
-    ]);
-    command
-        .arg("--data")
-        .arg(&folder)
-        .arg("--labels")
-        .arg(&labels)
-        .arg("--out")
-        .arg(&out);
+    command.args(["attack", spec, "--attack", "pgd", "--steps", "10", "--seed", "3", "--batch", "4", "--json"]);
+    command.arg("--data").arg(&folder).arg("--labels").arg(&labels).arg("--out").arg(&out);
     let document = json(&mut command);
-    assert_eq!(
-        (&document["images"], &document["correct"]),
-        (&6.into(), &6.into())
-    );
+    assert_eq!((&document["images"], &document["correct"]), (&6.into(), &6.into()));
     assert!(document["fooled_8bit"].as_u64().unwrap() > 0, "{document}");
 
     let bytes = std::fs::read(out.join("adversarial.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (float, levels) = (
-        file.tensor("pixels").unwrap(),
-        file.tensor("images").unwrap(),
-    );
+    let (float, levels) = (file.tensor("pixels").unwrap(), file.tensor("images").unwrap());
     assert_eq!(float.shape(), [6, 3, 28, 28]);
     assert_eq!(levels.shape(), [6, 3, 28, 28]);
     for index in 0..6 {
@@ -363,22 +283,13 @@ fn the_demo_shows_its_networks_and_writes_a_heat_map() {
     let scratch = Scratch::new();
     let out = scratch.path("demo");
     let mut command = netkin();
-    command
-        .args(["demo", "--limit", "32", "--steps", "2", "--json", "--out"])
-        .arg(&out);
+    command.args(["demo", "--limit", "32", "--steps", "2", "--json", "--out"]).arg(&out);
     let document = json(&mut command);
     assert_eq!(document["clean"].as_object().unwrap().len(), 10);
     assert_eq!(document["pairs"].as_array().unwrap().len(), 45);
     for (model, correct) in document["clean"].as_object().unwrap() {
-        assert!(
-            correct.as_u64().unwrap() >= 24,
-            "{model} is right about {correct} of 32 images"
-        );
+        assert!(correct.as_u64().unwrap() >= 24, "{model} is right about {correct} of 32 images");
     }
-    assert!(
-        std::fs::read_to_string(out.join("index.html"))
-            .unwrap()
-            .contains("<svg")
-    );
+    assert!(std::fs::read_to_string(out.join("index.html")).unwrap().contains("<svg"));
     assert!(out.join("sat.csv").exists() && out.join("heat-map.svg").exists());
 }

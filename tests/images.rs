@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use netkin::images::{
-    CropMode, Dataset, Filter, LoaderOptions, RgbImage, Transform, decode, decode_file, encode_png,
-    load, resize, resize_f32,
+    CropMode, Dataset, Filter, LoaderOptions, RgbImage, Transform, decode, decode_file, encode_png, load, resize,
+    resize_f32,
 };
 use proptest::prelude::*;
 
@@ -19,11 +19,7 @@ fn fixtures() -> PathBuf {
 /// The rows of a CSV fixture, without its header.
 fn rows(name: &str) -> Vec<Vec<String>> {
     let text = fs::read_to_string(fixtures().join(name)).unwrap();
-    let rows: Vec<_> = text
-        .lines()
-        .skip(1)
-        .map(|line| line.split(',').map(str::to_owned).collect())
-        .collect();
+    let rows: Vec<_> = text.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect()).collect();
     assert!(!rows.is_empty());
     rows
 }
@@ -66,16 +62,10 @@ fn resize_is_pillows_in_every_byte() {
 #[test]
 fn float_resize_is_pillows_in_every_bit() {
     for row in rows("resize_f32.csv") {
-        let (from, to) = (
-            (number(&row[1]), number(&row[0])),
-            (number(&row[3]), number(&row[2])),
-        );
+        let (from, to) = ((number(&row[1]), number(&row[0])), (number(&row[3]), number(&row[2])));
         let pixels = formula_image(from.1, from.0).to_pixels();
         let resized = resize_f32(&pixels, from, to, filter(&row[4]));
-        let bytes: Vec<u8> = resized
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        let bytes: Vec<u8> = resized.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(crc(&bytes), row[5], "{row:?}");
     }
 }
@@ -121,24 +111,13 @@ fn every_format_decodes_as_in_pillow() {
     for (name, bytes, expected) in format_files() {
         let image = decode(&bytes, &name).unwrap();
         assert_eq!((image.width(), image.height()), (41, 30), "{name}");
-        let distances = image
-            .data()
-            .iter()
-            .zip(&expected)
-            .map(|(&ours, &theirs)| ours.abs_diff(theirs));
+        let distances = image.data().iter().zip(&expected).map(|(&ours, &theirs)| ours.abs_diff(theirs));
         let largest = distances.clone().max().unwrap();
-        let equal =
-            distances.filter(|&distance| distance == 0).count() as f64 / expected.len() as f64;
-        println!(
-            "{name}: {:.1} % equal, at most {largest} apart",
-            equal * 100.0
-        );
+        let equal = distances.filter(|&distance| distance == 0).count() as f64 / expected.len() as f64;
+        println!("{name}: {:.1} % equal, at most {largest} apart", equal * 100.0);
         // The library reads CMYK, and its inverse transform rounds in another way.
         let allowed = if name.contains("cmyk") { 4 } else { 0 };
-        assert!(
-            largest <= allowed,
-            "{name} is up to {largest} levels from Pillow"
-        );
+        assert!(largest <= allowed, "{name} is up to {largest} levels from Pillow");
     }
 }
 
@@ -146,9 +125,7 @@ fn every_format_decodes_as_in_pillow() {
 fn what_ends_early_is_an_error_in_every_format() {
     for (name, bytes, _) in format_files() {
         for length in [bytes.len() / 4, bytes.len() / 2, bytes.len() * 3 / 4] {
-            let error = decode(&bytes[..length], &name)
-                .expect_err(&name)
-                .to_string();
+            let error = decode(&bytes[..length], &name).expect_err(&name).to_string();
             assert!(error.starts_with(&format!("`{name}` is a ")), "{error}");
             assert!(error.contains("ends too early"), "{error}");
         }
@@ -202,16 +179,9 @@ fn a_folder_with_a_corrupt_image_loads_without_it() {
     assert_eq!(batches[1].pixels(), expected.to_pixels());
     assert_eq!(loader.skipped().len(), 1);
     assert_eq!(loader.skipped()[0].id, "cat/2.jpg");
-    assert!(
-        loader.skipped()[0].reason.contains("ends too early"),
-        "{}",
-        loader.skipped()[0].reason
-    );
+    assert!(loader.skipped()[0].reason.contains("ends too early"), "{}", loader.skipped()[0].reason);
 
-    let strict = LoaderOptions {
-        strict: true,
-        ..LoaderOptions::new(2)
-    };
+    let strict = LoaderOptions { strict: true, ..LoaderOptions::new(2) };
     assert!(load(&dataset.samples, transform, strict).any(|batch| batch.is_err()));
 }
 
@@ -221,8 +191,7 @@ fn any_filter() -> impl Strategy<Value = Filter> {
 
 fn any_image() -> impl Strategy<Value = RgbImage> {
     (1..40usize, 1..40usize).prop_flat_map(|(width, height)| {
-        prop::collection::vec(any::<u8>(), width * height * 3)
-            .prop_map(move |data| RgbImage::new(width, height, data))
+        prop::collection::vec(any::<u8>(), width * height * 3).prop_map(move |data| RgbImage::new(width, height, data))
     })
 }
 

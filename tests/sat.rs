@@ -11,23 +11,15 @@ use common::{Scratch, netkin};
 /// `netkin sat` on networks that [`models`] made and 40 images, two chunks.
 fn command(scratch: &Scratch, models: &[String], steps: usize) -> Command {
     let mut command = Command::new(netkin().get_program());
-    command
-        .args(["--threads", "2", "--json", "sat"])
-        .args(models);
-    command
-        .args(["--steps", &steps.to_string(), "--data"])
-        .arg(scratch.path("images"));
+    command.args(["--threads", "2", "--json", "sat"]).args(models);
+    command.args(["--steps", &steps.to_string(), "--data"]).arg(scratch.path("images"));
     command.arg("--labels").arg(scratch.path("labels.csv"));
     command
 }
 
 fn run(command: &mut Command, folder: &Path) -> Vec<u8> {
     let output = command.arg("--run").arg(folder).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
@@ -59,9 +51,7 @@ fn files(folder: &Path) -> Vec<(std::path::PathBuf, SystemTime)> {
 /// Every file under `folder` with its bytes.
 fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let files = files(folder).into_iter();
-    files
-        .map(|(path, _)| (path.clone(), std::fs::read(path).unwrap()))
-        .collect()
+    files.map(|(path, _)| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
 #[test]
@@ -74,12 +64,7 @@ fn a_killed_run_goes_on_and_gives_the_same_bytes() {
 
     let folder = scratch.path("killed");
     for part in 1..=3 {
-        let mut child = command(&scratch, &models, 40)
-            .arg("--run")
-            .arg(&folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = command(&scratch, &models, 40).arg("--run").arg(&folder).stdout(Stdio::null()).spawn().unwrap();
         std::thread::sleep(time.mul_f64(0.2 * f64::from(part)));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -107,17 +92,10 @@ fn a_finished_run_computes_nothing_and_a_new_model_only_what_is_new() {
     models.push(third);
     let three = run(&mut command(&scratch, &models, 2), &folder);
     let after = files(&units);
-    assert!(
-        before.iter().all(|unit| after.contains(unit)),
-        "what was there stayed as it was"
-    );
+    assert!(before.iter().all(|unit| after.contains(unit)), "what was there stayed as it was");
     assert!(after.len() > before.len());
     let fresh = run(&mut command(&scratch, &models, 2), &scratch.path("fresh"));
-    assert_eq!(
-        String::from_utf8(three),
-        String::from_utf8(fresh),
-        "as if all three had been there from the beginning"
-    );
+    assert_eq!(String::from_utf8(three), String::from_utf8(fresh), "as if all three had been there from the beginning");
 }
 
 /// A batch spans the units; a run that finds some of them gone computes in the same batches again.
@@ -147,18 +125,10 @@ fn a_batch_of_several_units_goes_on_with_the_same_bytes() {
 fn the_time_is_said_apart() {
     let scratch = Scratch::new();
     let models = models(&scratch);
-    let output = command(&scratch, &models[..2], 2)
-        .arg("--run")
-        .arg(scratch.path("run"))
-        .output()
-        .unwrap();
+    let output = command(&scratch, &models[..2], 2).arg("--run").arg(scratch.path("run")).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("% outside of the networks"), "{said}");
-    assert!(
-        !String::from_utf8(output.stdout)
-            .unwrap()
-            .contains("seconds")
-    );
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("seconds"));
 }
 
 #[test]
@@ -166,14 +136,10 @@ fn the_document_and_the_csv_agree() {
     let scratch = Scratch::new();
     let models = &models(&scratch)[..2];
     let folder = scratch.path("run");
-    let document: serde_json::Value =
-        serde_json::from_slice(&run(&mut command(&scratch, models, 5), &folder)).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&run(&mut command(&scratch, models, 5), &folder)).unwrap();
     let pairs = document["pairs"].as_array().unwrap();
     assert_eq!(pairs.len(), 1);
-    assert_eq!(
-        (&pairs[0]["a"], &pairs[0]["b"]),
-        (&"demo_resnet".into(), &"demo_resnet.1".into())
-    );
+    assert_eq!((&pairs[0]["a"], &pairs[0]["b"]), (&"demo_resnet".into(), &"demo_resnet.1".into()));
     assert_eq!(document["clean"].as_object().unwrap().len(), 2);
     let csv = std::fs::read_to_string(folder.join("sat.csv")).unwrap();
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
@@ -181,11 +147,7 @@ fn the_document_and_the_csv_agree() {
     assert_eq!(rows[1][2], rows[2][1], "the matrix is symmetric");
     let number = |name: &str| pairs[0][name].as_u64().unwrap();
     let (n, fooled) = (number("n"), number("fooled_ab") + number("fooled_ba"));
-    assert!(
-        n > 10 && fooled > 0,
-        "there is something to see: {}",
-        pairs[0]
-    );
+    assert!(n > 10 && fooled > 0, "there is something to see: {}", pairs[0]);
     let score = (100.0 * fooled as f64 / (2 * n) as f64).ln();
     assert_eq!(rows[1][2], format!("{score:.9}"));
     assert_eq!(pairs[0]["sat"].as_f64(), Some(score));

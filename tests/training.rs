@@ -44,20 +44,10 @@ fn config(folder: &Path) -> TrainConfig {
     }
 }
 
-fn train(
-    config: &TrainConfig,
-    on_epoch: impl FnMut(&EpochReport),
-) -> Result<Network, TrainingError> {
+fn train(config: &TrainConfig, on_epoch: impl FnMut(&EpochReport)) -> Result<Network, TrainingError> {
     let (training, testing) = (quarters(44), quarters(20));
     let device = Device::flex();
-    training::train(
-        demo_resnet(),
-        &training,
-        &testing,
-        config,
-        &device,
-        on_epoch,
-    )
+    training::train(demo_resnet(), &training, &testing, config, &device, on_epoch)
 }
 
 #[test]
@@ -83,12 +73,7 @@ fn a_run_killed_after_any_epoch_and_resumed_gives_the_same_weights() {
         let resumed = train(&config, |report| resumed_reports.push(*report)).unwrap();
         assert!(bytes(&resumed) == uninterrupted, "after epoch {stopped}");
         let told = |report: &EpochReport| (report.epoch, report.loss, report.test_accuracy);
-        assert!(
-            resumed_reports
-                .iter()
-                .map(told)
-                .eq(reports[stopped..].iter().map(told))
-        );
+        assert!(resumed_reports.iter().map(told).eq(reports[stopped..].iter().map(told)));
     }
 }
 
@@ -96,12 +81,7 @@ fn a_run_killed_after_any_epoch_and_resumed_gives_the_same_weights() {
 fn the_seed_decides() {
     let folder = tempfile::tempdir().unwrap();
     let run = |seed| {
-        let config = TrainConfig {
-            epochs: 2,
-            seed,
-            checkpoint: None,
-            ..config(folder.path())
-        };
+        let config = TrainConfig { epochs: 2, seed, checkpoint: None, ..config(folder.path()) };
         to_safetensors(&train(&config, |_| ()).unwrap(), Precision::F32).unwrap()
     };
     let first = run(1);
@@ -113,25 +93,16 @@ fn the_seed_decides() {
 fn a_checkpoint_of_another_run_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
-    let short = TrainConfig {
-        epochs: 2,
-        ..config.clone()
-    };
+    let short = TrainConfig { epochs: 2, ..config.clone() };
     train(&short, |_| ()).unwrap();
     let message = train(&config, |_| ()).unwrap_err().to_string();
-    assert!(
-        message.contains("belongs to another run: its epochs is 2, yours is 3"),
-        "{message}"
-    );
+    assert!(message.contains("belongs to another run: its epochs is 2, yours is 3"), "{message}");
 }
 
 #[test]
 fn a_damaged_checkpoint_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let config = TrainConfig {
-        epochs: 2,
-        ..config(folder.path())
-    };
+    let config = TrainConfig { epochs: 2, ..config(folder.path()) };
     let checkpoint = config.checkpoint.clone().unwrap();
     train(&config, |_| ()).unwrap();
     let whole = fs::read(&checkpoint).unwrap();
@@ -149,11 +120,7 @@ fn a_checkpoint_that_cannot_be_written_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("no folder");
     fs::write(&file, "").unwrap();
-    let config = TrainConfig {
-        checkpoint: Some(file.join("checkpoint")),
-        resume: false,
-        ..config(folder.path())
-    };
+    let config = TrainConfig { checkpoint: Some(file.join("checkpoint")), resume: false, ..config(folder.path()) };
     let message = train(&config, |_| ()).unwrap_err().to_string();
     assert!(message.starts_with("cannot write "), "{message}");
 }
@@ -161,12 +128,7 @@ fn a_checkpoint_that_cannot_be_written_is_told() {
 #[test]
 fn it_learns_and_its_weights_are_stored_as_timm_names_them() {
     let folder = tempfile::tempdir().unwrap();
-    let config = TrainConfig {
-        epochs: 10,
-        augment: false,
-        checkpoint: None,
-        ..config(folder.path())
-    };
+    let config = TrainConfig { epochs: 10, augment: false, checkpoint: None, ..config(folder.path()) };
     let mut last = None;
     let network = train(&config, |report| last = Some(*report)).unwrap();
     let last = last.unwrap();
@@ -177,12 +139,7 @@ fn it_learns_and_its_weights_are_stored_as_timm_names_them() {
 
     let half = to_safetensors(&network, Precision::F16).unwrap();
     let half = SafeTensors::deserialize(&half).unwrap();
-    for name in [
-        "conv1.0.weight",
-        "bn1.running_var",
-        "layer2.0.downsample.1.weight",
-        "fc.bias",
-    ] {
+    for name in ["conv1.0.weight", "bn1.running_var", "layer2.0.downsample.1.weight", "fc.bias"] {
         assert_eq!(half.tensor(name).unwrap().dtype(), Dtype::F16);
     }
 }
@@ -191,16 +148,6 @@ fn it_learns_and_its_weights_are_stored_as_timm_names_them() {
 fn sets_without_images_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let empty = LabelledImages::new(Vec::new(), Vec::new(), [28; 2], 4).unwrap();
-    let error = training::train(
-        demo_resnet(),
-        &quarters(8),
-        &empty,
-        &config(folder.path()),
-        &Device::flex(),
-        |_| (),
-    );
-    assert_eq!(
-        error.unwrap_err().to_string(),
-        "the test set has no images; give at least one"
-    );
+    let error = training::train(demo_resnet(), &quarters(8), &empty, &config(folder.path()), &Device::flex(), |_| ());
+    assert_eq!(error.unwrap_err().to_string(), "the test set has no images; give at least one");
 }

@@ -38,11 +38,7 @@ macro_rules! configuration {
                 self.num_classes
             }
 
-            fn build(
-                &self,
-                num_classes: usize,
-                device: &burn::tensor::Device,
-            ) -> crate::network::Network {
+            fn build(&self, num_classes: usize, device: &burn::tensor::Device) -> crate::network::Network {
                 $network::new(self, num_classes, device).into()
             }
         }
@@ -90,13 +86,7 @@ macro_rules! entries {
     };
 }
 
-entries!(
-    convnext,
-    efficientnet,
-    mlp_mixer,
-    resnet,
-    vision_transformer
-);
+entries!(convnext, efficientnet, mlp_mixer, resnet, vision_transformer);
 
 /// Names of 2022, as the papers' tables print them, and today's.
 const ALIASES: &[(&str, &str)] = &[("gluon_resnet101_v1c", "resnet101c")];
@@ -108,10 +98,7 @@ pub fn all() -> &'static [Entry] {
 
 /// The network of that name or alias, or the names most like it, best first.
 pub fn find(name: &str) -> Result<&'static Entry, Vec<&'static str>> {
-    let name = ALIASES
-        .iter()
-        .find(|(alias, _)| *alias == name)
-        .map_or(name, |(_, today)| today);
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, today)| today);
     match ENTRIES.binary_search_by_key(&name, |entry| entry.name) {
         Ok(index) => Ok(&ENTRIES[index]),
         Err(_) => Err(most_similar(name)),
@@ -135,8 +122,7 @@ fn matches_wildcard(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.first(), name.first()) {
         (None, None) => true,
         (Some(b'*'), _) => {
-            matches_wildcard(&pattern[1..], name)
-                || (!name.is_empty() && matches_wildcard(pattern, &name[1..]))
+            matches_wildcard(&pattern[1..], name) || (!name.is_empty() && matches_wildcard(pattern, &name[1..]))
         }
         (Some(b'?'), Some(_)) => matches_wildcard(&pattern[1..], &name[1..]),
         (Some(a), Some(b)) if a == b => matches_wildcard(&pattern[1..], &name[1..]),
@@ -203,11 +189,7 @@ mod tests {
     #[test]
     fn wildcards() {
         assert!(matching("resnet?0").iter().any(|e| e.name == "resnet50"));
-        assert!(
-            matching("*xt50*")
-                .iter()
-                .any(|e| e.name == "resnext50_32x4d")
-        );
+        assert!(matching("*xt50*").iter().any(|e| e.name == "resnext50_32x4d"));
         assert!(matching("resnet50").len() > 1);
         assert!(matching("nothing*").is_empty());
     }

@@ -22,11 +22,7 @@ impl<'a> Taps<'a> {
     }
 
     /// Shows `x`, whose first axis is the batch, under a name that is only built if somebody looks.
-    pub fn map<const D: usize>(
-        &mut self,
-        name: impl FnOnce() -> String,
-        x: Tensor<D>,
-    ) -> Tensor<D> {
+    pub fn map<const D: usize>(&mut self, name: impl FnOnce() -> String, x: Tensor<D>) -> Tensor<D> {
         let Some(observer) = &mut self.0 else {
             return x;
         };

@@ -45,13 +45,7 @@ macro_rules! families {
     };
 }
 
-families!(
-    convnext,
-    efficientnet,
-    mlp_mixer,
-    resnet,
-    vision_transformer
-);
+families!(convnext, efficientnet, mlp_mixer, resnet, vision_transformer);
 
 /// timm's values for one network.
 #[derive(Debug, Deserialize)]
@@ -123,28 +117,18 @@ fn every_network_has_a_fixture_and_every_fixture_a_network() {
     let mut complaints = Vec::new();
     for entry in registry::all() {
         if !FAMILIES.contains(&entry.family) {
-            complaints.push(format!(
-                "{}: list its family {} in this test",
-                entry.name, entry.family
-            ));
+            complaints.push(format!("{}: list its family {} in this test", entry.name, entry.family));
         } else if !fixtures(entry.family).contains_key(entry.name) {
-            complaints.push(format!(
-                "{0}: no fixture; run scripts/timm_reference.py {0}",
-                entry.name
-            ));
+            complaints.push(format!("{0}: no fixture; run scripts/timm_reference.py {0}", entry.name));
         }
     }
     for file in fs::read_dir(fixture_folder()).unwrap() {
         let path = file.unwrap().path();
         let family = path.file_stem().unwrap().to_str().unwrap();
         for name in fixtures(family).keys() {
-            let registered = registry::all()
-                .iter()
-                .any(|entry| entry.name == name && entry.family == family);
+            let registered = registry::all().iter().any(|entry| entry.name == name && entry.family == family);
             if !registered {
-                complaints.push(format!(
-                    "{name}: a fixture in {path:?} without a network of that family"
-                ));
+                complaints.push(format!("{name}: a fixture in {path:?} without a network of that family"));
             }
         }
     }
@@ -155,17 +139,11 @@ fn every_network_has_a_fixture_and_every_fixture_a_network() {
 fn check_family(family: &str) {
     let fixtures = fixtures(family);
     let mut complaints = Vec::new();
-    println!(
-        "{:30}{:^30}{:^30}{:>8}",
-        "", "double precision, ‖Δ‖/‖·‖", "single precision", ""
-    );
+    println!("{:30}{:^30}{:^30}{:>8}", "", "double precision, ‖Δ‖/‖·‖", "single precision", "");
     println!("{}", Row::HEADER);
     for entry in registry::all().iter().filter(|e| e.family == family) {
         let Some(fixture) = fixtures.get(entry.name) else {
-            complaints.push(format!(
-                "{0}: no fixture; run scripts/timm_reference.py {0}",
-                entry.name
-            ));
+            complaints.push(format!("{0}: no fixture; run scripts/timm_reference.py {0}", entry.name));
             continue;
         };
         let start = Instant::now();
@@ -193,7 +171,8 @@ struct Row {
 }
 
 impl Row {
-    const HEADER: &str = "name                             logits  features  gradient    logits  features     signs       s";
+    const HEADER: &str =
+        "name                             logits  features  gradient    logits  features     signs       s";
 
     fn complaints(&self) -> Vec<String> {
         let errors = [
@@ -202,21 +181,13 @@ impl Row {
             ("gradient, f64", self.gradient_f64, BOUND_F64),
             ("logits, f32", self.logits_f32, BOUND_F32),
             ("features, f32", self.features_f32, BOUND_F32),
-            (
-                "share of other gradient signs, f32",
-                1.0 - self.signs,
-                1.0 - BOUND_SIGNS,
-            ),
+            ("share of other gradient signs, f32", 1.0 - self.signs, 1.0 - BOUND_SIGNS),
         ];
         let failed = errors.into_iter().filter(|(_, error, bound)| {
             let passed = error <= bound;
             !passed
         });
-        failed
-            .map(|(what, error, bound)| {
-                format!("{}: {what}: {error:.1e} is above {bound:.0e}", self.name)
-            })
-            .collect()
+        failed.map(|(what, error, bound)| format!("{}: {what}: {error:.1e} is above {bound:.0e}", self.name)).collect()
     }
 }
 
@@ -245,9 +216,7 @@ fn measure(entry: &'static Entry, fixture: &Fixture) -> Result<Row, String> {
         false => entry.config.input_size(),
     };
     if [height, width] != size {
-        return Err(format!(
-            "{name}: the fixture has {height} × {width} pixels, not {size:?}"
-        ));
+        return Err(format!("{name}: the fixture has {height} × {width} pixels, not {size:?}"));
     }
     check_keys(entry, fixture)?;
 
@@ -285,10 +254,7 @@ fn check_keys(entry: &Entry, fixture: &Fixture) -> Result<(), String> {
     }
     let parameters = entry.parameters();
     if parameters != fixture.parameters {
-        return Err(format!(
-            "{name}: {parameters} parameters, but timm counts {}",
-            fixture.parameters
-        ));
+        return Err(format!("{name}: {parameters} parameters, but timm counts {}", fixture.parameters));
     }
     Ok(())
 }
@@ -354,21 +320,14 @@ fn run(entry: &Entry, fixture: &Fixture, dtype: DType) -> Result<Results, String
     let device = Device::flex();
     let network = filled(entry, fixture.gain, dtype, &device)?;
     let data = TensorData::new(formula::pixel_values(input.iter().product()), input);
-    let pixels = Tensor::<4>::from_data(data, (&device, dtype))
-        .autodiff()
-        .require_grad();
+    let pixels = Tensor::<4>::from_data(data, (&device, dtype)).autodiff().require_grad();
     let outputs = network.forward(pixels.clone(), &mut Taps::none());
 
     let [batch, classes] = outputs.logits.dims();
     let labels = TensorData::new(formula::label_values(batch, classes), [batch, 1]);
     let labels = Tensor::<2, Int>::from_data(labels, &outputs.logits.device());
-    let loss = activation::log_softmax(outputs.logits.clone(), 1)
-        .gather(1, labels)
-        .mean()
-        .neg();
-    let gradient = pixels
-        .grad(&loss.backward())
-        .ok_or("no gradient reached the pixels")?;
+    let loss = activation::log_softmax(outputs.logits.clone(), 1).gather(1, labels).mean().neg();
+    let gradient = pixels.grad(&loss.backward()).ok_or("no gradient reached the pixels")?;
     Ok(Results {
         loss: values(loss)[0],
         logits: values(outputs.logits),
@@ -424,17 +383,10 @@ fn relative_difference(values: &[f64], reference: &[f64]) -> f64 {
 
 /// The largest, or not a number if any is none.
 fn worst(errors: impl IntoIterator<Item = f64>) -> f64 {
-    errors.into_iter().fold(0.0, |worst, error| {
-        if error > worst || error.is_nan() {
-            error
-        } else {
-            worst
-        }
-    })
+    errors.into_iter().fold(0.0, |worst, error| if error > worst || error.is_nan() { error } else { worst })
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic")
 }

@@ -45,13 +45,7 @@ pub enum PgdError {
 impl Default for Pgd {
     /// The paper's: ε = 8/255 in 50 steps of 2/255.
     fn default() -> Self {
-        Self {
-            eps: 8.0 / 255.0,
-            step_size: 2.0 / 255.0,
-            steps: 50,
-            random_start: true,
-            seed: 0,
-        }
+        Self { eps: 8.0 / 255.0, step_size: 2.0 / 255.0, steps: 50, random_start: true, seed: 0 }
     }
 }
 
@@ -74,11 +68,7 @@ impl Pgd {
 
 impl Attack for Pgd {
     fn perturb(&self, model: &Model, targets: &Targets) -> Tensor<4> {
-        let Targets {
-            pixels,
-            labels,
-            ids,
-        } = targets;
+        let Targets { pixels, labels, ids } = targets;
         let mut adversarial = match self.random_start {
             true => steps::random_start(pixels, ids, self.eps, self.seed),
             false => pixels.clone(),
@@ -106,15 +96,7 @@ mod tests {
     fn ranges_are_checked() {
         let default = Pgd::default();
         assert_eq!(default.check(), Ok(()));
-        let with = |eps, step_size, steps| {
-            Pgd {
-                eps,
-                step_size,
-                steps,
-                ..default.clone()
-            }
-            .check()
-        };
+        let with = |eps, step_size, steps| Pgd { eps, step_size, steps, ..default.clone() }.check();
         assert!(matches!(with(0.0, 0.1, 1), Err(PgdError::Eps(_))));
         assert!(matches!(with(f64::NAN, 0.1, 1), Err(PgdError::Eps(_))));
         assert!(matches!(with(8.0, 0.1, 1), Err(PgdError::Eps(_))));

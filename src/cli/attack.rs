@@ -108,29 +108,17 @@ impl Args {
         let model = common.load_one(&self.model, self.options.precision)?;
         let (mut loader, bar) = self.data.load(common, &dataset, &model, self.batch)?;
         // An unwritable folder is said now, not after an hour's work.
-        write_atomically(
-            &self.out.join("attack.json"),
-            &serde_json::to_vec_pretty(&pgd)?,
-        )?;
+        write_atomically(&self.out.join("attack.json"), &serde_json::to_vec_pretty(&pgd)?)?;
 
         let (mut correct, mut fooled_float, mut fooled_8bit) = (0, 0, 0);
         let mut collected = Collected::default();
         for batch in loader.by_ref() {
             let batch = batch?;
-            let originals: Vec<RgbImage> =
-                (0..batch.len()).map(|index| batch.image(index)).collect();
-            let ids: Vec<&str> = batch
-                .indices
-                .iter()
-                .map(|&index| dataset.samples[index].id.as_str())
-                .collect();
+            let originals: Vec<RgbImage> = (0..batch.len()).map(|index| batch.image(index)).collect();
+            let ids: Vec<&str> = batch.indices.iter().map(|&index| dataset.samples[index].id.as_str()).collect();
             let pixels = model.pixels_of(&originals);
             let clean = model.predict(pixels.clone());
-            let targets = Targets {
-                pixels,
-                labels: &batch.labels,
-                ids: &ids,
-            };
+            let targets = Targets { pixels, labels: &batch.labels, ids: &ids };
             let adversarial = pgd.perturb(&model, &targets);
             let float = argmax(model.forward(adversarial.clone()).logits);
             let values = to_f32(adversarial);
@@ -185,10 +173,7 @@ impl Args {
             fooled_float,
             fooled_8bit,
         };
-        write_atomically(
-            &self.out.join("attack.json"),
-            &serde_json::to_vec_pretty(&document)?,
-        )?;
+        write_atomically(&self.out.join("attack.json"), &serde_json::to_vec_pretty(&document)?)?;
         if common.json {
             print_json(&document)?;
         } else {
@@ -200,30 +185,16 @@ impl Args {
                 percent(fooled_8bit),
             ))?;
         }
-        Ok(if skipped.is_empty() {
-            Outcome::Done
-        } else {
-            Outcome::FellShort
-        })
+        Ok(if skipped.is_empty() { Outcome::Done } else { Outcome::FellShort })
     }
 }
 
 impl Collected {
-    fn push(
-        &mut self,
-        values: &[f32],
-        image: &RgbImage,
-        label: usize,
-        index: usize,
-        prediction: usize,
-    ) {
-        self.float
-            .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    fn push(&mut self, values: &[f32], image: &RgbImage, label: usize, index: usize, prediction: usize) {
+        self.float.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         let plane = image.width() * image.height();
         let data = image.data();
-        self.bytes.extend(
-            (0..3).flat_map(|channel| (0..plane).map(move |place| data[3 * place + channel])),
-        );
+        self.bytes.extend((0..3).flat_map(|channel| (0..plane).map(move |place| data[3 * place + channel])));
         self.labels.extend((label as i64).to_le_bytes());
         self.indices.extend((index as i64).to_le_bytes());
         self.predictions.extend((prediction as i64).to_le_bytes());
@@ -236,28 +207,13 @@ impl Collected {
         let images = vec![self.count, 3, height, width];
         let each = vec![self.count];
         let tensors = [
-            (
-                "pixels",
-                TensorView::new(Dtype::F32, images.clone(), &self.float)?,
-            ),
+            ("pixels", TensorView::new(Dtype::F32, images.clone(), &self.float)?),
             ("images", TensorView::new(Dtype::U8, images, &self.bytes)?),
-            (
-                "labels",
-                TensorView::new(Dtype::I64, each.clone(), &self.labels)?,
-            ),
-            (
-                "indices",
-                TensorView::new(Dtype::I64, each.clone(), &self.indices)?,
-            ),
-            (
-                "predictions",
-                TensorView::new(Dtype::I64, each, &self.predictions)?,
-            ),
+            ("labels", TensorView::new(Dtype::I64, each.clone(), &self.labels)?),
+            ("indices", TensorView::new(Dtype::I64, each.clone(), &self.indices)?),
+            ("predictions", TensorView::new(Dtype::I64, each, &self.predictions)?),
         ];
-        Ok(safetensors::serialize(
-            tensors,
-            None::<HashMap<String, String>>,
-        )?)
+        Ok(safetensors::serialize(tensors, None::<HashMap<String, String>>)?)
     }
 }
 

@@ -94,11 +94,8 @@ struct Job {
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let jobs = self.jobs()?;
-        let mut document = Document {
-            netkin: env!("CARGO_PKG_VERSION").to_owned(),
-            results: Vec::new(),
-            profile: Vec::new(),
-        };
+        let mut document =
+            Document { netkin: env!("CARGO_PKG_VERSION").to_owned(), results: Vec::new(), profile: Vec::new() };
         let mut failures = Vec::new();
         match jobs[..] {
             [job] => self.measure(job, &mut document)?,
@@ -165,9 +162,7 @@ impl Args {
     fn size_for(&self, entry: &Entry) -> Result<[usize; 2], Failure> {
         let [height, width] = entry.config.input_size();
         match self.size {
-            Some(size) if [size, size] == [height, width] || entry.config.any_input_size() => {
-                Ok([size, size])
-            }
+            Some(size) if [size, size] == [height, width] || entry.config.any_input_size() => Ok([size, size]),
             Some(size) => Err(format!(
                 "{} takes images of {height} × {width} only, not {size} × {size}; leave --size out for it",
                 entry.name
@@ -178,13 +173,7 @@ impl Args {
     }
 
     fn measure(&self, job: Job, document: &mut Document) -> Result<(), Failure> {
-        let Job {
-            entry,
-            pass,
-            device,
-            precision,
-            profile,
-        } = job;
+        let Job { entry, pass, device, precision, profile } = job;
         let setting = Setting {
             entry,
             batch: self.batch,
@@ -246,9 +235,7 @@ impl Args {
         let sentence = said
             .lines()
             .find_map(|line| line.strip_prefix("netkin: "))
-            .or(said
-                .lines()
-                .find(|line| !line.is_empty() && !line.contains("panicked at")))
+            .or(said.lines().find(|line| !line.is_empty() && !line.contains("panicked at")))
             .unwrap_or("it said nothing; there may not be enough memory");
         Err(format!(
             "{} ({}, {}, {}) could not be timed ({}): {}",
@@ -265,9 +252,7 @@ impl Args {
 
 fn table(rows: &[Row]) -> String {
     let width = name_width(rows.iter().map(|row| row.model.as_str()));
-    let compared = rows
-        .iter()
-        .any(|row| (&row.device, &row.precision) != (&rows[0].device, &rows[0].precision));
+    let compared = rows.iter().any(|row| (&row.device, &row.precision) != (&rows[0].device, &rows[0].precision));
     let mut text = format!(
         "{:width$}  {:10}  {:>5}  {:8}  {:9}  {:>9}  {:>9}  {:>9}",
         "model", "pass", "batch", "device", "precision", "ms", "images/s", "peak MiB"
@@ -277,9 +262,7 @@ fn table(rows: &[Row]) -> String {
     }
     text += "\n";
     for row in rows {
-        let peak = row.peak_bytes.map_or("–".to_owned(), |bytes| {
-            format!("{:.0}", bytes as f64 / 1048576.0)
-        });
+        let peak = row.peak_bytes.map_or("–".to_owned(), |bytes| format!("{:.0}", bytes as f64 / 1048576.0));
         text += &format!(
             "{:width$}  {:10}  {:>5}  {:8}  {:9}  {:>9.1}  {:>9.1}  {peak:>9}",
             row.model,
@@ -308,21 +291,12 @@ impl Profile {
             self.model, self.batch, self.device, self.precision, "block", "ms", "share"
         );
         for block in &self.blocks {
-            text += &format!(
-                "{:width$}  {:>9.2}  {:>5.1}%\n",
-                block.name,
-                block.ms,
-                100.0 * block.share
-            );
+            text += &format!("{:width$}  {:>9.2}  {:>5.1}%\n", block.name, block.ms, 100.0 * block.share);
         }
         if self.operations.is_empty() {
             return text;
         }
-        let width = name_width(
-            self.operations
-                .iter()
-                .map(|operation| operation.name.as_str()),
-        );
+        let width = name_width(self.operations.iter().map(|operation| operation.name.as_str()));
         text += &format!(
             "\n{} of {} by operations\n{:width$}  {:8}  {:>5}  {:>9}  {:>6}\n",
             self.pass.name(),
@@ -337,11 +311,7 @@ impl Profile {
             text += &format!(
                 "{:width$}  {:8}  {:>5}  {:>9.2}  {:>5.1}%\n",
                 operation.name,
-                if operation.backward {
-                    "backward"
-                } else {
-                    "forward"
-                },
+                if operation.backward { "backward" } else { "forward" },
                 operation.calls,
                 operation.ms,
                 100.0 * operation.share

@@ -80,27 +80,18 @@ impl DataOptions {
         batch: usize,
     ) -> Result<(Loader, ProgressBar), Failure> {
         dataset.check_labels(model.num_classes())?;
-        let options = LoaderOptions {
-            strict: self.strict,
-            ..LoaderOptions::new(batch)
-        };
+        let options = LoaderOptions { strict: self.strict, ..LoaderOptions::new(batch) };
         let bar = common.bar("images");
         bar.set_length(dataset.samples.len() as u64);
         bar.set_message(model.name().to_owned());
-        Ok((
-            load(&dataset.samples, model.transform(Crop::Own), options),
-            bar,
-        ))
+        Ok((load(&dataset.samples, model.transform(Crop::Own), options), bar))
     }
 }
 
 impl Common {
     /// Loads models in the order of their names, with a bar for each download.
     pub fn load(&self, specs: &[ModelSpec], precision: Precision) -> Result<Vec<Model>, Failure> {
-        specs
-            .iter()
-            .map(|spec| self.load_one(spec, precision))
-            .collect()
+        specs.iter().map(|spec| self.load_one(spec, precision)).collect()
     }
 
     /// Loads one model.
@@ -153,9 +144,7 @@ pub fn report_skipped(skipped: &[Skipped]) {
 /// Prints data. A reader that has gone away, as `head` does, ends the program quietly.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other.map_err(|error| format!("cannot write to stdout: {error}").into()),
@@ -164,7 +153,6 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints one JSON document.
 pub fn print_json(document: &impl serde::Serialize) -> Result<(), Failure> {
-    let text =
-        serde_json::to_string_pretty(document).expect("documents are made of strings and numbers");
+    let text = serde_json::to_string_pretty(document).expect("documents are made of strings and numbers");
     print(&(text + "\n"))
 }

@@ -31,34 +31,21 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     let text = std::fs::read_to_string(&path).map_err(|error| {
         format!("cannot read the configuration {place} ({error}); check the path given as --config")
     })?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error| format!("the configuration {place} is not TOML: {error}"))?;
+    let table: toml::Table = text.parse().map_err(|error| format!("the configuration {place} is not TOML: {error}"))?;
 
     let cli = Cli::command();
-    let is_command = |argument: &OsString| {
-        argument
-            .to_str()
-            .is_some_and(|name| cli.find_subcommand(name).is_some())
-    };
+    let is_command = |argument: &OsString| argument.to_str().is_some_and(|name| cli.find_subcommand(name).is_some());
     // The first word that names a command is the command, unless an option takes it as its value, which none does.
-    let position = arguments
-        .iter()
-        .skip(1)
-        .position(is_command)
-        .map(|index| index + 1);
+    let position = arguments.iter().skip(1).position(is_command).map(|index| index + 1);
     let Some(position) = position else {
         return Ok(arguments);
     };
     let chosen = arguments[position].to_string_lossy().into_owned();
     let is_typed = |key: &str| {
-        arguments
-            .iter()
-            .filter_map(|word| word.to_str())
-            .any(|word| {
-                let name = word.strip_prefix("--").unwrap_or_default();
-                name.split('=').next() == Some(key)
-            })
+        arguments.iter().filter_map(|word| word.to_str()).any(|word| {
+            let name = word.strip_prefix("--").unwrap_or_default();
+            name.split('=').next() == Some(key)
+        })
     };
     let push = |inserted: &mut _, option: &clap::Arg, key: &str, value: &_| match matches!(
         option.get_action(),
@@ -91,9 +78,7 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
                 })?;
                 // A command may have its own form of it.
                 let own = cli.find_subcommand(&chosen);
-                let option = own
-                    .and_then(|own| find_argument(own, key))
-                    .unwrap_or(option);
+                let option = own.and_then(|own| find_argument(own, key)).unwrap_or(option);
                 // Before the options of the command's own table, so that those win.
                 let mut common = Vec::new();
                 push(&mut common, option, key, value)?;
@@ -129,11 +114,7 @@ fn find_argument<'c>(command: &'c clap::Command, name: &str) -> Option<&'c clap:
     command.get_arguments().find(is_it)
 }
 
-fn find_option<'c>(
-    cli: &'c clap::Command,
-    command: &'c clap::Command,
-    name: &str,
-) -> Option<&'c clap::Arg> {
+fn find_option<'c>(cli: &'c clap::Command, command: &'c clap::Command, name: &str) -> Option<&'c clap::Arg> {
     find_argument(command, name).or_else(|| find_argument(cli, name))
 }
 
@@ -146,9 +127,7 @@ fn push(
 ) -> Result<(), Failure> {
     let takes_value = option.get_action().takes_values();
     if let (Value::Array(values), ArgAction::Append) = (value, option.get_action()) {
-        return values
-            .iter()
-            .try_for_each(|value| push(arguments, option, key, value, path));
+        return values.iter().try_for_each(|value| push(arguments, option, key, value, path));
     }
     let text = match value {
         Value::Boolean(true) if !takes_value => {
@@ -160,16 +139,8 @@ fn push(
         Value::Integer(number) if takes_value => number.to_string(),
         Value::Float(number) if takes_value => number.to_string(),
         _ => {
-            let wanted = if takes_value {
-                "a string or a number"
-            } else {
-                "true or false"
-            };
-            return Err(format!(
-                "the configuration {} sets {key} to {value}; it wants {wanted}",
-                path.display()
-            )
-            .into());
+            let wanted = if takes_value { "a string or a number" } else { "true or false" };
+            return Err(format!("the configuration {} sets {key} to {value}; it wants {wanted}", path.display()).into());
         }
     };
     arguments.push(format!("--{key}={text}").into());

@@ -52,35 +52,24 @@ impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let start = Instant::now();
         let config = SatConfig {
-            attack: Pgd {
-                steps: self.steps,
-                ..Pgd::default()
-            },
+            attack: Pgd { steps: self.steps, ..Pgd::default() },
             crop: Crop::Own,
             batch: 128,
             ..SatConfig::default()
         };
-        let mut specs: Vec<ModelSpec> = embedded::names()
-            .map(str::parse)
-            .collect::<Result<_, _>>()?;
+        let mut specs: Vec<ModelSpec> = embedded::names().map(str::parse).collect::<Result<_, _>>()?;
         specs.sort_by_key(|spec| spec.entry().family);
         let models = common.load(&specs, Precision::F32)?;
         let dataset = write_images(&self.out)?.limit(self.limit);
 
         let bar = common.bar("images");
-        let run = sat::run(
-            &models,
-            &dataset,
-            &config,
-            &self.out.join("run"),
-            |progress| {
-                if let Progress::Step { done, total, model } = progress {
-                    bar.set_length(total as u64);
-                    bar.set_position(done as u64);
-                    bar.set_message(format!("attacked {model}"));
-                }
-            },
-        )?;
+        let run = sat::run(&models, &dataset, &config, &self.out.join("run"), |progress| {
+            if let Progress::Step { done, total, model } = progress {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+                bar.set_message(format!("attacked {model}"));
+            }
+        })?;
         bar.finish_and_clear();
 
         let matrix = run.matrix();
@@ -93,11 +82,7 @@ impl Args {
             groups: &groups,
             title: "SAT: how often an attack on one network fools the other (ln %)",
         };
-        let (csv, svg, html) = (
-            self.out.join("sat.csv"),
-            self.out.join("heat-map.svg"),
-            self.out.join("index.html"),
-        );
+        let (csv, svg, html) = (self.out.join("sat.csv"), self.out.join("heat-map.svg"), self.out.join("index.html"));
         write_atomically(&csv, matrix.to_csv().as_bytes())?;
         write_atomically(&svg, map.to_svg().as_bytes())?;
         write_atomically(&html, page(&map, &text).as_bytes())?;
@@ -114,10 +99,7 @@ impl Args {
             print(&text)?;
         }
         let seconds = start.elapsed().as_secs_f64();
-        common.note(&format!(
-            "done in {seconds:.0} s; the heat map is {}",
-            html.display()
-        ));
+        common.note(&format!("done in {seconds:.0} s; the heat map is {}", html.display()));
         Ok(Outcome::Done)
     }
 }
@@ -131,10 +113,7 @@ fn write_images(out: &Path) -> Result<Dataset, Failure> {
     };
     let folder = out.join("images");
     let mut csv = String::from("file,label\n");
-    let pictures = images
-        .elements
-        .chunks_exact(height * width)
-        .zip(&labels.elements);
+    let pictures = images.elements.chunks_exact(height * width).zip(&labels.elements);
     for (index, (grey, label)) in pictures.enumerate() {
         let name = format!("{index:03}.png");
         let path = folder.join(&name);
@@ -171,26 +150,13 @@ fn family_means(matrix: &Matrix, families: &[&'static str]) -> Vec<FamilyMean> {
     means
 }
 
-fn summary(
-    models: &[Model],
-    clean: &[usize],
-    images: usize,
-    matrix: &Matrix,
-    means: &[FamilyMean],
-) -> String {
-    let mut text = format!(
-        "{:18} {:20} {:>10} {:>9}\n",
-        "network", "family", "parameters", "correct"
-    );
+fn summary(models: &[Model], clean: &[usize], images: usize, matrix: &Matrix, means: &[FamilyMean]) -> String {
+    let mut text = format!("{:18} {:20} {:>10} {:>9}\n", "network", "family", "parameters", "correct");
     for (model, correct) in models.iter().zip(clean) {
         let (name, family, parameters) = (model.name(), model.entry().family, model.parameters());
-        text += &format!(
-            "{name:18} {family:20} {parameters:>10} {:>8.1}%\n",
-            100.0 * *correct as f64 / images as f64
-        );
+        text += &format!("{name:18} {family:20} {parameters:>10} {:>8.1}%\n", 100.0 * *correct as f64 / images as f64);
     }
-    text +=
-        "\nSAT: ln of the percentage of images that fool the other network (4.605 = always)\n\n";
+    text += "\nSAT: ln of the percentage of images that fool the other network (4.605 = always)\n\n";
     text += &matrix.to_table();
     text += "\nmean SAT of two different networks, by family\n\n";
     for FamilyMean { a, b, mean_sat } in means {

@@ -122,9 +122,9 @@ fn line(finding: &Finding, width: usize) -> String {
     let mut text = format!("{:width$}  {verdict:6}", finding.model);
     if let Some(measured) = &finding.measured {
         let mebibytes = |bytes: u64| bytes as f64 / 1048576.0;
-        let memory = measured.memory.map_or("–".to_owned(), |[before, after]| {
-            format!("{:.0} → {:.0}", mebibytes(before), mebibytes(after))
-        });
+        let memory = measured
+            .memory
+            .map_or("–".to_owned(), |[before, after]| format!("{:.0} → {:.0}", mebibytes(before), mebibytes(after)));
         let alone = match measured.alone {
             Some(0.0) => "same".to_owned(),
             Some(difference) => format!("{difference:.1e}"),

@@ -63,20 +63,11 @@ impl Args {
             }
             print(&String::from_utf8(writer.into_inner()?)?)?;
         }
-        Ok(if complete {
-            Outcome::Done
-        } else {
-            Outcome::FellShort
-        })
+        Ok(if complete { Outcome::Done } else { Outcome::FellShort })
     }
 
     /// One model's row, and how many images were left out.
-    fn evaluate(
-        &self,
-        common: &Common,
-        model: &Model,
-        dataset: &Dataset,
-    ) -> Result<(Row, usize), Failure> {
+    fn evaluate(&self, common: &Common, model: &Model, dataset: &Dataset) -> Result<(Row, usize), Failure> {
         let (mut loader, bar) = self.data.load(common, dataset, model, self.batch)?;
         let (mut images, mut top1, mut top5) = (0, 0, 0);
         let start = Instant::now();

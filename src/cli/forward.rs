@@ -50,8 +50,7 @@ impl Args {
         inputs.check(&self.inputs, &model)?;
         let [count, _, height, width] = inputs.shape;
         let size = 3 * height * width;
-        let (mut logits, mut features, mut gradient) =
-            (Output::default(), Output::default(), Output::default());
+        let (mut logits, mut features, mut gradient) = (Output::default(), Output::default(), Output::default());
         let bar = common.bar("images");
         bar.set_length(count as u64);
         for start in (0..count).step_by(self.batch) {
@@ -77,19 +76,12 @@ impl Args {
             bar.inc(images as u64);
         }
         bar.finish_and_clear();
-        let outputs = [
-            ("logits", &logits),
-            ("features", &features),
-            ("input_grad", &gradient),
-        ];
+        let outputs = [("logits", &logits), ("features", &features), ("input_grad", &gradient)];
         let mut tensors = Vec::new();
         for (name, output) in outputs {
             if !output.shape.is_empty() {
                 let dtype = output_dtype(self.options.precision);
-                tensors.push((
-                    name,
-                    TensorView::new(dtype, output.shape.clone(), &output.bytes)?,
-                ));
+                tensors.push((name, TensorView::new(dtype, output.shape.clone(), &output.bytes)?));
             }
         }
         let made_by = HashMap::from([
@@ -129,12 +121,8 @@ impl Output {
         }
         let data = tensor.into_data();
         match data.dtype() {
-            DType::F64 => self
-                .bytes
-                .extend(data.iter::<f64>().flat_map(f64::to_le_bytes)),
-            _ => self
-                .bytes
-                .extend(data.iter::<f32>().flat_map(f32::to_le_bytes)),
+            DType::F64 => self.bytes.extend(data.iter::<f64>().flat_map(f64::to_le_bytes)),
+            _ => self.bytes.extend(data.iter::<f32>().flat_map(f32::to_le_bytes)),
         }
     }
 }
@@ -148,26 +136,18 @@ struct Inputs {
 impl Inputs {
     fn read(path: &Path, with_labels: bool) -> Result<Self, Failure> {
         let place = path.display();
-        let bytes = std::fs::read(path).map_err(|error| {
-            format!("cannot read {place} ({error}); check the path given as --inputs")
-        })?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-            format!("{place} is not a safetensors file ({error}); give one with pixels")
-        })?;
-        let tensor =
-            |name: &str, dtype: Dtype, wanted: &str| -> Result<(Vec<usize>, Vec<u8>), Failure> {
-                let tensor = file
-                    .tensor(name)
-                    .map_err(|_| format!("{place} holds no tensor {name}; it must be {wanted}"))?;
-                match tensor.dtype() == dtype {
-                    true => Ok((tensor.shape().to_vec(), tensor.data().to_vec())),
-                    false => Err(format!(
-                        "{name} in {place} is {:?}; it must be {wanted}",
-                        tensor.dtype()
-                    )
-                    .into()),
-                }
-            };
+        let bytes = std::fs::read(path)
+            .map_err(|error| format!("cannot read {place} ({error}); check the path given as --inputs"))?;
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| format!("{place} is not a safetensors file ({error}); give one with pixels"))?;
+        let tensor = |name: &str, dtype: Dtype, wanted: &str| -> Result<(Vec<usize>, Vec<u8>), Failure> {
+            let tensor =
+                file.tensor(name).map_err(|_| format!("{place} holds no tensor {name}; it must be {wanted}"))?;
+            match tensor.dtype() == dtype {
+                true => Ok((tensor.shape().to_vec(), tensor.data().to_vec())),
+                false => Err(format!("{name} in {place} is {:?}; it must be {wanted}", tensor.dtype()).into()),
+            }
+        };
         const PIXELS: &str = "f32 [N, 3, H, W] with values in [0, 1]";
         let (shape, bytes) = tensor("pixels", Dtype::F32, PIXELS)?;
         let shape: [usize; 4] = shape
@@ -175,18 +155,11 @@ impl Inputs {
             .try_into()
             .ok()
             .filter(|shape: &[usize; 4]| shape[0] > 0 && shape[1] == 3)
-            .ok_or_else(|| {
-                format!("pixels in {place} has the shape {shape:?}; it must be {PIXELS}")
-            })?;
-        let pixels: Vec<f32> = bytes
-            .chunks_exact(4)
-            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-            .collect();
+            .ok_or_else(|| format!("pixels in {place} has the shape {shape:?}; it must be {PIXELS}"))?;
+        let pixels: Vec<f32> =
+            bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
         if let Some(wrong) = pixels.iter().find(|value| !(0.0..=1.0).contains(*value)) {
-            return Err(format!(
-                "pixels in {place} holds {wrong}; it must be {PIXELS}, not normalised"
-            )
-            .into());
+            return Err(format!("pixels in {place} holds {wrong}; it must be {PIXELS}, not normalised").into());
         }
         let mut labels = Vec::new();
         if with_labels {
@@ -201,16 +174,13 @@ impl Inputs {
             }
             for eight in bytes.chunks_exact(8) {
                 let label = i64::from_le_bytes(eight.try_into()?);
-                labels.push(usize::try_from(label).map_err(|_| {
-                    format!("labels in {place} holds {label}; it must be {LABELS}")
-                })?);
+                labels.push(
+                    usize::try_from(label)
+                        .map_err(|_| format!("labels in {place} holds {label}; it must be {LABELS}"))?,
+                );
             }
         }
-        Ok(Self {
-            pixels,
-            shape,
-            labels,
-        })
+        Ok(Self { pixels, shape, labels })
     }
 
     fn check(&self, path: &Path, model: &Model) -> Result<(), Failure> {
@@ -218,10 +188,19 @@ impl Inputs {
         let [_, _, height, width] = self.shape;
         let [own_height, own_width] = model.entry().config.input_size();
         if !model.entry().config.any_input_size() && [height, width] != [own_height, own_width] {
-            return Err(format!("pixels in {place} are {height} × {width}, but {} takes {own_height} × {own_width} only; resize them", model.name()).into());
+            return Err(format!(
+                "pixels in {place} are {height} × {width}, but {} takes {own_height} × {own_width} only; resize them",
+                model.name()
+            )
+            .into());
         }
         match self.labels.iter().find(|&&label| label >= model.num_classes()) {
-            Some(label) => Err(format!("labels in {place} holds {label}, but {} has {} classes; give class indices below that", model.name(), model.num_classes()).into()),
+            Some(label) => Err(format!(
+                "labels in {place} holds {label}, but {} has {} classes; give class indices below that",
+                model.name(),
+                model.num_classes()
+            )
+            .into()),
             None => Ok(()),
         }
     }

@@ -36,10 +36,7 @@ impl Args {
             params: entry.parameters(),
             num_classes: entry.config.num_classes(),
             default_tag: catalogue::default_tag(entry.name).map(str::to_owned),
-            tags: catalogue::tags(entry.name)
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            tags: catalogue::tags(entry.name).into_iter().map(str::to_owned).collect(),
             preprocessing: catalogue::preprocessing(entry.name, self.model.tag())
                 .unwrap_or_else(|| Preprocessing::usual(entry)),
             config: format!("{:?}", entry.config),
@@ -48,24 +45,8 @@ impl Args {
             print_json(&document)?;
             return Ok(Outcome::Done);
         }
-        let Document {
-            name,
-            family,
-            params,
-            num_classes,
-            default_tag,
-            tags,
-            preprocessing,
-            config,
-        } = &document;
-        let Preprocessing {
-            input_size: [height, width],
-            crop_pct,
-            interpolation,
-            mean,
-            std,
-            ..
-        } = preprocessing;
+        let Document { name, family, params, num_classes, default_tag, tags, preprocessing, config } = &document;
+        let Preprocessing { input_size: [height, width], crop_pct, interpolation, mean, std, .. } = preprocessing;
         let interpolation = format!("{interpolation:?}").to_lowercase();
         let default_tag = default_tag.as_deref().unwrap_or("none");
         let tags = tags.join(" ");

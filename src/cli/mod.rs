@@ -26,12 +26,7 @@ use common::Common;
 
 /// How alike are neural networks? Similarity by attack transferability, on your own machine.
 #[derive(Debug, Parser)]
-#[command(
-    name = "netkin",
-    version,
-    args_override_self = true,
-    propagate_version = true
-)]
+#[command(name = "netkin", version, args_override_self = true, propagate_version = true)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -109,11 +104,7 @@ pub fn main() -> ExitCode {
 fn known(name: &str) -> Result<&'static netkin_architectures::Entry, Failure> {
     netkin_architectures::find(name).map_err(|similar| match similar.as_slice() {
         [] => format!("there is no network {name:?}; `netkin models` lists them").into(),
-        similar => format!(
-            "there is no network {name:?}; did you mean {}?",
-            similar.join(", ")
-        )
-        .into(),
+        similar => format!("there is no network {name:?}; did you mean {}?", similar.join(", ")).into(),
     })
 }
 

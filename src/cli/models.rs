@@ -43,8 +43,7 @@ impl Args {
                     params: entry.parameters(),
                     input_size: [3, height, width],
                     num_classes: entry.config.num_classes(),
-                    default_tag: netkin_weights::catalogue::default_tag(entry.name)
-                        .map(str::to_owned),
+                    default_tag: netkin_weights::catalogue::default_tag(entry.name).map(str::to_owned),
                 }
             })
             .collect();
@@ -66,16 +65,9 @@ fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for row in rows {
-        let Row {
-            name,
-            family,
-            params,
-            input_size: [_, height, image_width],
-            ..
-        } = row;
+        let Row { name, family, params, input_size: [_, height, image_width], .. } = row;
         let millions = *params as f64 / 1e6;
-        text +=
-            &format!("{name:width$}  {family:18}  {millions:8.2} M  {height} × {image_width}\n");
+        text += &format!("{name:width$}  {family:18}  {millions:8.2} M  {height} × {image_width}\n");
     }
     text
 }

@@ -99,8 +99,7 @@ impl Args {
         let dataset = self.data.open()?;
         let models = common.load(&self.models, self.options.precision)?;
         let bar = common.bar("images");
-        let run = sat::run(&models, &dataset, &config, &self.run, |progress| {
-            match progress {
+        let run = sat::run(&models, &dataset, &config, &self.run, |progress| match progress {
             Progress::Step { done, total, model } => {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
@@ -113,7 +112,6 @@ impl Args {
                 );
             }),
             Progress::Skipped(_) => {}
-        }
         })?;
         bar.finish_and_clear();
         report_skipped(&run.skipped);
@@ -143,24 +141,14 @@ impl Args {
         };
         let matrix = run.matrix();
         write_atomically(&self.run.join("sat.csv"), matrix.to_csv().as_bytes())?;
-        write_atomically(
-            &self.run.join("sat.json"),
-            &serde_json::to_vec_pretty(&document)?,
-        )?;
+        write_atomically(&self.run.join("sat.json"), &serde_json::to_vec_pretty(&document)?)?;
         if common.json {
             print_json(&document)?;
         } else {
             print(&matrix.to_table())?;
-            common.note(&format!(
-                "the scores are in {}",
-                self.run.join("sat.csv").display()
-            ));
+            common.note(&format!("the scores are in {}", self.run.join("sat.csv").display()));
         }
-        let Timing {
-            total,
-            attacks,
-            predictions,
-        } = run.timing;
+        let Timing { total, attacks, predictions } = run.timing;
         common.note(&format!(
             "{:.1} s: {:.1} s in steps of attacks, {:.1} s in predictions, {:.1} % outside of the networks",
             total.as_secs_f64(),
@@ -185,19 +173,8 @@ impl Args {
 fn white_box(run: &SatRun) -> Vec<WhiteBox> {
     (0..run.names.len())
         .map(|index| {
-            let Pair {
-                a,
-                n,
-                fooled_ab,
-                sat,
-                ..
-            } = run.pair(index, index);
-            WhiteBox {
-                model: a,
-                n,
-                fooled: fooled_ab,
-                sat,
-            }
+            let Pair { a, n, fooled_ab, sat, .. } = run.pair(index, index);
+            WhiteBox { model: a, n, fooled: fooled_ab, sat }
         })
         .collect()
 }

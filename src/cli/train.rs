@@ -88,13 +88,7 @@ impl Args {
             print("epoch,loss,train_accuracy,test_accuracy,images_per_second\n")?;
         }
         let network = train(entry, &training, &testing, &config, &device, |report| {
-            let EpochReport {
-                epoch,
-                loss,
-                train_accuracy,
-                test_accuracy,
-                images_per_second,
-            } = report;
+            let EpochReport { epoch, loss, train_accuracy, test_accuracy, images_per_second } = report;
             if !common.json {
                 // Training goes on without a reader.
                 let _ = print(&format!(
@@ -103,24 +97,14 @@ impl Args {
             }
             epochs.push(*report);
         })?;
-        let precision = if self.half {
-            Precision::F16
-        } else {
-            Precision::F32
-        };
+        let precision = if self.half { Precision::F16 } else { Precision::F32 };
         netkin_weights::save(&network, &self.out, precision)?;
         // The weights are there; a checkpoint that cannot be removed does no harm.
         let _ = std::fs::remove_file(&checkpoint);
         common.note(&format!("wrote {}", self.out.display()));
         if common.json {
             let weights = self.out;
-            print_json(&Document {
-                netkin: env!("CARGO_PKG_VERSION"),
-                model: entry.name,
-                config,
-                epochs,
-                weights,
-            })?;
+            print_json(&Document { netkin: env!("CARGO_PKG_VERSION"), model: entry.name, config, epochs, weights })?;
         }
         Ok(Outcome::Done)
     }
@@ -132,10 +116,7 @@ impl Args {
         };
         let folders: Vec<PathBuf> = names.iter().map(|name| self.data.join(name)).collect();
         match folders.into_iter().find(|folder| folder.is_dir()) {
-            Some(folder) => Ok(LabelledImages::from_dataset(
-                &Dataset::open(&folder, None)?,
-                size,
-            )?),
+            Some(folder) => Ok(LabelledImages::from_dataset(&Dataset::open(&folder, None)?, size)?),
             None => Ok(LabelledImages::from_idx_folder(&self.data, split)?),
         }
     }

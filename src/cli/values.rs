@@ -10,16 +10,9 @@ pub fn positive(text: &str) -> Result<usize, String> {
 
 /// A number, or a fraction such as 8/255.
 pub fn fraction(text: &str) -> Result<f64, String> {
-    let number = |text: &str| {
-        text.trim()
-            .parse::<f64>()
-            .ok()
-            .filter(|number| number.is_finite())
-    };
+    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
     let value = match text.split_once('/') {
-        Some((above, below)) => number(above)
-            .zip(number(below))
-            .map(|(above, below)| above / below),
+        Some((above, below)) => number(above).zip(number(below)).map(|(above, below)| above / below),
         None => number(text),
     };
     value

@@ -100,11 +100,7 @@ impl Bounds {
             Precision::F32 | Precision::F16 => (2e-2, 0.9),
             Precision::BF16 => (1e-1, 0.8),
         };
-        Self {
-            logits: outputs,
-            features: outputs,
-            signs,
-        }
+        Self { logits: outputs, features: outputs, signs }
     }
 }
 
@@ -228,21 +224,9 @@ impl Doctor {
                 failures.push(format!("{what} is {value:.1e}, above {bound:.0e}"));
             }
         };
-        at_most(
-            "the distance of the logits to double precision",
-            measured.logits,
-            bounds.logits,
-        );
-        at_most(
-            "the distance of the features to double precision",
-            measured.features,
-            bounds.features,
-        );
-        at_most(
-            "the gradient's distance to finite differences",
-            measured.slope,
-            SLOPE_BOUND,
-        );
+        at_most("the distance of the logits to double precision", measured.logits, bounds.logits);
+        at_most("the distance of the features to double precision", measured.features, bounds.features);
+        at_most("the gradient's distance to finite differences", measured.slope, SLOPE_BOUND);
         if let Some(alone) = measured.alone {
             let what = "the difference of an image's logits alone and in a batch";
             at_most(what, alone, ALONE_BOUND);
@@ -310,15 +294,7 @@ impl Reference {
                 continue;
             }
             let logits = to_f64(outputs.logits);
-            return Ok((
-                Self {
-                    logits,
-                    features,
-                    gradient,
-                    slope,
-                },
-                gain,
-            ));
+            return Ok((Self { logits, features, gradient, slope }, gain));
         }
         Err("no scale of the weights lets the features follow the image without following every rounding error".into())
     }
@@ -336,29 +312,21 @@ struct Slope {
 impl Slope {
     /// With the step of [`DIFFERENCE_STEPS`] that comes nearest.
     fn measure(model: &Model, images: &Tensor<4>, labels: &[usize], gradient: &[f64]) -> Self {
-        let direction: Vec<f64> = parameters::uniform(SEED, "direction", gradient.len())
-            .into_iter()
-            .map(f64::from)
-            .collect();
+        let direction: Vec<f64> =
+            parameters::uniform(SEED, "direction", gradient.len()).into_iter().map(f64::from).collect();
         let values = to_f64(images.clone());
         let product: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
         let typical = norm(gradient) * norm(&direction) / (gradient.len() as f64).sqrt();
         let at = |h: f64| {
-            let moved: Vec<f64> = values
-                .iter()
-                .zip(&direction)
-                .map(|(value, direction)| value + h * direction)
-                .collect();
+            let moved: Vec<f64> =
+                values.iter().zip(&direction).map(|(value, direction)| value + h * direction).collect();
             let data = TensorData::new(moved, images.dims());
             let pixels = Tensor::<4>::from_data(data, (model.device(), Precision::F64.dtype()));
             let outputs = model.forward(pixels);
             let loss = to_f64(cross_entropy(outputs.logits, labels));
             (loss.into_iter().sum::<f64>(), to_f64(outputs.features))
         };
-        let mut slope = Self {
-            error: f64::INFINITY,
-            sensitivity: f64::INFINITY,
-        };
+        let mut slope = Self { error: f64::INFINITY, sensitivity: f64::INFINITY };
         for h in DIFFERENCE_STEPS {
             let ((loss_up, features_up), (loss_down, features_down)) = (at(h), at(-h));
             let difference = (loss_up - loss_down) / (2.0 * h);
@@ -384,30 +352,19 @@ fn difference_alone(model: &Model) -> f64 {
         let in_batch = together.clone().narrow(0, index, 1);
         relative_difference(&to_f64(alone), &to_f64(in_batch))
     });
-    differences.fold(0.0, |worst, difference| {
-        match difference > worst || difference.is_nan() {
-            true => difference,
-            false => worst,
-        }
+    differences.fold(0.0, |worst, difference| match difference > worst || difference.is_nan() {
+        true => difference,
+        false => worst,
     })
 }
 
 /// A network with drawn weights, as it is attacked.
-fn model(
-    entry: &'static Entry,
-    size: [usize; 2],
-    gain: f64,
-    precision: Precision,
-    device: &Device,
-) -> Model {
+fn model(entry: &'static Entry, size: [usize; 2], gain: f64, precision: Precision, device: &Device) -> Model {
     let loaded = Loaded {
         name: entry.name.to_owned(),
         entry,
         network: parameters::drawn(entry, SEED, gain, precision, device),
-        preprocessing: Preprocessing {
-            input_size: size,
-            ..Preprocessing::usual(entry)
-        },
+        preprocessing: Preprocessing { input_size: size, ..Preprocessing::usual(entry) },
         num_classes: entry.config.num_classes(),
         sha256: String::new(),
         parameters: 0,
@@ -432,9 +389,7 @@ fn images(model: &Model, count: usize) -> Tensor<4> {
 }
 
 fn labels(entry: &Entry, count: usize) -> Vec<usize> {
-    (0..count)
-        .map(|index| (7 * index + 3) % entry.config.num_classes())
-        .collect()
+    (0..count).map(|index| (7 * index + 3) % entry.config.num_classes()).collect()
 }
 
 fn norm(values: &[f64]) -> f64 {
@@ -449,8 +404,7 @@ fn relative_difference(values: &[f64], reference: &[f64]) -> f64 {
 /// The words of a panic.
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("it left no words")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it left no words")
 }
 
 #[cfg(test)]
@@ -458,12 +412,7 @@ mod tests {
     use super::*;
 
     fn doctor() -> Doctor {
-        Doctor {
-            device: Device::flex(),
-            precision: Precision::F32,
-            size: 96,
-            steps: 1,
-        }
+        Doctor { device: Device::flex(), precision: Precision::F32, size: 96, steps: 1 }
     }
 
     #[test]

@@ -9,20 +9,8 @@ use crate::noise;
 
 /// Builds a network, frozen, with numbers under which its outputs depend on the image, neither fading nor exploding with
 /// depth. `gain` is a factor for matrices and convolutions.
-pub fn drawn(
-    entry: &Entry,
-    seed: u64,
-    gain: f64,
-    precision: Precision,
-    device: &Device,
-) -> Network {
-    let mut filler = Filler {
-        path: Vec::new(),
-        seed,
-        gain,
-        precision,
-        device: device.clone(),
-    };
+pub fn drawn(entry: &Entry, seed: u64, gain: f64, precision: Precision, device: &Device) -> Network {
+    let mut filler = Filler { path: Vec::new(), seed, gain, precision, device: device.clone() };
     entry.build(device).map(&mut filler).freeze()
 }
 
@@ -75,10 +63,7 @@ impl ModuleMapper for Filler {
         for value in &mut values {
             *value = middle + reach * *value;
         }
-        let tensor = Tensor::from_data(
-            TensorData::new(values, shape),
-            (&self.device, self.precision.dtype()),
-        );
+        let tensor = Tensor::from_data(TensorData::new(values, shape), (&self.device, self.precision.dtype()));
         Param::initialized(parameter.id, tensor)
     }
 }
@@ -92,10 +77,8 @@ mod tests {
     fn two_networks_of_one_seed_are_equal_and_logits_are_not_trivial() {
         let device = Device::flex();
         let entry = netkin_architectures::find("demo_vit_patch7").unwrap();
-        let images = Tensor::<4>::from_data(
-            TensorData::new(uniform(3, "images", 3 * 28 * 28), [1, 3, 28, 28]),
-            &device,
-        );
+        let images =
+            Tensor::<4>::from_data(TensorData::new(uniform(3, "images", 3 * 28 * 28), [1, 3, 28, 28]), &device);
         let logits = |seed| {
             let network = drawn(entry, seed, 1.0, Precision::F32, &device);
             let outputs = network.forward(images.clone(), &mut Taps::none());

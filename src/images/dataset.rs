@@ -117,9 +117,7 @@ pub enum DatasetError {
 }
 
 fn at_line(line: &Option<u64>) -> String {
-    line.map_or(String::new(), |line| {
-        format!(" (line {line} of the labels file)")
-    })
+    line.map_or(String::new(), |line| format!(" (line {line} of the labels file)"))
 }
 
 impl Dataset {
@@ -148,36 +146,22 @@ impl Dataset {
             }
         }
         let wnids: HashMap<&str, usize> = IMAGENET_WNIDS.lines().zip(0..).collect();
-        let is_imagenet = classes
-            .iter()
-            .all(|(name, _)| wnids.contains_key(name.as_str()));
+        let is_imagenet = classes.iter().all(|(name, _)| wnids.contains_key(name.as_str()));
         let mut samples = Vec::new();
         for (index, (name, path)) in classes.iter().enumerate() {
-            let label = if is_imagenet {
-                wnids[name.as_str()]
-            } else {
-                index
-            };
+            let label = if is_imagenet { wnids[name.as_str()] } else { index };
             list_images(path, name, label, &mut samples)?;
         }
         if samples.is_empty() {
             let hint = "it needs one folder per class with PNG, JPEG or WebP files in it, or a labels file (--labels)";
-            return Err(DatasetError::NoImages {
-                folder: folder.to_owned(),
-                hint,
-            });
+            return Err(DatasetError::NoImages { folder: folder.to_owned(), hint });
         }
         let class_names = if is_imagenet {
             IMAGENET_WNIDS.lines().map(str::to_owned).collect()
         } else {
             classes.into_iter().map(|(name, _)| name).collect()
         };
-        Ok(Self {
-            samples,
-            class_names: Some(class_names),
-            folder: folder.to_owned(),
-            labels_file: None,
-        })
+        Ok(Self { samples, class_names: Some(class_names), folder: folder.to_owned(), labels_file: None })
     }
 
     /// Lists the images that the CSV `labels` names by their paths below `folder`.
@@ -187,29 +171,17 @@ impl Dataset {
     /// label that is no number.
     pub fn from_labels(folder: &Path, labels: &Path) -> Result<Self, DatasetError> {
         must_be_folder(folder)?;
-        let unreadable = |error: csv::Error| DatasetError::Labels {
-            file: labels.to_owned(),
-            reason: error.to_string(),
-        };
-        let mut reader = csv::ReaderBuilder::new()
-            .trim(csv::Trim::All)
-            .flexible(true)
-            .from_path(labels)
-            .map_err(unreadable)?;
+        let unreadable =
+            |error: csv::Error| DatasetError::Labels { file: labels.to_owned(), reason: error.to_string() };
+        let mut reader =
+            csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_path(labels).map_err(unreadable)?;
         let header = reader.headers().map_err(unreadable)?.clone();
         let column = |name: &'static str| {
-            header
-                .iter()
-                .position(|column| column == name)
-                .ok_or_else(|| DatasetError::NoColumn {
-                    file: labels.to_owned(),
-                    column: name,
-                    found: header
-                        .iter()
-                        .map(|column| format!("`{column}`"))
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                })
+            header.iter().position(|column| column == name).ok_or_else(|| DatasetError::NoColumn {
+                file: labels.to_owned(),
+                column: name,
+                found: header.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", "),
+            })
         };
         let (file_column, label_column) = (column("file")?, column("label")?);
 
@@ -218,32 +190,20 @@ impl Dataset {
         for record in reader.records() {
             let record = record.map_err(unreadable)?;
             let line = record.position().map_or(0, csv::Position::line);
-            let wrong = |problem| DatasetError::Row {
-                file: labels.to_owned(),
-                line,
-                problem,
-            };
+            let wrong = |problem| DatasetError::Row { file: labels.to_owned(), line, problem };
             let file = record.get(file_column).unwrap_or_default();
             if file.is_empty() {
                 return Err(wrong("names no file".to_owned()));
             }
             let label = record.get(label_column).unwrap_or_default();
             let label = label.parse().map_err(|_| {
-                wrong(format!(
-                    "gives `{file}` the label `{label}`, which is not a whole number from 0"
-                ))
+                wrong(format!("gives `{file}` the label `{label}`, which is not a whole number from 0"))
             })?;
-            let id = inner_path(file).ok_or_else(|| {
-                wrong(format!(
-                    "names `{file}`, which is not a path below the data folder"
-                ))
-            })?;
+            let id = inner_path(file)
+                .ok_or_else(|| wrong(format!("names `{file}`, which is not a path below the data folder")))?;
             let path = folder.join(&id);
             if !path.is_file() {
-                return Err(wrong(format!(
-                    "names `{file}`, which does not exist in `{}`",
-                    folder.display()
-                )));
+                return Err(wrong(format!("names `{file}`, which does not exist in `{}`", folder.display())));
             }
             if let Some(first) = seen.insert(id.clone(), line) {
                 return Err(wrong(format!("names `{file}` again, after line {first}")));
@@ -253,18 +213,10 @@ impl Dataset {
         }
         if samples.is_empty() {
             let hint = "its labels file has a header but no rows";
-            return Err(DatasetError::NoImages {
-                folder: folder.to_owned(),
-                hint,
-            });
+            return Err(DatasetError::NoImages { folder: folder.to_owned(), hint });
         }
         let labels_file = Some((labels.to_owned(), lines));
-        Ok(Self {
-            samples,
-            class_names: None,
-            folder: folder.to_owned(),
-            labels_file,
-        })
+        Ok(Self { samples, class_names: None, folder: folder.to_owned(), labels_file })
     }
 
     /// The data set's folder.
@@ -287,18 +239,11 @@ impl Dataset {
     /// # Errors
     /// [`DatasetError::LabelRange`] with the first sample whose label is `num_classes` or more.
     pub fn check_labels(&self, num_classes: usize) -> Result<(), DatasetError> {
-        match self
-            .samples
-            .iter()
-            .position(|sample| sample.label >= num_classes)
-        {
+        match self.samples.iter().position(|sample| sample.label >= num_classes) {
             None => Ok(()),
             Some(index) => Err(DatasetError::LabelRange {
                 image: self.samples[index].id.clone(),
-                line: self
-                    .labels_file
-                    .as_ref()
-                    .and_then(|(_, lines)| lines.get(index).copied()),
+                line: self.labels_file.as_ref().and_then(|(_, lines)| lines.get(index).copied()),
                 label: self.samples[index].label,
                 num_classes,
             }),
@@ -322,10 +267,8 @@ impl Dataset {
         self.samples
             .par_iter()
             .map(|sample| {
-                let bytes = std::fs::read(&sample.path).map_err(|source| DatasetError::Read {
-                    path: sample.path.clone(),
-                    source,
-                })?;
+                let bytes = std::fs::read(&sample.path)
+                    .map_err(|source| DatasetError::Read { path: sample.path.clone(), source })?;
                 Ok(blake3::hash(&bytes))
             })
             .collect()
@@ -346,21 +289,12 @@ impl Dataset {
 }
 
 fn must_be_folder(folder: &Path) -> Result<(), DatasetError> {
-    if folder.is_dir() {
-        Ok(())
-    } else {
-        Err(DatasetError::NoFolder {
-            folder: folder.to_owned(),
-        })
-    }
+    if folder.is_dir() { Ok(()) } else { Err(DatasetError::NoFolder { folder: folder.to_owned() }) }
 }
 
 /// What a folder holds, without hidden entries, sorted by name.
 fn sorted_entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError> {
-    let unreadable = |source| DatasetError::Read {
-        path: folder.to_owned(),
-        source,
-    };
+    let unreadable = |source| DatasetError::Read { path: folder.to_owned(), source };
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -376,12 +310,7 @@ fn sorted_entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError>
 }
 
 /// Adds the images in and below `folder`, whose path below the data set's folder is `id`.
-fn list_images(
-    folder: &Path,
-    id: &str,
-    label: usize,
-    samples: &mut Vec<Sample>,
-) -> Result<(), DatasetError> {
+fn list_images(folder: &Path, id: &str, label: usize, samples: &mut Vec<Sample>) -> Result<(), DatasetError> {
     for (name, path) in sorted_entries(folder)? {
         let id = format!("{id}/{name}");
         if path.is_dir() {
@@ -399,11 +328,7 @@ fn list_images(
 fn is_image_name(path: &Path) -> bool {
     path.extension()
         .and_then(|extension| extension.to_str())
-        .is_some_and(|extension| {
-            EXTENSIONS
-                .iter()
-                .any(|known| extension.eq_ignore_ascii_case(known))
-        })
+        .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 /// A path of a labels file in one spelling, or `None` if it leaves the folder.
@@ -436,20 +361,14 @@ mod tests {
     }
 
     fn listing(dataset: &Dataset) -> Vec<(&str, usize)> {
-        dataset
-            .samples
-            .iter()
-            .map(|sample| (sample.id.as_str(), sample.label))
-            .collect()
+        dataset.samples.iter().map(|sample| (sample.id.as_str(), sample.label)).collect()
     }
 
     fn labels_error(files: &[&str], csv: &str) -> String {
         let folder = folder(files);
         let labels = folder.path().join("labels.csv");
         fs::write(&labels, csv).unwrap();
-        Dataset::open(folder.path(), Some(&labels))
-            .unwrap_err()
-            .to_string()
+        Dataset::open(folder.path(), Some(&labels)).unwrap_err().to_string()
     }
 
     #[test]
@@ -464,10 +383,7 @@ mod tests {
             "top.png",
         ]);
         let dataset = Dataset::open(folder.path(), None).unwrap();
-        assert_eq!(
-            listing(&dataset),
-            [("cat/deep/3.webp", 0), ("dog/1.png", 1), ("dog/2.JPEG", 1)]
-        );
+        assert_eq!(listing(&dataset), [("cat/deep/3.webp", 0), ("dog/1.png", 1), ("dog/2.JPEG", 1)]);
         assert_eq!(dataset.class_names.clone().unwrap(), ["cat", "dog"]);
         assert_eq!(listing(&dataset.limit(1)), [("cat/deep/3.webp", 0)]);
     }
@@ -476,21 +392,11 @@ mod tests {
     fn some_of_imagenets_ids_keep_imagenets_labels() {
         let there = folder(&["n15075141/a.png", "n01440764/b.png", "n01443537/c.png"]);
         let dataset = Dataset::open(there.path(), None).unwrap();
-        assert_eq!(
-            listing(&dataset),
-            [
-                ("n01440764/b.png", 0),
-                ("n01443537/c.png", 1),
-                ("n15075141/a.png", 999)
-            ]
-        );
+        assert_eq!(listing(&dataset), [("n01440764/b.png", 0), ("n01443537/c.png", 1), ("n15075141/a.png", 999)]);
         assert_eq!(dataset.class_names.unwrap().len(), 1000);
         // One foreign name, and they are names like any other.
         let there = folder(&["n15075141/a.png", "zebra/b.png"]);
-        assert_eq!(
-            listing(&Dataset::open(there.path(), None).unwrap())[0],
-            ("n15075141/a.png", 0)
-        );
+        assert_eq!(listing(&Dataset::open(there.path(), None).unwrap())[0], ("n15075141/a.png", 0));
     }
 
     #[test]
@@ -506,19 +412,12 @@ mod tests {
     fn a_labels_file_says_files_and_labels() {
         let folder = folder(&["a.png", "sub/b.png"]);
         let labels = folder.path().join("labels.csv");
-        fs::write(
-            &labels,
-            "\u{feff}target,label,file\n9, 4 ,./a.png\n8,0,sub/b.png\n",
-        )
-        .unwrap();
+        fs::write(&labels, "\u{feff}target,label,file\n9, 4 ,./a.png\n8,0,sub/b.png\n").unwrap();
         let dataset = Dataset::open(folder.path(), Some(&labels)).unwrap();
         assert_eq!(listing(&dataset), [("a.png", 4), ("sub/b.png", 0)]);
         assert!(dataset.check_labels(5).is_ok());
         let error = dataset.check_labels(4).unwrap_err().to_string();
-        assert!(
-            error.starts_with("`a.png` (line 2 of the labels file) has label 4"),
-            "{error}"
-        );
+        assert!(error.starts_with("`a.png` (line 2 of the labels file) has label 4"), "{error}");
     }
 
     #[test]
@@ -527,24 +426,12 @@ mod tests {
         for (csv, expected) in [
             ("file,class\na.png,1\n", "has no column `label`"),
             ("a.png,1\n", "has no column `file`"),
-            (
-                "file,label\na.png,1\nb.png,cat\n",
-                "Line 3 of the labels file",
-            ),
+            ("file,label\na.png,1\nb.png,cat\n", "Line 3 of the labels file"),
             ("file,label\na.png,-1\n", "the label `-1`"),
             ("file,label\na.png\n", "the label ``"),
-            (
-                "file,label\na.png,1\nc.png,1\n",
-                "names `c.png`, which does not exist",
-            ),
-            (
-                "file,label\na.png,1\nb.png,2\n./a.png,1\n",
-                "names `./a.png` again, after line 2",
-            ),
-            (
-                "file,label\n../a.png,1\n",
-                "not a path below the data folder",
-            ),
+            ("file,label\na.png,1\nc.png,1\n", "names `c.png`, which does not exist"),
+            ("file,label\na.png,1\nb.png,2\n./a.png,1\n", "names `./a.png` again, after line 2"),
+            ("file,label\n../a.png,1\n", "not a path below the data folder"),
             ("file,label\n,1\n", "Line 2 of the labels file"),
             ("file,label\n", "no rows"),
             ("", "has no column `file`"),
@@ -557,16 +444,12 @@ mod tests {
 
     #[test]
     fn missing_and_empty_folders_are_named() {
-        let error = Dataset::open(Path::new("no/such/folder"), None)
-            .unwrap_err()
-            .to_string();
+        let error = Dataset::open(Path::new("no/such/folder"), None).unwrap_err().to_string();
         assert!(error.contains("`no/such/folder` does not exist"), "{error}");
         let empty = folder(&["cat/notes.txt"]);
         let error = Dataset::open(empty.path(), None).unwrap_err().to_string();
         assert!(error.contains("gives no images"), "{error}");
-        let error = Dataset::open(empty.path(), Some(Path::new("no.csv")))
-            .unwrap_err()
-            .to_string();
+        let error = Dataset::open(empty.path(), Some(Path::new("no.csv"))).unwrap_err().to_string();
         assert!(error.contains("labels file `no.csv`"), "{error}");
     }
 
@@ -574,12 +457,8 @@ mod tests {
     fn the_fingerprint_follows_content_and_labels_but_not_the_place() {
         let files = ["cat/1.png", "dog/2.png"];
         let (here, there) = (folder(&files), folder(&files));
-        let fingerprint = |folder: &tempfile::TempDir| {
-            Dataset::open(folder.path(), None)
-                .unwrap()
-                .fingerprint()
-                .unwrap()
-        };
+        let fingerprint =
+            |folder: &tempfile::TempDir| Dataset::open(folder.path(), None).unwrap().fingerprint().unwrap();
         let first = fingerprint(&here);
         assert_eq!(first.len(), 64);
         assert_eq!(first, fingerprint(&there));
@@ -589,13 +468,6 @@ mod tests {
         let mut relabelled = Dataset::open(here.path(), None).unwrap();
         relabelled.samples[0].label = 7;
         assert_ne!(first, relabelled.fingerprint().unwrap());
-        assert_ne!(
-            first,
-            Dataset::open(here.path(), None)
-                .unwrap()
-                .limit(1)
-                .fingerprint()
-                .unwrap()
-        );
+        assert_ne!(first, Dataset::open(here.path(), None).unwrap().limit(1).fingerprint().unwrap());
     }
 }

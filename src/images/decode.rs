@@ -33,9 +33,7 @@ pub enum DecodeError {
         source: std::io::Error,
     },
     /// The content is none of the known formats.
-    #[error(
-        "`{name}` is not a PNG, JPEG or WebP image ({found}); convert it, or remove it from the data."
-    )]
+    #[error("`{name}` is not a PNG, JPEG or WebP image ({found}); convert it, or remove it from the data.")]
     NotAnImage {
         /// The file.
         name: String,
@@ -51,9 +49,7 @@ pub enum DecodeError {
         format: &'static str,
     },
     /// The content breaks its format's rules, or uses a part of it that is not supported.
-    #[error(
-        "`{name}` is a {format} image that cannot be decoded ({reason}); fetch the file again, or convert it."
-    )]
+    #[error("`{name}` is a {format} image that cannot be decoded ({reason}); fetch the file again, or convert it.")]
     Undecodable {
         /// The file.
         name: String,
@@ -93,10 +89,7 @@ pub fn decode_file(path: &Path) -> Result<RgbImage, DecodeError> {
 /// # Errors
 /// [`DecodeError`], never a panic, whatever the bytes are.
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
-    let not_an_image = |found| DecodeError::NotAnImage {
-        name: name.to_owned(),
-        found,
-    };
+    let not_an_image = |found| DecodeError::NotAnImage { name: name.to_owned(), found };
     if bytes.is_empty() {
         return Err(not_an_image("it is empty"));
     }
@@ -114,38 +107,24 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
         _ => true,
     };
     if !complete {
-        return Err(DecodeError::Truncated {
-            name: name.to_owned(),
-            format: format_name,
-        });
+        return Err(DecodeError::Truncated { name: name.to_owned(), format: format_name });
     }
     // One hostile file among thousands must not end a run of hours, so a panic of a decoder is that file's error.
     match catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format))) {
         Ok(Ok(image)) => Ok(image),
-        Ok(Err(Failure::TooLarge(width, height))) => Err(DecodeError::TooLarge {
-            name: name.to_owned(),
-            width,
-            height,
-        }),
-        Ok(Err(Failure::Decoder(error))) if ends_early(&error) => Err(DecodeError::Truncated {
-            name: name.to_owned(),
-            format: format_name,
-        }),
+        Ok(Err(Failure::TooLarge(width, height))) => {
+            Err(DecodeError::TooLarge { name: name.to_owned(), width, height })
+        }
+        Ok(Err(Failure::Decoder(error))) if ends_early(&error) => {
+            Err(DecodeError::Truncated { name: name.to_owned(), format: format_name })
+        }
         Ok(Err(Failure::Decoder(error))) => {
             let reason = error.to_string();
-            Err(DecodeError::Undecodable {
-                name: name.to_owned(),
-                format: format_name,
-                reason,
-            })
+            Err(DecodeError::Undecodable { name: name.to_owned(), format: format_name, reason })
         }
         Err(_) => {
             let reason = "its decoder panicked".to_owned();
-            Err(DecodeError::Undecodable {
-                name: name.to_owned(),
-                format: format_name,
-                reason,
-            })
+            Err(DecodeError::Undecodable { name: name.to_owned(), format: format_name, reason })
         }
     }
 }
@@ -177,37 +156,23 @@ fn decode_as(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, Failure> {
         return Err(Failure::TooLarge(width, height));
     }
     let image = DynamicImage::from_decoder(decoder)?;
-    Ok(RgbImage::new(
-        width as usize,
-        height as usize,
-        rgb_bytes(image),
-    ))
+    Ok(RgbImage::new(width as usize, height as usize, rgb_bytes(image)))
 }
 
 /// Pillow's conversions to RGB.
 fn rgb_bytes(image: DynamicImage) -> Vec<u8> {
     match image {
         DynamicImage::ImageRgb8(image) => image.into_raw(),
-        DynamicImage::ImageRgba8(image) => image
-            .pixels()
-            .flat_map(|p| [p.0[0], p.0[1], p.0[2]])
-            .collect(),
+        DynamicImage::ImageRgba8(image) => image.pixels().flat_map(|p| [p.0[0], p.0[1], p.0[2]]).collect(),
         DynamicImage::ImageLuma8(image) => image.pixels().flat_map(|p| [p.0[0]; 3]).collect(),
         DynamicImage::ImageLumaA8(image) => image.pixels().flat_map(|p| [p.0[0]; 3]).collect(),
         // Pillow reads 16-bit gray as integers and clamps them; every other 16-bit kind it shortens to the high byte.
-        DynamicImage::ImageLuma16(image) => image
-            .pixels()
-            .flat_map(|p| [p.0[0].min(255) as u8; 3])
-            .collect(),
-        DynamicImage::ImageLumaA16(image) => image
-            .pixels()
-            .flat_map(|p| [high_byte(p.0[0]); 3])
-            .collect(),
+        DynamicImage::ImageLuma16(image) => image.pixels().flat_map(|p| [p.0[0].min(255) as u8; 3]).collect(),
+        DynamicImage::ImageLumaA16(image) => image.pixels().flat_map(|p| [high_byte(p.0[0]); 3]).collect(),
         DynamicImage::ImageRgb16(image) => image.into_raw().into_iter().map(high_byte).collect(),
-        DynamicImage::ImageRgba16(image) => image
-            .pixels()
-            .flat_map(|p| [high_byte(p.0[0]), high_byte(p.0[1]), high_byte(p.0[2])])
-            .collect(),
+        DynamicImage::ImageRgba16(image) => {
+            image.pixels().flat_map(|p| [high_byte(p.0[0]), high_byte(p.0[1]), high_byte(p.0[2])]).collect()
+        }
         // The three formats give no floating-point pixels.
         other => other.into_rgb8().into_raw(),
     }
@@ -267,26 +232,17 @@ mod tests {
 
     #[test]
     fn content_that_is_no_image_is_named() {
-        let error = decode(b"file,label\n", "labels.csv")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("`labels.csv` is not a PNG, JPEG or WebP image"),
-            "{error}"
-        );
+        let error = decode(b"file,label\n", "labels.csv").unwrap_err().to_string();
+        assert!(error.starts_with("`labels.csv` is not a PNG, JPEG or WebP image"), "{error}");
         let error = decode(b"", "empty.png").unwrap_err().to_string();
         assert!(error.contains("it is empty"), "{error}");
-        let error = decode(b"GIF89a\x01\x00\x01\x00", "moving.gif")
-            .unwrap_err()
-            .to_string();
+        let error = decode(b"GIF89a\x01\x00\x01\x00", "moving.gif").unwrap_err().to_string();
         assert!(error.contains("another format"), "{error}");
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = decode_file(Path::new("no/such/image.png"))
-            .unwrap_err()
-            .to_string();
+        let error = decode_file(Path::new("no/such/image.png")).unwrap_err().to_string();
         assert!(error.contains("`no/such/image.png`"), "{error}");
     }
 
@@ -294,20 +250,10 @@ mod tests {
     fn a_gigantic_header_takes_no_memory() {
         // A JPEG that says 65535×65535 and then nothing but its end.
         let bytes = [
-            0xFF, 0xD8, 0xFF, 0xC0, 0, 11, 8, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1, 0x11, 0, 0xFF, 0xDA, 0,
-            8, 1, 1, 0, 0, 63, 0, 0xFF, 0xD9,
+            0xFF, 0xD8, 0xFF, 0xC0, 0, 11, 8, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1, 0x11, 0, 0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63,
+            0, 0xFF, 0xD9,
         ];
         let error = decode(&bytes, "bomb.jpg").unwrap_err();
-        assert!(
-            matches!(
-                error,
-                DecodeError::TooLarge {
-                    width: 65535,
-                    height: 65535,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, DecodeError::TooLarge { width: 65535, height: 65535, .. }), "{error}");
     }
 }

@@ -34,11 +34,7 @@ pub enum IdxError {
     #[error("{} is no IDX file of unsigned bytes: {found}; give a file such as train-images-idx3-ubyte.gz", path.display())]
     Format { path: PathBuf, found: String },
     #[error("{} promises {promised} elements but holds {held}; it is damaged, fetch it again", path.display())]
-    Size {
-        path: PathBuf,
-        promised: usize,
-        held: String,
-    },
+    Size { path: PathBuf, promised: usize, held: String },
     #[error("{} promises more than {MAXIMUM_ELEMENTS} elements, the most that an IDX file may have here; split it", path.display())]
     TooLarge { path: PathBuf },
 }
@@ -49,10 +45,7 @@ pub enum IdxError {
 /// If the file cannot be read, is no IDX file of unsigned bytes, is larger than [`MAXIMUM_ELEMENTS`], or holds another
 /// number of elements than it promises.
 pub fn read(path: &Path) -> Result<Idx, IdxError> {
-    let file = File::open(path).map_err(|source| IdxError::Read {
-        path: path.into(),
-        source,
-    })?;
+    let file = File::open(path).map_err(|source| IdxError::Read { path: path.into(), source })?;
     parse(BufReader::new(file), path)
 }
 
@@ -61,10 +54,7 @@ pub fn read(path: &Path) -> Result<Idx, IdxError> {
 /// # Errors
 /// As [`read`].
 pub fn parse(mut file: impl BufRead, path: &Path) -> Result<Idx, IdxError> {
-    let start = file.fill_buf().map_err(|source| IdxError::Read {
-        path: path.into(),
-        source,
-    })?;
+    let start = file.fill_buf().map_err(|source| IdxError::Read { path: path.into(), source })?;
     match start.starts_with(&GZIP) {
         true => parse_plain(MultiGzDecoder::new(file), path),
         false => parse_plain(file, path),
@@ -72,17 +62,11 @@ pub fn parse(mut file: impl BufRead, path: &Path) -> Result<Idx, IdxError> {
 }
 
 fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
-    let failed = |source| IdxError::Read {
-        path: path.into(),
-        source,
-    };
+    let failed = |source| IdxError::Read { path: path.into(), source };
     let mut magic = [0; 4];
     source.read_exact(&mut magic).map_err(failed)?;
     let [0, 0, UNSIGNED_BYTES, rank @ 1..=4] = magic else {
-        return Err(IdxError::Format {
-            path: path.into(),
-            found: format!("it begins with the bytes {magic:02x?}"),
-        });
+        return Err(IdxError::Format { path: path.into(), found: format!("it begins with the bytes {magic:02x?}") });
     };
 
     let mut dimensions = Vec::with_capacity(rank.into());
@@ -99,10 +83,7 @@ fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
 
     let mut elements = Vec::new();
     let limit = promised as u64 + 1; // one more than promised shows that there is more
-    source
-        .take(limit)
-        .read_to_end(&mut elements)
-        .map_err(failed)?;
+    source.take(limit).read_to_end(&mut elements).map_err(failed)?;
     if elements.len() != promised {
         return Err(IdxError::Size {
             path: path.into(),
@@ -113,10 +94,7 @@ fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
             },
         });
     }
-    Ok(Idx {
-        dimensions,
-        elements,
-    })
+    Ok(Idx { dimensions, elements })
 }
 
 #[cfg(test)]
@@ -167,23 +145,15 @@ mod tests {
         for end in 0..whole.len() {
             assert!(parse_bytes(&whole[..end]).is_err());
         }
-        let message = parse_bytes(&[&whole[..], &[4]].concat())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("promises 3 elements but holds more"),
-            "{message}"
-        );
+        let message = parse_bytes(&[&whole[..], &[4]].concat()).unwrap_err().to_string();
+        assert!(message.contains("promises 3 elements but holds more"), "{message}");
     }
 
     #[test]
     fn a_promise_too_large_is_refused_before_reading() {
         let mut bytes = vec![0, 0, 8, 4];
         bytes.extend([0xff; 16]);
-        assert!(matches!(
-            parse_bytes(&bytes),
-            Err(IdxError::TooLarge { .. })
-        ));
+        assert!(matches!(parse_bytes(&bytes), Err(IdxError::TooLarge { .. })));
     }
 
     proptest! {

@@ -25,9 +25,9 @@ const MAX_SCANS: usize = 1000;
 
 /// The natural (row-major) position of each coefficient in zigzag order.
 const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
-    13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
-    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
+    28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
+    47, 55, 62, 63,
 ];
 
 /// A decoded picture: `width * height` pixels of interleaved 8-bit RGB.
@@ -91,12 +91,8 @@ impl Huffman {
 
     /// Builds the code from the number of codes of each length and the symbols.
     fn new(counts: &[u8], symbols: &[u8]) -> Result<Self> {
-        let mut table = Self {
-            fast: vec![0; 1 << Self::FAST_BITS],
-            limit: [0; 17],
-            offset: [0; 17],
-            symbols: symbols.to_vec(),
-        };
+        let mut table =
+            Self { fast: vec![0; 1 << Self::FAST_BITS], limit: [0; 17], offset: [0; 17], symbols: symbols.to_vec() };
         let mut code = 0_u32;
         let mut index = 0_usize;
         for (length, &count) in (1_u32..).zip(counts) {
@@ -141,13 +137,7 @@ struct BitReader<'a> {
 
 impl<'a> BitReader<'a> {
     fn new(data: &'a [u8], pos: usize) -> Self {
-        Self {
-            data,
-            pos,
-            bits: 0,
-            count: 0,
-            made_up: 0,
-        }
+        Self { data, pos, bits: 0, count: 0, made_up: 0 }
     }
 
     /// Makes at least 32 bits available: enough for a code and its value.
@@ -179,10 +169,7 @@ impl<'a> BitReader<'a> {
             let mut byte = 0;
             match self.data.get(self.pos) {
                 Some(0xFF) => {
-                    let fill = self.data[self.pos..]
-                        .iter()
-                        .take_while(|&&b| b == 0xFF)
-                        .count();
+                    let fill = self.data[self.pos..].iter().take_while(|&&b| b == 0xFF).count();
                     if self.data.get(self.pos + fill) == Some(&0) {
                         byte = 0xFF;
                         self.pos += fill + 1;
@@ -413,9 +400,7 @@ impl<'a> Decoder<'a> {
                 0xC4 => self.read_huffman(body)?,
                 0xDB => self.read_quant(body)?,
                 0xDD => match *body {
-                    [high, low] => {
-                        self.restart_interval = usize::from(u16::from_be_bytes([high, low]))
-                    }
+                    [high, low] => self.restart_interval = usize::from(u16::from_be_bytes([high, low])),
                     _ => return corrupt("bad restart interval segment"),
                 },
                 0xDA => {
@@ -426,9 +411,7 @@ impl<'a> Decoder<'a> {
                     self.read_scan(body)?;
                 }
                 // Colour hints count only where they can still be seen in time.
-                0xE0 if scans == 0 && body.len() >= 14 && body.starts_with(b"JFIF\0") => {
-                    self.jfif = true
-                }
+                0xE0 if scans == 0 && body.len() >= 14 && body.starts_with(b"JFIF\0") => self.jfif = true,
                 0xEE if scans == 0 && body.len() >= 12 && body.starts_with(b"Adobe") => {
                     self.adobe = Some(body[11]);
                 }
@@ -464,11 +447,8 @@ impl<'a> Decoder<'a> {
             let (values, rest) = rest.split_at(size);
             let mut table = [0; 64];
             for (i, &natural) in ZIGZAG.iter().enumerate() {
-                table[usize::from(natural)] = if wide {
-                    u16::from_be_bytes([values[2 * i], values[2 * i + 1]])
-                } else {
-                    u16::from(values[i])
-                };
+                table[usize::from(natural)] =
+                    if wide { u16::from_be_bytes([values[2 * i], values[2 * i + 1]]) } else { u16::from(values[i]) };
             }
             self.quant[index] = Some(table);
             body = rest;
@@ -486,11 +466,7 @@ impl<'a> Decoder<'a> {
                 return corrupt("bad Huffman table");
             }
             let (symbols, rest) = rest.split_at(total);
-            let tables = if head & 0x10 == 0 {
-                &mut self.dc_tables
-            } else {
-                &mut self.ac_tables
-            };
+            let tables = if head & 0x10 == 0 { &mut self.dc_tables } else { &mut self.ac_tables };
             tables[usize::from(head & 3)] = Some(Huffman::new(counts, symbols)?);
             body = rest;
         }
@@ -521,14 +497,9 @@ impl<'a> Decoder<'a> {
         if count != 1 && count != 3 {
             return Err(Error::Unsupported("other than one or three components"));
         }
-        let factors: Vec<(usize, usize)> = specs
-            .chunks_exact(3)
-            .map(|s| (usize::from(s[1] >> 4), usize::from(s[1] & 15)))
-            .collect();
-        if factors
-            .iter()
-            .any(|&(h, v)| !(1..=4).contains(&h) || !(1..=4).contains(&v))
-        {
+        let factors: Vec<(usize, usize)> =
+            specs.chunks_exact(3).map(|s| (usize::from(s[1] >> 4), usize::from(s[1] & 15))).collect();
+        if factors.iter().any(|&(h, v)| !(1..=4).contains(&h) || !(1..=4).contains(&v)) {
             return corrupt("bad sampling factors");
         }
         let (h_max, v_max) = factors[0];
@@ -561,14 +532,7 @@ impl<'a> Decoder<'a> {
                 known: [None; 64],
             }
         });
-        self.frame = Some(Frame {
-            progressive,
-            width,
-            height,
-            h_max,
-            v_max,
-            components: components.collect(),
-        });
+        self.frame = Some(Frame { progressive, width, height, h_max, v_max, components: components.collect() });
         Ok(())
     }
 
@@ -597,10 +561,7 @@ impl<'a> Decoder<'a> {
             let component = &frame.components[scan.components[0].index];
             (component.blocks_wide, component.blocks_high)
         } else {
-            (
-                frame.width.div_ceil(8 * frame.h_max),
-                frame.height.div_ceil(8 * frame.v_max),
-            )
+            (frame.width.div_ceil(8 * frame.h_max), frame.height.div_ceil(8 * frame.v_max))
         };
         let mut reader = BitReader::new(self.data, self.pos);
         let mut state = EntropyState::default();
@@ -611,32 +572,16 @@ impl<'a> Decoder<'a> {
             }
             let (row, column) = (unit / units_wide, unit % units_wide);
             for part in &scan.components {
-                let tables = (
-                    self.dc_tables[part.dc_table].as_ref(),
-                    self.ac_tables[part.ac_table].as_ref(),
-                );
+                let tables = (self.dc_tables[part.dc_table].as_ref(), self.ac_tables[part.ac_table].as_ref());
                 let component = &mut frame.components[part.index];
-                let (h, v) = if alone {
-                    (1, 1)
-                } else {
-                    (component.h, component.v)
-                };
-                for (y, x) in
-                    (0..v).flat_map(|y| (0..h).map(move |x| (row * v + y, column * h + x)))
-                {
+                let (h, v) = if alone { (1, 1) } else { (component.h, component.v) };
+                for (y, x) in (0..v).flat_map(|y| (0..h).map(move |x| (row * v + y, column * h + x))) {
                     let dc = &mut state.dc[part.index];
                     if frame.progressive {
                         let start = (y * component.stride + x) * 64;
                         let block = &mut component.coefficients[start..start + 64];
                         let block = block.try_into().expect("a block of 64");
-                        progressive_block(
-                            &mut reader,
-                            block,
-                            &scan,
-                            tables,
-                            dc,
-                            &mut state.eob_run,
-                        )?;
+                        progressive_block(&mut reader, block, &scan, tables, dc, &mut state.eob_run)?;
                     } else {
                         let mut block = [0; 64];
                         let has_ac = sequential_block(&mut reader, &mut block, tables, dc)?;
@@ -717,27 +662,13 @@ fn parse_scan(body: &[u8], frame: &mut Frame) -> Result<Scan> {
         if components.iter().any(|c| c.index == index) || dc_table > 3 || ac_table > 3 {
             return corrupt("bad scan header");
         }
-        components.push(ScanComponent {
-            index,
-            dc_table,
-            ac_table,
-        });
+        components.push(ScanComponent { index, dc_table, ac_table });
     }
     let (first, last) = (usize::from(band[0]), usize::from(band[1]));
     let (high, low) = (band[2] >> 4, band[2] & 15);
-    let scan = Scan {
-        components,
-        first,
-        last,
-        refine: high != 0,
-        low,
-    };
+    let scan = Scan { components, first, last, refine: high != 0, low };
     if frame.progressive {
-        let band_ok = if first == 0 {
-            last == 0
-        } else {
-            first <= last && last < 64 && count == 1
-        };
+        let band_ok = if first == 0 { last == 0 } else { first <= last && last < 64 && count == 1 };
         if !band_ok || low > 13 || (scan.refine && high != low + 1) {
             return corrupt("bad progressive scan");
         }
@@ -952,9 +883,7 @@ impl Component {
         for row in 0..self.blocks_high {
             for column in 0..self.blocks_wide {
                 let start = (row * self.stride + column) * 64;
-                let block = coefficients[start..start + 64]
-                    .try_into()
-                    .expect("a block of 64");
+                let block = coefficients[start..start + 64].try_into().expect("a block of 64");
                 self.store(block, block[1..] != [0; 63], row, column);
             }
         }
@@ -972,11 +901,7 @@ impl Component {
         // The row of samples the output lies in, and the nearest one beside it.
         let (near, far) = if double_v {
             let near = y / 2;
-            let far = if y.is_multiple_of(2) {
-                near.saturating_sub(1)
-            } else {
-                (near + 1).min(self.height - 1)
-            };
+            let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
             (self.row(near), self.row(far))
         } else {
             (self.row(y), self.row(y))
@@ -1002,11 +927,7 @@ impl Component {
             }
             (true, true) => {
                 sums.clear();
-                sums.extend(
-                    near.iter()
-                        .zip(far)
-                        .map(|(&n, &f)| 3 * u16::from(n) + u16::from(f)),
-                );
+                sums.extend(near.iter().zip(far).map(|(&n, &f)| 3 * u16::from(n) + u16::from(f)));
                 widen::<4>(sums, out, 8, 7);
             }
         }
@@ -1018,10 +939,7 @@ impl Component {
 /// get `left` or `right` for rounding and lose `SHIFT` bits.
 fn widen<const SHIFT: u32>(samples: &[u16], out: &mut [u8], left: u16, right: u16) {
     let pair = |before: u16, this: u16, after: u16| {
-        [
-            ((3 * this + before + left) >> SHIFT) as u8,
-            ((3 * this + after + right) >> SHIFT) as u8,
-        ]
+        [((3 * this + before + left) >> SHIFT) as u8, ((3 * this + after + right) >> SHIFT) as u8]
     };
     let n = samples.len();
     let (head, tail) = out.split_at_mut(2);
@@ -1043,10 +961,7 @@ fn to_sample(value: i16) -> u8 {
 /// Dequantises a block and applies the inverse DCT.
 fn inverse_dct(block: &[i16; 64], quant: &[u16; 64]) -> [[u8; 8]; 8] {
     let mut lanes = [[0_i16; 8]; 8];
-    for (row, (block, quant)) in lanes
-        .iter_mut()
-        .zip(block.chunks_exact(8).zip(quant.chunks_exact(8)))
-    {
+    for (row, (block, quant)) in lanes.iter_mut().zip(block.chunks_exact(8).zip(quant.chunks_exact(8))) {
         for (lane, (&coefficient, &step)) in row.iter_mut().zip(block.iter().zip(quant)) {
             *lane = coefficient.wrapping_mul(step as i16);
         }
@@ -1056,11 +971,7 @@ fn inverse_dct(block: &[i16; 64], quant: &[u16; 64]) -> [[u8; 8]; 8] {
     //
     // Between the passes, values carry two more bits than in the end. Each pass
     // also drops the 13 bits of the constants, and the last the factor of 8.
-    let columns = if block[8..] == [0; 56] {
-        [lanes[0].map(|value| value << 2); 8]
-    } else {
-        idct_pass::<11>(&lanes)
-    };
+    let columns = if block[8..] == [0; 56] { [lanes[0].map(|value| value << 2); 8] } else { idct_pass::<11>(&lanes) };
     let columns = transpose(&columns);
     let rows = transpose(&idct_pass::<18>(&columns));
     let mut samples = [[0; 8]; 8];
@@ -1098,12 +1009,8 @@ fn idct_pass<const SHIFT: usize>(input: &[[i16; 8]; 8]) -> [[i16; 8]; 8] {
         let difference = Wrapping(i32::from(x0.wrapping_sub(x4)) << 13);
         let rotated_sum = scale(x2, 4433 + 6270) + scale(x6, 4433);
         let rotated_difference = scale(x2, 4433) + scale(x6, 4433 - 15137);
-        let even = [
-            sum + rotated_sum,
-            difference + rotated_difference,
-            difference - rotated_difference,
-            sum - rotated_sum,
-        ];
+        let even =
+            [sum + rotated_sum, difference + rotated_difference, difference - rotated_difference, sum - rotated_sum];
 
         // Odd part: two sums shared by all four outputs, then one more term of
         // its own and one cross term for each.
@@ -1265,18 +1172,11 @@ mod tests {
 
     fn file(sample: &Sample) -> Vec<u8> {
         let digit = |c: u8| char::from(c).to_digit(16).expect("a hexadecimal digit") as u8;
-        sample
-            .3
-            .as_bytes()
-            .chunks_exact(2)
-            .map(|d| digit(d[0]) << 4 | digit(d[1]))
-            .collect()
+        sample.3.as_bytes().chunks_exact(2).map(|d| digit(d[0]) << 4 | digit(d[1])).collect()
     }
 
     fn fnv(bytes: &[u8]) -> u64 {
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 
     #[test]
@@ -1294,11 +1194,7 @@ mod tests {
             let file = file(sample);
             for length in 0..file.len() {
                 let result = decode(&file[..length]);
-                assert!(
-                    matches!(result, Err(Error::Corrupt(_))),
-                    "{} to {length}",
-                    sample.0
-                );
+                assert!(matches!(result, Err(Error::Corrupt(_))), "{} to {length}", sample.0);
             }
         }
     }
@@ -1309,12 +1205,7 @@ mod tests {
             let mut file = file(sample);
             file.splice(file.len() - 2..file.len() - 2, [0x12, 0x34]);
             file.extend(b"more");
-            assert_eq!(
-                fnv(&decode(&file).expect(sample.0).rgb),
-                sample.2,
-                "{}",
-                sample.0
-            );
+            assert_eq!(fnv(&decode(&file).expect(sample.0).rgb), sample.2, "{}", sample.0);
         }
     }
 
@@ -1333,10 +1224,7 @@ mod tests {
             }
             let _ = decode(&file);
         }
-        let noise: Vec<u8> = [0xFF, 0xD8]
-            .into_iter()
-            .chain((0..500).map(|_| random(256) as u8))
-            .collect();
+        let noise: Vec<u8> = [0xFF, 0xD8].into_iter().chain((0..500).map(|_| random(256) as u8)).collect();
         assert!(decode(&noise).is_err());
         assert!(decode(&noise[2..]).is_err());
     }
@@ -1351,9 +1239,7 @@ mod tests {
     fn other_kinds_are_unsupported() {
         let grey = |precision| [precision, 0, 8, 0, 8, 1, 1, 0x11, 0];
         let colour = |luma| [8, 0, 8, 0, 8, 3, 1, luma, 0, 2, 0x11, 0, 3, 0x11, 0];
-        let cmyk = [
-            8, 0, 8, 0, 8, 4, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0, 4, 0x11, 0,
-        ];
+        let cmyk = [8, 0, 8, 0, 8, 4, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0, 4, 0x11, 0];
         for file in [
             header(0xC9, &grey(8)),
             header(0xC3, &grey(8)),
@@ -1361,20 +1247,14 @@ mod tests {
             header(0xC0, &colour(0x41)),
             header(0xC0, &cmyk),
         ] {
-            assert!(
-                matches!(decode(&file), Err(Error::Unsupported(_))),
-                "{file:?}"
-            );
+            assert!(matches!(decode(&file), Err(Error::Unsupported(_))), "{file:?}");
         }
     }
 
     #[test]
     fn a_short_file_cannot_ask_for_a_large_picture() {
         let side = 13_000_u16.to_be_bytes();
-        let large = header(
-            0xC2,
-            &[8, side[0], side[1], side[0], side[1], 1, 1, 0x11, 0],
-        );
+        let large = header(0xC2, &[8, side[0], side[1], side[0], side[1], 1, 1, 0x11, 0]);
         assert!(matches!(decode(&large), Err(Error::Corrupt(_))));
         let larger = header(0xC2, &[8, 255, 255, 255, 255, 1, 1, 0x11, 0]);
         assert!(matches!(decode(&larger), Err(Error::Unsupported(_))));

@@ -34,12 +34,7 @@ impl LoaderOptions {
     /// Lenient, two batches ahead, one thread per processor.
     pub fn new(batch_size: usize) -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            batch_size,
-            strict: false,
-            prefetch: 2,
-            threads,
-        }
+        Self { batch_size, strict: false, prefetch: 2, threads }
     }
 }
 
@@ -71,11 +66,7 @@ impl Batch {
     pub fn pixels(&self) -> Vec<f32> {
         let image = self.image_bytes();
         let mut pixels = vec![0.0; self.bytes.len()];
-        for (bytes, pixels) in self
-            .bytes
-            .chunks_exact(image)
-            .zip(pixels.chunks_exact_mut(image))
-        {
+        for (bytes, pixels) in self.bytes.chunks_exact(image).zip(pixels.chunks_exact_mut(image)) {
             bytes_to_pixels(bytes, pixels);
         }
         pixels
@@ -116,17 +107,10 @@ pub fn load(samples: &[Sample], transform: Transform, options: LoaderOptions) ->
     assert!(options.threads > 0, "loading takes at least one thread");
     let samples: Arc<[Sample]> = samples.into();
     let shared = Arc::new(Shared {
-        state: Mutex::new(State {
-            next: 0,
-            wanted: 0,
-            done: HashMap::new(),
-            stop: false,
-        }),
+        state: Mutex::new(State { next: 0, wanted: 0, done: HashMap::new(), stop: false }),
         room: Condvar::new(),
         ready: Condvar::new(),
-        window: options
-            .batch_size
-            .saturating_mul(options.prefetch.saturating_add(1)),
+        window: options.batch_size.saturating_mul(options.prefetch.saturating_add(1)),
     });
     let workers = (0..options.threads.min(samples.len()))
         .map(|_| {
@@ -134,14 +118,7 @@ pub fn load(samples: &[Sample], transform: Transform, options: LoaderOptions) ->
             thread::spawn(move || work(&shared, &samples, &transform))
         })
         .collect();
-    Loader {
-        samples,
-        size: transform.input_size,
-        options,
-        shared,
-        workers,
-        skipped: Vec::new(),
-    }
+    Loader { samples, size: transform.input_size, options, shared, workers, skipped: Vec::new() }
 }
 
 /// Gives the batches in order; dropping it stops its threads.
@@ -170,13 +147,7 @@ impl Loader {
         let outcome = loop {
             match state.done.remove(&index) {
                 Some(outcome) => break outcome,
-                None => {
-                    state = self
-                        .shared
-                        .ready
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
+                None => state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         };
         state.wanted += 1;
@@ -193,12 +164,7 @@ impl Iterator for Loader {
     type Item = Result<Batch, DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut batch = Batch {
-            indices: Vec::new(),
-            labels: Vec::new(),
-            bytes: Vec::new(),
-            size: self.size,
-        };
+        let mut batch = Batch { indices: Vec::new(), labels: Vec::new(), bytes: Vec::new(), size: self.size };
         while batch.len() < self.options.batch_size {
             match self.next_image() {
                 None => break,
@@ -213,11 +179,7 @@ impl Iterator for Loader {
                 }
                 Some((index, Err(error))) => {
                     let id = self.samples[index].id.clone();
-                    self.skipped.push(Skipped {
-                        index,
-                        id,
-                        reason: error.to_string(),
-                    });
+                    self.skipped.push(Skipped { index, id, reason: error.to_string() });
                 }
             }
         }
@@ -271,14 +233,8 @@ impl Shared {
 fn work(shared: &Shared, samples: &[Sample], transform: &Transform) {
     loop {
         let mut state = shared.lock();
-        while !state.stop
-            && state.next < samples.len()
-            && state.next >= state.wanted.saturating_add(shared.window)
-        {
-            state = shared
-                .room
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+        while !state.stop && state.next < samples.len() && state.next >= state.wanted.saturating_add(shared.window) {
+            state = shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.stop || state.next == samples.len() {
             return;
@@ -310,11 +266,7 @@ mod tests {
                 } else {
                     save_png(&path, &RgbImage::new(4, 3, vec![index as u8; 36])).unwrap();
                 }
-                Sample {
-                    id,
-                    path,
-                    label: index % 7,
-                }
+                Sample { id, path, label: index % 7 }
             })
             .collect()
     }
@@ -324,12 +276,7 @@ mod tests {
     }
 
     fn options(batch_size: usize, prefetch: usize, threads: usize) -> LoaderOptions {
-        LoaderOptions {
-            batch_size,
-            strict: false,
-            prefetch,
-            threads,
-        }
+        LoaderOptions { batch_size, strict: false, prefetch, threads }
     }
 
     #[test]
@@ -341,29 +288,17 @@ mod tests {
             let batches: Vec<Batch> = loader.by_ref().map(Result::unwrap).collect();
             let sizes: Vec<usize> = batches.iter().map(Batch::len).collect();
             assert_eq!(sizes, [5, 5, 5, 4]);
-            let indices: Vec<usize> = batches
-                .iter()
-                .flat_map(|batch| batch.indices.clone())
-                .collect();
-            let good: Vec<usize> = (0..23)
-                .filter(|index| ![0, 4, 5, 22].contains(index))
-                .collect();
+            let indices: Vec<usize> = batches.iter().flat_map(|batch| batch.indices.clone()).collect();
+            let good: Vec<usize> = (0..23).filter(|index| ![0, 4, 5, 22].contains(index)).collect();
             assert_eq!(indices, good);
             for batch in &batches {
                 for (position, &index) in batch.indices.iter().enumerate() {
                     assert_eq!(batch.labels[position], index % 7);
-                    assert_eq!(
-                        batch.image(position),
-                        RgbImage::new(2, 2, vec![index as u8; 12])
-                    );
+                    assert_eq!(batch.image(position), RgbImage::new(2, 2, vec![index as u8; 12]));
                     assert_eq!(batch.pixels()[position * 12], index as f32 / 255.0);
                 }
             }
-            let skipped: Vec<&str> = loader
-                .skipped()
-                .iter()
-                .map(|skipped| skipped.id.as_str())
-                .collect();
+            let skipped: Vec<&str> = loader.skipped().iter().map(|skipped| skipped.id.as_str()).collect();
             assert_eq!(skipped, ["0.png", "4.png", "5.png", "22.png"]);
             assert!(loader.skipped()[0].reason.contains("0.png"));
             assert!(loader.next().is_none());
@@ -374,23 +309,9 @@ mod tests {
     fn strict_gives_what_came_before_and_then_the_error() {
         let folder = tempfile::tempdir().unwrap();
         let samples = samples(folder.path(), 10, &[5]);
-        let mut loader = load(
-            &samples,
-            transform(),
-            LoaderOptions {
-                strict: true,
-                ..options(4, 1, 2)
-            },
-        );
+        let mut loader = load(&samples, transform(), LoaderOptions { strict: true, ..options(4, 1, 2) });
         assert_eq!(loader.next().unwrap().unwrap().indices, [0, 1, 2, 3]);
-        assert!(
-            loader
-                .next()
-                .unwrap()
-                .unwrap_err()
-                .to_string()
-                .contains("5.png")
-        );
+        assert!(loader.next().unwrap().unwrap_err().to_string().contains("5.png"));
         assert!(loader.next().is_none());
         assert!(loader.skipped().is_empty());
     }
@@ -423,12 +344,7 @@ mod tests {
         let mut loader = load(&samples, transform(), options(3, 1, 3));
         while let Some(Ok(_)) = loader.next() {
             let state = loader.shared.lock();
-            assert!(
-                state.next <= state.wanted + 6,
-                "{} taken, {} given",
-                state.next,
-                state.wanted
-            );
+            assert!(state.next <= state.wanted + 6, "{} taken, {} given", state.next, state.wanted);
         }
     }
 }

@@ -38,20 +38,9 @@ impl RgbImage {
     /// # Panics
     /// If a side is 0, or `data` is not `height * width * 3` bytes long.
     pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
-        assert!(
-            width > 0 && height > 0,
-            "an image has at least one pixel, this one is {width}×{height}"
-        );
-        assert_eq!(
-            data.len(),
-            width * height * 3,
-            "an RGB image of {width}×{height} has width × height × 3 bytes"
-        );
-        Self {
-            width,
-            height,
-            data,
-        }
+        assert!(width > 0 && height > 0, "an image has at least one pixel, this one is {width}×{height}");
+        assert_eq!(data.len(), width * height * 3, "an RGB image of {width}×{height} has width × height × 3 bytes");
+        Self { width, height, data }
     }
 
     /// Columns.
@@ -87,11 +76,7 @@ impl RgbImage {
     /// # Panics
     /// If a side is 0, or `pixels` is not `3 * height * width` long.
     pub fn from_pixels(pixels: &[f32], width: usize, height: usize) -> Self {
-        assert_eq!(
-            pixels.len(),
-            3 * width * height,
-            "pixels of {width}×{height} are 3 × height × width values"
-        );
+        assert_eq!(pixels.len(), 3 * width * height, "pixels of {width}×{height} are 3 × height × width values");
         let plane = width * height;
         let mut data = vec![0; pixels.len()];
         for (index, pixel) in data.chunks_exact_mut(3).enumerate() {
@@ -122,17 +107,7 @@ mod tests {
     fn pixels_are_channels_first_and_come_back() {
         let image = RgbImage::new(2, 1, vec![0, 128, 255, 1, 2, 3]);
         let pixels = image.to_pixels();
-        assert_eq!(
-            pixels,
-            [
-                0.0,
-                1.0 / 255.0,
-                128.0 / 255.0,
-                2.0 / 255.0,
-                1.0,
-                3.0 / 255.0
-            ]
-        );
+        assert_eq!(pixels, [0.0, 1.0 / 255.0, 128.0 / 255.0, 2.0 / 255.0, 1.0, 3.0 / 255.0]);
         assert_eq!(RgbImage::from_pixels(&pixels, 2, 1), image);
     }
 

@@ -34,9 +34,7 @@ impl Filter {
 
     /// The filter of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Bilinear, Self::Bicubic]
-            .into_iter()
-            .find(|filter| filter.name() == name)
+        [Self::Bilinear, Self::Bicubic].into_iter().find(|filter| filter.name() == name)
     }
 
     fn support(self) -> f64 {
@@ -88,12 +86,7 @@ pub struct Transform {
 impl Transform {
     /// The centre crop, which nearly every weight uses.
     pub fn center(input_size: (usize, usize), crop_pct: f64, interpolation: Filter) -> Self {
-        Self {
-            input_size,
-            crop_pct,
-            interpolation,
-            crop_mode: CropMode::Center,
-        }
+        Self { input_size, crop_pct, interpolation, crop_mode: CropMode::Center }
     }
 
     /// The image as the network sees it: `input_size`, 8-bit.
@@ -102,10 +95,7 @@ impl Transform {
     /// If a side of `input_size` is 0 or `crop_pct` is not above 0.
     pub fn apply(&self, image: &RgbImage) -> RgbImage {
         let (height, width) = self.input_size;
-        assert!(
-            height > 0 && width > 0,
-            "the input size has two sides of at least 1, not {height}×{width}"
-        );
+        assert!(height > 0 && width > 0, "the input size has two sides of at least 1, not {height}×{width}");
         let (scaled_width, scaled_height) = self.scaled_size(image.width(), image.height());
         let columns = Crop::center(scaled_width, width);
         let rows = Crop::center(scaled_height, height);
@@ -116,11 +106,7 @@ impl Transform {
             rows.kept.clone(),
             self.interpolation,
         );
-        if columns.before == 0
-            && rows.before == 0
-            && resized.width() == width
-            && resized.height() == height
-        {
+        if columns.before == 0 && rows.before == 0 && resized.width() == width && resized.height() == height {
             return resized;
         }
         let fill = match self.crop_mode {
@@ -140,11 +126,7 @@ impl Transform {
     /// # Panics
     /// If `crop_pct` is not above 0.
     pub fn scaled_size(&self, width: usize, height: usize) -> (usize, usize) {
-        assert!(
-            self.crop_pct > 0.0,
-            "crop_pct is above 0, not {}",
-            self.crop_pct
-        );
+        assert!(self.crop_pct > 0.0, "crop_pct is above 0, not {}", self.crop_pct);
         let target = |side: usize| ((side as f64 / self.crop_pct).floor() as usize).max(1);
         let (target_height, target_width) = (target(self.input_size.0), target(self.input_size.1));
         let keep_ratio = |ratio: f64| {
@@ -160,11 +142,7 @@ impl Transform {
             CropMode::Center if target_height == target_width => {
                 let (short, long) = (width.min(height), width.max(height));
                 let scaled = ((target_width * long) as f64 / short as f64) as usize;
-                if width <= height {
-                    (target_width, scaled)
-                } else {
-                    (scaled, target_width)
-                }
+                if width <= height { (target_width, scaled) } else { (scaled, target_width) }
             }
             CropMode::Center => keep_ratio(ratio_height.min(ratio_width)),
         }
@@ -180,17 +158,11 @@ struct Crop {
 impl Crop {
     fn center(size: usize, crop: usize) -> Self {
         if crop > size {
-            return Self {
-                kept: 0..size,
-                before: (crop - size) / 2,
-            };
+            return Self { kept: 0..size, before: (crop - size) / 2 };
         }
         // Python's round: halves go to the even number.
         let start = ((size - crop) as f64 / 2.0).round_ties_even() as usize;
-        Self {
-            kept: start..start + crop,
-            before: 0,
-        }
+        Self { kept: start..start + crop, before: 0 }
     }
 }
 
@@ -229,9 +201,7 @@ fn resize_window(
         (Some(across), Some(down)) if vertical_first(from, size) => {
             horizontal(Rows::packed(&vertical(source, down), source.bytes), across)
         }
-        (Some(across), Some(down)) => {
-            vertical(Rows::packed(&horizontal(source, across), width * 3), down)
-        }
+        (Some(across), Some(down)) => vertical(Rows::packed(&horizontal(source, across), width * 3), down),
     };
     RgbImage::new(width, height, data)
 }
@@ -242,22 +212,10 @@ fn resize_window(
 ///
 /// # Panics
 /// If a side is 0 or `planes` is not a whole number of planes.
-pub fn resize_f32(
-    planes: &[f32],
-    from: (usize, usize),
-    to: (usize, usize),
-    filter: Filter,
-) -> Vec<f32> {
+pub fn resize_f32(planes: &[f32], from: (usize, usize), to: (usize, usize), filter: Filter) -> Vec<f32> {
     let (input, output) = (from.0 * from.1, to.0 * to.1);
-    assert!(
-        input > 0 && output > 0,
-        "planes have two sides of at least 1, not {from:?} and {to:?}"
-    );
-    assert_eq!(
-        planes.len() % input,
-        0,
-        "planes of {from:?} are a multiple of {input} values"
-    );
+    assert!(input > 0 && output > 0, "planes have two sides of at least 1, not {from:?} and {to:?}");
+    assert_eq!(planes.len() % input, 0, "planes of {from:?} are a multiple of {input} values");
     let across = Weights::unless_equal(from.1, to.1, 0..to.1, filter);
     let down = Weights::unless_equal(from.0, to.0, 0..to.0, filter);
     let resize_plane = |plane: &[f32]| match (&across, &down) {
@@ -267,9 +225,7 @@ pub fn resize_f32(
         (Some(across), Some(down)) if vertical_first((from.1, from.0), (to.1, to.0)) => {
             horizontal_f32(&vertical_f32(plane, from.1, down), from.1, across)
         }
-        (Some(across), Some(down)) => {
-            vertical_f32(&horizontal_f32(plane, from.1, across), to.1, down)
-        }
+        (Some(across), Some(down)) => vertical_f32(&horizontal_f32(plane, from.1, across), to.1, down),
     };
     let mut resized = vec![0.0; planes.len() / input * output];
     resized
@@ -320,29 +276,19 @@ impl Weights {
             let first = (center - support + 0.5) as usize;
             let end = ((center + support + 0.5) as usize).min(input_size);
             let start = exact.len();
-            exact.extend(
-                (first..end).map(|input| filter.weight((input as f64 - center + 0.5) * narrowing)),
-            );
+            exact.extend((first..end).map(|input| filter.weight((input as f64 - center + 0.5) * narrowing)));
             let sum = exact[start..].iter().fold(0.0, |sum, weight| sum + weight);
             if sum != 0.0 {
                 exact[start..].iter_mut().for_each(|weight| *weight /= sum);
             }
-            taps.push(Tap {
-                inputs: first..end,
-                weights: start..exact.len(),
-            });
+            taps.push(Tap { inputs: first..end, weights: start..exact.len() });
         }
         let fixed = exact.iter().map(|&weight| to_fixed(weight)).collect();
         Self { taps, exact, fixed }
     }
 
     /// `None` for sizes that are equal: Pillow leaves such a pass out.
-    fn unless_equal(
-        input_size: usize,
-        output_size: usize,
-        window: Range<usize>,
-        filter: Filter,
-    ) -> Option<Self> {
+    fn unless_equal(input_size: usize, output_size: usize, window: Range<usize>, filter: Filter) -> Option<Self> {
         (input_size != output_size).then(|| Self::new(input_size, output_size, window, filter))
     }
 
@@ -362,11 +308,7 @@ impl Weights {
 /// Rounds halves away from zero.
 fn to_fixed(weight: f64) -> i32 {
     let scaled = weight * f64::from(1 << PRECISION);
-    (if scaled < 0.0 {
-        scaled - 0.5
-    } else {
-        scaled + 0.5
-    }) as i32
+    (if scaled < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
 }
 
 /// RGB rows of `bytes` each, `stride` apart; the last may end where its bytes do.
@@ -379,17 +321,11 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn packed(data: &'a [u8], bytes: usize) -> Self {
-        Self {
-            data,
-            stride: bytes,
-            bytes,
-        }
+        Self { data, stride: bytes, bytes }
     }
 
     fn iter(self) -> impl ExactSizeIterator<Item = &'a [u8]> {
-        self.data
-            .chunks(self.stride)
-            .map(move |row| &row[..self.bytes])
+        self.data.chunks(self.stride).map(move |row| &row[..self.bytes])
     }
 }
 
@@ -454,12 +390,7 @@ fn vertical(source: Rows, weights: &Weights) -> Vec<u8> {
     let mut output = vec![0; weights.taps.len() * source.bytes];
     for (output, tap) in output.chunks_exact_mut(source.bytes).zip(&weights.taps) {
         let rows = &source.data[tap.inputs.start * source.stride..];
-        vertical_row(
-            rows,
-            source.stride,
-            &weights.fixed[tap.weights.clone()],
-            output,
-        );
+        vertical_row(rows, source.stride, &weights.fixed[tap.weights.clone()], output);
     }
     output
 }
@@ -491,12 +422,7 @@ fn vertical_blocks(rows: &[u8], stride: usize, weights: &[i32], output: &mut [u8
 }
 
 #[inline(always)]
-fn vertical_block<const LANES: usize>(
-    rows: &[u8],
-    stride: usize,
-    weights: &[i32],
-    output: &mut [u8],
-) {
+fn vertical_block<const LANES: usize>(rows: &[u8], stride: usize, weights: &[i32], output: &mut [u8]) {
     for (block, output) in output.chunks_exact_mut(LANES).enumerate() {
         let mut sums = [HALF; LANES];
         for (row, &weight) in weights.iter().enumerate() {
@@ -529,9 +455,7 @@ fn horizontal_f32(plane: &[f32], from: usize, weights: &Weights) -> Vec<f32> {
     let mut output = vec![0.0; plane.len() / from * width];
     for (row, output) in plane.chunks_exact(from).zip(output.chunks_exact_mut(width)) {
         for (value, tap) in output.iter_mut().zip(&weights.taps) {
-            let inputs = row[tap.inputs.clone()]
-                .iter()
-                .zip(&weights.exact[tap.weights.clone()]);
+            let inputs = row[tap.inputs.clone()].iter().zip(&weights.exact[tap.weights.clone()]);
             *value = inputs.fold(0.0, |sum, (&x, &weight)| sum + f64::from(x) * weight) as f32;
         }
     }
@@ -560,52 +484,20 @@ fn vertical_f32(plane: &[f32], width: usize, weights: &Weights) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    fn scaled(
-        input_size: (usize, usize),
-        crop_pct: f64,
-        crop_mode: CropMode,
-        size: (usize, usize),
-    ) -> (usize, usize) {
-        Transform {
-            input_size,
-            crop_pct,
-            interpolation: Filter::Bicubic,
-            crop_mode,
-        }
-        .scaled_size(size.0, size.1)
+    fn scaled(input_size: (usize, usize), crop_pct: f64, crop_mode: CropMode, size: (usize, usize)) -> (usize, usize) {
+        Transform { input_size, crop_pct, interpolation: Filter::Bicubic, crop_mode }.scaled_size(size.0, size.1)
     }
 
     #[test]
     fn the_short_side_is_scaled_and_the_long_one_follows() {
-        assert_eq!(
-            scaled((224, 224), 0.875, CropMode::Center, (500, 375)),
-            (341, 256)
-        );
-        assert_eq!(
-            scaled((224, 224), 0.875, CropMode::Center, (375, 500)),
-            (256, 341)
-        );
-        assert_eq!(
-            scaled((224, 224), 0.9, CropMode::Center, (300, 300)),
-            (248, 248)
-        );
-        assert_eq!(
-            scaled((384, 384), 1.0, CropMode::Center, (640, 480)),
-            (512, 384)
-        );
+        assert_eq!(scaled((224, 224), 0.875, CropMode::Center, (500, 375)), (341, 256));
+        assert_eq!(scaled((224, 224), 0.875, CropMode::Center, (375, 500)), (256, 341));
+        assert_eq!(scaled((224, 224), 0.9, CropMode::Center, (300, 300)), (248, 248));
+        assert_eq!(scaled((384, 384), 1.0, CropMode::Center, (640, 480)), (512, 384));
         // Not square: rounded, not truncated.
-        assert_eq!(
-            scaled((100, 200), 1.0, CropMode::Center, (301, 300)),
-            (200, 199)
-        );
-        assert_eq!(
-            scaled((384, 384), 1.0, CropMode::Squash, (640, 480)),
-            (384, 384)
-        );
-        assert_eq!(
-            scaled((384, 384), 1.0, CropMode::Border([0; 3]), (640, 480)),
-            (384, 288)
-        );
+        assert_eq!(scaled((100, 200), 1.0, CropMode::Center, (301, 300)), (200, 199));
+        assert_eq!(scaled((384, 384), 1.0, CropMode::Squash, (640, 480)), (384, 384));
+        assert_eq!(scaled((384, 384), 1.0, CropMode::Border([0; 3]), (640, 480)), (384, 288));
     }
 
     #[test]

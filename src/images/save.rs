@@ -34,10 +34,7 @@ pub fn encode_png(image: &RgbImage) -> Vec<u8> {
 /// # Errors
 /// [`SaveError`] when the file cannot be written.
 pub fn save_png(path: &Path, image: &RgbImage) -> Result<(), SaveError> {
-    std::fs::write(path, encode_png(image)).map_err(|source| SaveError {
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::write(path, encode_png(image)).map_err(|source| SaveError { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -46,11 +43,7 @@ mod tests {
     use crate::images::{decode, decode_file};
 
     fn gradient() -> RgbImage {
-        RgbImage::new(
-            31,
-            17,
-            (0..31 * 17 * 3).map(|i| (i * 7 % 256) as u8).collect(),
-        )
+        RgbImage::new(31, 17, (0..31 * 17 * 3).map(|i| (i * 7 % 256) as u8).collect())
     }
 
     #[test]

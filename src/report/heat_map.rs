@@ -21,25 +21,14 @@ const CELL: usize = 46;
 const LETTER: usize = 7;
 /// From low to high: light yellow, orange, red, dark purple. Brightness falls evenly, so it prints in grey and can be read
 /// by those who do not see the colours.
-const COLOURS: [[f64; 3]; 4] = [
-    [255.0, 247.0, 206.0],
-    [252.0, 166.0, 84.0],
-    [199.0, 51.0, 87.0],
-    [59.0, 15.0, 99.0],
-];
+const COLOURS: [[f64; 3]; 4] = [[255.0, 247.0, 206.0], [252.0, 166.0, 84.0], [199.0, 51.0, 87.0], [59.0, 15.0, 99.0]];
 
 impl HeatMap<'_> {
     /// The figure as an SVG document.
     pub fn to_svg(&self) -> String {
         let names = &self.matrix.names;
         let count = names.len();
-        let margin = 16
-            + LETTER
-                * names
-                    .iter()
-                    .map(|name| name.chars().count())
-                    .max()
-                    .unwrap_or(0);
+        let margin = 16 + LETTER * names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
         let (left, top) = (margin, margin + 30);
         let side = CELL * count;
         let (width, height) = (left + side + 90, top + side + 20);
@@ -56,17 +45,10 @@ impl HeatMap<'_> {
             let name = escape(name);
             push(
                 &mut svg,
-                format_args!(
-                    "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>",
-                    left - 8,
-                    top + centre + 4
-                ),
+                format_args!("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>", left - 8, top + centre + 4),
             );
             let (x, y) = (left + centre + 4, top - 8);
-            push(
-                &mut svg,
-                format_args!("<text transform=\"translate({x} {y}) rotate(-90)\">{name}</text>"),
-            );
+            push(&mut svg, format_args!("<text transform=\"translate({x} {y}) rotate(-90)\">{name}</text>"));
         }
         for row in 0..count {
             for column in 0..count {
@@ -89,13 +71,7 @@ impl HeatMap<'_> {
         svg
     }
 
-    fn cell(
-        &self,
-        svg: &mut String,
-        [left, top]: [usize; 2],
-        [row, column]: [usize; 2],
-        [low, high]: [f64; 2],
-    ) {
+    fn cell(&self, svg: &mut String, [left, top]: [usize; 2], [row, column]: [usize; 2], [low, high]: [f64; 2]) {
         let score = self.matrix.get(row, column);
         let (x, y) = (left + CELL * column, top + CELL * row);
         let names = &self.matrix.names;
@@ -109,11 +85,7 @@ impl HeatMap<'_> {
             );
             return;
         }
-        let share = if high > low {
-            (score - low) / (high - low)
-        } else {
-            0.5
-        };
+        let share = if high > low { (score - low) / (high - low) } else { 0.5 };
         let ink = if share > 0.45 { "white" } else { "black" };
         push(
             svg,
@@ -151,25 +123,10 @@ fn legend(svg: &mut String, x: usize, top: usize, height: usize, [low, high]: [f
         let y = top as f64 + (height * step) as f64 / STEPS as f64;
         let fill = colour(1.0 - (step as f64 + 0.5) / STEPS as f64);
         let tall = height as f64 / STEPS as f64 + 0.5;
-        push(
-            svg,
-            format_args!(
-                "<rect x=\"{x}\" y=\"{y:.1}\" width=\"14\" height=\"{tall:.1}\" fill=\"{fill}\"/>"
-            ),
-        );
+        push(svg, format_args!("<rect x=\"{x}\" y=\"{y:.1}\" width=\"14\" height=\"{tall:.1}\" fill=\"{fill}\"/>"));
     }
-    push(
-        svg,
-        format_args!("<text x=\"{}\" y=\"{}\">{high:.2}</text>", x + 20, top + 10),
-    );
-    push(
-        svg,
-        format_args!(
-            "<text x=\"{}\" y=\"{}\">{low:.2}</text>",
-            x + 20,
-            top + height
-        ),
-    );
+    push(svg, format_args!("<text x=\"{}\" y=\"{}\">{high:.2}</text>", x + 20, top + 10));
+    push(svg, format_args!("<text x=\"{}\" y=\"{}\">{low:.2}</text>", x + 20, top + height));
 }
 
 fn push(svg: &mut String, line: std::fmt::Arguments) {
@@ -197,10 +154,7 @@ fn colour(share: f64) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -218,17 +172,9 @@ mod tests {
     #[test]
     fn a_cell_per_pair_and_names_are_escaped() {
         let groups = ["x".into(), "x".into(), "y".into()];
-        let map = HeatMap {
-            matrix: &matrix(),
-            groups: &groups,
-            title: "T & t",
-        };
+        let map = HeatMap { matrix: &matrix(), groups: &groups, title: "T & t" };
         let svg = map.to_svg();
-        assert_eq!(
-            svg.matches("<title>").count(),
-            10,
-            "one per cell and the figure's"
-        );
+        assert_eq!(svg.matches("<title>").count(), 10, "one per cell and the figure's");
         assert!(svg.contains("T &amp; t") && svg.contains("&lt;b&gt;") && !svg.contains("<b>"));
         assert!(svg.contains("no score"));
         assert_eq!(svg.matches("<path").count(), 1, "one change of group");

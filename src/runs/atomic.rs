@@ -14,13 +14,8 @@ pub(super) const TEMPORARY: &str = "partial";
 /// # Errors
 /// If any of that fails; a file of that name that was there before is then still there.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
-    let failed = |source| RunError::Write {
-        path: path.to_owned(),
-        source,
-    };
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let failed = |source| RunError::Write { path: path.to_owned(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
         fs::create_dir_all(folder).map_err(failed)?;
     }

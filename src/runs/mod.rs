@@ -79,43 +79,29 @@ impl RunFolder {
     /// If the folder cannot be written, holds other files, or was made with other settings.
     pub fn open(path: &Path, settings: &Value) -> Result<Self, RunError> {
         let manifest = path.join("run.json");
-        let folder = Self {
-            path: path.to_owned(),
-        };
+        let folder = Self { path: path.to_owned() };
         match std::fs::read(&manifest) {
             Ok(bytes) => {
-                let there: Value =
-                    serde_json::from_slice(&bytes).map_err(|error| RunError::Damaged {
-                        path: manifest,
-                        reason: error.to_string(),
-                    })?;
+                let there: Value = serde_json::from_slice(&bytes)
+                    .map_err(|error| RunError::Damaged { path: manifest, reason: error.to_string() })?;
                 match first_difference("", &there, settings) {
                     None => Ok(folder),
-                    Some((setting, there, asked)) => Err(RunError::OtherSettings {
-                        folder: path.to_owned(),
-                        setting,
-                        there,
-                        asked,
-                    }),
+                    Some((setting, there, asked)) => {
+                        Err(RunError::OtherSettings { folder: path.to_owned(), setting, there, asked })
+                    }
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let holds_other_files = std::fs::read_dir(path).is_ok_and(|entries| {
-                    entries.flatten().any(|entry| !is_temporary(&entry.path()))
-                });
+                let holds_other_files = std::fs::read_dir(path)
+                    .is_ok_and(|entries| entries.flatten().any(|entry| !is_temporary(&entry.path())));
                 if holds_other_files {
-                    return Err(RunError::Foreign {
-                        folder: path.to_owned(),
-                    });
+                    return Err(RunError::Foreign { folder: path.to_owned() });
                 }
                 let text = serde_json::to_vec_pretty(settings).expect("JSON values print");
                 write_atomically(&manifest, &text)?;
                 Ok(folder)
             }
-            Err(source) => Err(RunError::Read {
-                path: manifest,
-                source,
-            }),
+            Err(source) => Err(RunError::Read { path: manifest, source }),
         }
     }
 
@@ -141,11 +127,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If the file is there and cannot be read.
-    pub fn read_json<T: DeserializeOwned>(
-        &self,
-        kind: &str,
-        key: &str,
-    ) -> Result<Option<T>, RunError> {
+    pub fn read_json<T: DeserializeOwned>(&self, kind: &str, key: &str) -> Result<Option<T>, RunError> {
         let bytes = self.read(kind, key)?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
@@ -168,11 +150,7 @@ impl RunFolder {
             .collect();
         keys.sort();
         let units = keys.iter().map(|key| self.read_json(kind, key));
-        Ok(units
-            .collect::<Result<Vec<_>, _>>()?
-            .into_iter()
-            .flatten()
-            .collect())
+        Ok(units.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     /// Keeps a finished unit.
@@ -204,30 +182,22 @@ pub fn unit_key(depends_on: &impl Serialize) -> String {
 }
 
 fn is_temporary(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == atomic::TEMPORARY)
+    path.extension().is_some_and(|extension| extension == atomic::TEMPORARY)
 }
 
 /// The first setting that differs, with its two values as text.
-fn first_difference(
-    prefix: &str,
-    there: &Value,
-    asked: &Value,
-) -> Option<(String, String, String)> {
+fn first_difference(prefix: &str, there: &Value, asked: &Value) -> Option<(String, String, String)> {
     match (there, asked) {
-        (Value::Object(a), Value::Object(b)) => a
-            .keys()
-            .chain(b.keys().filter(|key| !a.contains_key(*key)))
-            .find_map(|key| {
+        (Value::Object(a), Value::Object(b)) => {
+            a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).find_map(|key| {
                 let name = match prefix.is_empty() {
                     true => key.clone(),
                     false => format!("{prefix}.{key}"),
                 };
-                let value = |object: &serde_json::Map<_, _>| {
-                    object.get(key).cloned().unwrap_or(Value::Null)
-                };
+                let value = |object: &serde_json::Map<_, _>| object.get(key).cloned().unwrap_or(Value::Null);
                 first_difference(&name, &value(a), &value(b))
-            }),
+            })
+        }
         (a, b) if a == b => None,
         (a, b) => Some((prefix.to_owned(), a.to_string(), b.to_string())),
     }
@@ -247,10 +217,7 @@ mod tests {
         RunFolder::open(&path, &settings).unwrap();
         let other = json!({"attack": {"eps": 0.1, "steps": 6}, "data": "x"});
         let error = RunFolder::open(&path, &other).unwrap_err().to_string();
-        assert!(
-            error.contains("attack.steps = 5, and now it is 6"),
-            "{error}"
-        );
+        assert!(error.contains("attack.steps = 5, and now it is 6"), "{error}");
     }
 
     #[test]
@@ -267,10 +234,7 @@ mod tests {
         let run = RunFolder::open(folder.path(), &json!({})).unwrap();
         assert!(run.read("clean", "k").unwrap().is_none());
         run.write_json("clean", "k", &[1, 2]).unwrap();
-        assert_eq!(
-            run.read_json::<Vec<u8>>("clean", "k").unwrap(),
-            Some(vec![1, 2])
-        );
+        assert_eq!(run.read_json::<Vec<u8>>("clean", "k").unwrap(), Some(vec![1, 2]));
         run.write("clean", "k", b"[1,").unwrap();
         assert_eq!(run.read_json::<Vec<u8>>("clean", "k").unwrap(), None);
     }

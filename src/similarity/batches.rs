@@ -23,10 +23,7 @@ pub struct Batches {
 impl Batches {
     /// `size` at once, at least 1, of `items_in_all` in all calls together.
     pub fn new(size: usize, items_in_all: usize) -> Self {
-        Self {
-            size: Cell::new(size),
-            items_in_all,
-        }
+        Self { size: Cell::new(size), items_in_all }
     }
 
     /// One result for each item, by `work` on batches of them on `device`. `smaller` is told each new size.
@@ -79,15 +76,9 @@ fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or_default().to_lowercase();
-    [
-        "out of memory",
-        "out of device memory",
-        "outofmemory",
-        "out_of_memory",
-        "can't allocate",
-    ]
-    .iter()
-    .any(|words| text.contains(words))
+    ["out of memory", "out of device memory", "outofmemory", "out_of_memory", "can't allocate"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 #[cfg(test)]
@@ -95,17 +86,9 @@ mod tests {
     use super::*;
 
     /// Doubles numbers and keeps the batches' sizes; more than `room` at once do not fit.
-    fn doubled(
-        batches: &Batches,
-        items: &[usize],
-        room: usize,
-        sizes: &mut Vec<usize>,
-    ) -> Vec<usize> {
+    fn doubled(batches: &Batches, items: &[usize], room: usize, sizes: &mut Vec<usize>) -> Vec<usize> {
         let work = |batch: &[usize]| {
-            assert!(
-                batch.len() <= room,
-                "out of device memory allocating 9 bytes"
-            );
+            assert!(batch.len() <= room, "out of device memory allocating 9 bytes");
             sizes.push(batch.len());
             batch.iter().map(|item| 2 * item).collect()
         };
@@ -118,10 +101,7 @@ mod tests {
         let mut sizes = Vec::new();
         let batches = Batches::new(4, 100);
         let results = doubled(&batches, &items, 4, &mut sizes);
-        assert_eq!(
-            results,
-            items.iter().map(|item| 2 * item).collect::<Vec<_>>()
-        );
+        assert_eq!(results, items.iter().map(|item| 2 * item).collect::<Vec<_>>());
         assert_eq!(sizes, [4, 4, 4]);
         assert!(doubled(&batches, &[], 4, &mut sizes).is_empty());
     }

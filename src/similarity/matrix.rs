@@ -13,9 +13,7 @@ impl Matrix {
     /// Asks `score` for every (row, column).
     pub fn new(names: Vec<String>, score: impl Fn(usize, usize) -> f64) -> Self {
         let size = names.len();
-        let values = (0..size * size)
-            .map(|index| score(index / size, index % size))
-            .collect();
+        let values = (0..size * size).map(|index| score(index / size, index % size)).collect();
         Self { names, values }
     }
 
@@ -29,17 +27,13 @@ impl Matrix {
     pub fn to_csv(&self) -> String {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let header = std::iter::once("").chain(self.names.iter().map(String::as_str));
-        writer
-            .write_record(header)
-            .expect("memory takes every record");
+        writer.write_record(header).expect("memory takes every record");
         for (row, name) in self.names.iter().enumerate() {
             let scores = (0..self.names.len()).map(|column| match self.get(row, column) {
                 score if score.is_nan() => String::new(),
                 score => format!("{score:.9}"),
             });
-            writer
-                .write_record(std::iter::once(name.clone()).chain(scores))
-                .expect("memory takes every record");
+            writer.write_record(std::iter::once(name.clone()).chain(scores)).expect("memory takes every record");
         }
         let bytes = writer.into_inner().expect("memory takes every record");
         String::from_utf8(bytes).expect("records are made of strings")
@@ -80,13 +74,7 @@ mod tests {
             (0, 1) => f64::NAN,
             _ => (row + column) as f64 / 2.0,
         });
-        assert_eq!(
-            matrix.to_csv(),
-            ",a,bb\na,0.000000000,\nbb,0.500000000,1.000000000\n"
-        );
-        assert_eq!(
-            matrix.to_table(),
-            "            1       2\n1  a    0.000       –\n2  bb   0.500   1.000\n"
-        );
+        assert_eq!(matrix.to_csv(), ",a,bb\na,0.000000000,\nbb,0.500000000,1.000000000\n");
+        assert_eq!(matrix.to_table(), "            1       2\n1  a    0.000       –\n2  bb   0.500   1.000\n");
     }
 }

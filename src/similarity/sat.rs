@@ -26,8 +26,7 @@ use super::Matrix;
 use super::batches::Batches;
 use crate::attacks::{Attack, Pgd, Targets, quantise};
 use crate::images::{
-    Dataset, DatasetError, DecodeError, Filter, RgbImage, Sample, Skipped, Transform, decode_file,
-    resize,
+    Dataset, DatasetError, DecodeError, Filter, RgbImage, Sample, Skipped, Transform, decode_file, resize,
 };
 use crate::model::{Crop, Model, to_f32};
 use crate::runs::{RunError, RunFolder, unit_key};
@@ -175,10 +174,7 @@ pub struct Pair {
 impl SatRun {
     /// The number of images that each model classifies correctly.
     pub fn clean(&self) -> Vec<usize> {
-        self.correct
-            .iter()
-            .map(|correct| correct.iter().filter(|&&c| c).count())
-            .collect()
+        self.correct.iter().map(|correct| correct.iter().filter(|&&c| c).count()).collect()
     }
 
     /// The same by the models' names, in their order.
@@ -191,12 +187,7 @@ impl SatRun {
     pub fn pair(&self, a: usize, b: usize) -> Pair {
         let both = |&image: &usize| self.correct[a][image] && self.correct[b][image];
         let images: Vec<usize> = (0..self.images).filter(both).collect();
-        let count = |from: usize, on: usize| {
-            images
-                .iter()
-                .filter(|&&image| self.fooled[from][on][image])
-                .count()
-        };
+        let count = |from: usize, on: usize| images.iter().filter(|&&image| self.fooled[from][on][image]).count();
         let (n, fooled_ab, fooled_ba) = (images.len(), count(a, b), count(b, a));
         Pair {
             a: self.names[a].clone(),
@@ -211,17 +202,12 @@ impl SatRun {
     /// All pairs of different models, in the order of the models.
     pub fn pairs(&self) -> Vec<Pair> {
         let count = self.names.len();
-        (0..count)
-            .flat_map(|a| (a + 1..count).map(move |b| (a, b)))
-            .map(|(a, b)| self.pair(a, b))
-            .collect()
+        (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).map(|(a, b)| self.pair(a, b)).collect()
     }
 
     /// The scores, each model with itself on the diagonal.
     pub fn matrix(&self) -> Matrix {
-        Matrix::new(self.names.clone(), |a, b| {
-            self.pair(a, b).sat.unwrap_or(f64::NAN)
-        })
+        Matrix::new(self.names.clone(), |a, b| self.pair(a, b).sat.unwrap_or(f64::NAN))
     }
 }
 
@@ -244,10 +230,7 @@ pub fn run(
 ) -> Result<SatRun, SatError> {
     let start = Instant::now();
     for (index, model) in models.iter().enumerate() {
-        if models[..index]
-            .iter()
-            .any(|other| other.name() == model.name())
-        {
+        if models[..index].iter().any(|other| other.name() == model.name()) {
             return Err(SatError::Twice(model.name().to_owned()));
         }
         dataset.check_labels(model.num_classes())?;
@@ -268,10 +251,7 @@ pub fn run(
     let work = Work::new(models, dataset, &contents, config, folder);
     work.compute(&mut progress)?;
     let mut run = work.collect(fingerprint, &mut progress)?;
-    run.timing = Timing {
-        total: start.elapsed(),
-        ..work.timing.get()
-    };
+    run.timing = Timing { total: start.elapsed(), ..work.timing.get() };
     Ok(run)
 }
 
@@ -358,11 +338,7 @@ impl<'a> Work<'a> {
                     "crop": config.crop,
                     "precision": model.precision().to_string(),
                 }));
-                Subject {
-                    model,
-                    transform: model.transform(config.crop),
-                    identity,
-                }
+                Subject { model, transform: model.transform(config.crop), identity }
             })
             .collect();
         let samples = &dataset.samples;
@@ -373,14 +349,9 @@ impl<'a> Work<'a> {
                     .iter()
                     .zip(&contents[start..])
                     .take(CHUNK)
-                    .map(|(sample, content)| {
-                        (&sample.id, sample.label, content.to_hex().to_string())
-                    })
+                    .map(|(sample, content)| (&sample.id, sample.label, content.to_hex().to_string()))
                     .collect();
-                Chunk {
-                    start,
-                    identity: unit_key(&images),
-                }
+                Chunk { start, identity: unit_key(&images) }
             })
             .collect();
         Self {
@@ -411,12 +382,7 @@ impl<'a> Work<'a> {
     }
 
     fn attack_key(&self, chunk: &Chunk, subject: &Subject) -> String {
-        unit_key(&(
-            PROTOCOL,
-            &chunk.identity,
-            &subject.identity,
-            &self.config.attack,
-        ))
+        unit_key(&(PROTOCOL, &chunk.identity, &subject.identity, &self.config.attack))
     }
 
     /// A judged unit's key says who judged: a model that comes later judges into a unit of its own.
@@ -429,25 +395,14 @@ impl<'a> Work<'a> {
     }
 
     /// The judges whose predictions on a chunk attacked on `subject` are still wanted.
-    fn missing_judges(
-        &self,
-        chunk: &Chunk,
-        subject: &Subject,
-    ) -> Result<Vec<&Subject<'a>>, RunError> {
+    fn missing_judges(&self, chunk: &Chunk, subject: &Subject) -> Result<Vec<&Subject<'a>>, RunError> {
         let judged = self.judged(&self.attack_key(chunk, subject))?;
-        Ok(self
-            .subjects
-            .iter()
-            .filter(|judge| !judged.contains_key(&self.judge_key(judge)))
-            .collect())
+        Ok(self.subjects.iter().filter(|judge| !judged.contains_key(&self.judge_key(judge))).collect())
     }
 
     fn judged(&self, attack_key: &str) -> Result<Judged, RunError> {
         let mut all = BTreeMap::new();
-        for unit in self
-            .folder
-            .read_all_json::<JudgedUnit>(&self.judged_kind(attack_key))?
-        {
+        for unit in self.folder.read_all_json::<JudgedUnit>(&self.judged_kind(attack_key))? {
             for (judge, predictions) in unit.predictions {
                 all.insert(judge, (unit.attacked.clone(), predictions));
             }
@@ -469,8 +424,8 @@ impl<'a> Work<'a> {
             let mut missing = 0;
             for chunk in group {
                 for subject in &self.subjects {
-                    let is_done = !self.is_clean_missing(chunk, subject)?
-                        && self.missing_judges(chunk, subject)?.is_empty();
+                    let is_done =
+                        !self.is_clean_missing(chunk, subject)? && self.missing_judges(chunk, subject)?.is_empty();
                     missing += usize::from(!is_done);
                 }
             }
@@ -481,8 +436,7 @@ impl<'a> Work<'a> {
         }
         std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel(1);
-            let samples: Vec<&[Sample]> =
-                wanted.iter().map(|group| self.samples_of(group)).collect();
+            let samples: Vec<&[Sample]> = wanted.iter().map(|group| self.samples_of(group)).collect();
             scope.spawn(move || {
                 for samples in samples {
                     if sender.send(decode(samples)).is_err() {
@@ -518,14 +472,9 @@ impl<'a> Work<'a> {
         }
         let mut views: Vec<(Transform, Vec<Option<RgbImage>>)> = Vec::new();
         for subject in &self.subjects {
-            if views
-                .iter()
-                .all(|(transform, _)| *transform != subject.transform)
-            {
-                let view = images
-                    .par_iter()
-                    .map(|image| image.as_ref().map(|image| subject.transform.apply(image)))
-                    .collect();
+            if views.iter().all(|(transform, _)| *transform != subject.transform) {
+                let view =
+                    images.par_iter().map(|image| image.as_ref().map(|image| subject.transform.apply(image))).collect();
                 views.push((subject.transform, view));
             }
         }
@@ -550,13 +499,10 @@ impl<'a> Work<'a> {
         }
         if judges.iter().any(|judges| !judges.is_empty()) {
             let samples = self.samples_of(group);
-            let attacked: Vec<usize> = (0..samples.len())
-                .filter(|&index| predictions[index] == Some(samples[index].label))
-                .collect();
-            let targets: Vec<Target> = attacked
-                .iter()
-                .filter_map(|&index| Some((view[index].as_ref()?, &samples[index])))
-                .collect();
+            let attacked: Vec<usize> =
+                (0..samples.len()).filter(|&index| predictions[index] == Some(samples[index].label)).collect();
+            let targets: Vec<Target> =
+                attacked.iter().filter_map(|&index| Some((view[index].as_ref()?, &samples[index]))).collect();
             let by_chunk = |position: usize| -> Vec<usize> {
                 let in_chunk = attacked.iter().filter(|&&index| index / CHUNK == position);
                 in_chunk.map(|&index| index % CHUNK).collect()
@@ -564,18 +510,13 @@ impl<'a> Work<'a> {
             let attacked: Vec<Vec<usize>> = (0..group.len()).map(by_chunk).collect();
             let adversarial = self.adversarial(group, subject, &attacked, &targets, progress)?;
             let judged = self.judged_by(&judges, &attacked, &adversarial, progress);
-            for (position, (attacked, predictions)) in attacked.into_iter().zip(judged).enumerate()
-            {
+            for (position, (attacked, predictions)) in attacked.into_iter().zip(judged).enumerate() {
                 if predictions.is_empty() {
                     continue;
                 }
                 worked[position] = true;
                 let unit_name = unit_key(&predictions.keys().collect::<Vec<_>>());
-                let unit = JudgedUnit {
-                    made_by: self.provenance(subject),
-                    attacked,
-                    predictions,
-                };
+                let unit = JudgedUnit { made_by: self.provenance(subject), attacked, predictions };
                 let kind = self.judged_kind(&self.attack_key(&group[position], subject));
                 self.folder.write_json(&kind, &unit_name, &unit)?;
             }
@@ -599,17 +540,10 @@ impl<'a> Work<'a> {
         }
         let mut computed = Vec::new();
         if kept.iter().any(Option::is_none) {
-            let images: Vec<Option<&RgbImage>> = seen
-                .by(&subject.transform)
-                .iter()
-                .map(Option::as_ref)
-                .collect();
+            let images: Vec<Option<&RgbImage>> = seen.by(&subject.transform).iter().map(Option::as_ref).collect();
             let present: Vec<&RgbImage> = images.iter().copied().flatten().collect();
             let mut predictions = self.predict(subject.model, &present, progress).into_iter();
-            computed = images
-                .iter()
-                .map(|image| image.and_then(|_| predictions.next()))
-                .collect();
+            computed = images.iter().map(|image| image.and_then(|_| predictions.next())).collect();
         }
         let mut all = Vec::new();
         for (position, kept) in kept.into_iter().enumerate() {
@@ -624,9 +558,7 @@ impl<'a> Work<'a> {
             let unit = CleanUnit {
                 made_by: self.provenance(subject),
                 predictions: computed[start..end].to_vec(),
-                skipped: skipped
-                    .map(|(index, reason)| (index % CHUNK, reason.clone()))
-                    .collect(),
+                skipped: skipped.map(|(index, reason)| (index % CHUNK, reason.clone())).collect(),
             };
             let key = self.clean_key(&group[position], subject);
             self.folder.write_json("clean", &key, &unit)?;
@@ -662,8 +594,7 @@ impl<'a> Work<'a> {
                 Some(images) => all.extend(images),
                 None => {
                     let key = self.attack_key(&group[position], subject);
-                    self.folder
-                        .write("adversarial", &key, &concatenated(&new))?;
+                    self.folder.write("adversarial", &key, &concatenated(&new))?;
                     all.extend(new);
                 }
             }
@@ -684,9 +615,7 @@ impl<'a> Work<'a> {
         let mut resized: Vec<([usize; 2], Vec<RgbImage>)> = Vec::new();
         for judge in &self.subjects {
             let key = self.judge_key(judge);
-            let wants = |judges: &Vec<&Subject>| {
-                judges.iter().any(|other| other.identity == judge.identity)
-            };
+            let wants = |judges: &Vec<&Subject>| judges.iter().any(|other| other.identity == judge.identity);
             if !judges.iter().any(wants) {
                 continue;
             }
@@ -694,16 +623,10 @@ impl<'a> Work<'a> {
             if resized.iter().all(|(other, _)| *other != size) {
                 let filter = self.config.transfer_interpolation;
                 let images = adversarial.par_iter();
-                resized.push((
-                    size,
-                    images.map(|image| transfer(image, size, filter)).collect(),
-                ));
+                resized.push((size, images.map(|image| transfer(image, size, filter)).collect()));
             }
-            let images: Vec<&RgbImage> = resized
-                .iter()
-                .filter(|(other, _)| *other == size)
-                .flat_map(|(_, images)| images)
-                .collect();
+            let images: Vec<&RgbImage> =
+                resized.iter().filter(|(other, _)| *other == size).flat_map(|(_, images)| images).collect();
             let mut predictions = self.predict(judge.model, &images, progress).into_iter();
             for ((judged, judges), attacked) in judged.iter_mut().zip(judges).zip(attacked) {
                 let of_chunk: Vec<usize> = predictions.by_ref().take(attacked.len()).collect();
@@ -716,12 +639,7 @@ impl<'a> Work<'a> {
     }
 
     /// The most probable class of each image.
-    fn predict(
-        &self,
-        model: &Model,
-        images: &[&RgbImage],
-        progress: &mut impl FnMut(Progress),
-    ) -> Vec<usize> {
+    fn predict(&self, model: &Model, images: &[&RgbImage], progress: &mut impl FnMut(Progress)) -> Vec<usize> {
         let work = |batch: &[&RgbImage]| {
             let pixels = model.pixels_of(batch.iter().copied());
             self.timed(|timing| &mut timing.predictions, || model.predict(pixels))
@@ -733,12 +651,7 @@ impl<'a> Work<'a> {
     }
 
     /// Adversarial images, 8-bit, within ε of the originals.
-    fn attack(
-        &self,
-        model: &Model,
-        targets: &[Target],
-        progress: &mut impl FnMut(Progress),
-    ) -> Vec<RgbImage> {
+    fn attack(&self, model: &Model, targets: &[Target], progress: &mut impl FnMut(Progress)) -> Vec<RgbImage> {
         let attack = &self.config.attack;
         let work = |batch: &[Target]| {
             let labels: Vec<usize> = batch.iter().map(|(_, sample)| sample.label).collect();
@@ -748,10 +661,7 @@ impl<'a> Work<'a> {
                 labels: &labels,
                 ids: &ids,
             };
-            let values = self.timed(
-                |timing| &mut timing.attacks,
-                || to_f32(attack.perturb(model, &targets)),
-            );
+            let values = self.timed(|timing| &mut timing.attacks, || to_f32(attack.perturb(model, &targets)));
             let size = values.len() / batch.len();
             batch
                 .par_iter()
@@ -776,23 +686,13 @@ impl<'a> Work<'a> {
     }
 
     /// The adversarial images of an earlier run, if they are whole.
-    fn stored(
-        &self,
-        attack_key: &str,
-        subject: &Subject,
-        count: usize,
-    ) -> Result<Option<Vec<RgbImage>>, RunError> {
+    fn stored(&self, attack_key: &str, subject: &Subject, count: usize) -> Result<Option<Vec<RgbImage>>, RunError> {
         let [height, width] = subject.model.input_size();
         let size = 3 * height * width;
         let bytes = self.folder.read("adversarial", attack_key)?;
         Ok(bytes
             .filter(|bytes| bytes.len() == count * size)
-            .map(|bytes| {
-                bytes
-                    .chunks_exact(size)
-                    .map(|image| RgbImage::new(width, height, image.to_vec()))
-                    .collect()
-            }))
+            .map(|bytes| bytes.chunks_exact(size).map(|image| RgbImage::new(width, height, image.to_vec())).collect()))
     }
 
     fn provenance(&self, subject: &Subject) -> Provenance {
@@ -805,18 +705,10 @@ impl<'a> Work<'a> {
     }
 
     /// Reads the finished folder.
-    fn collect(
-        &self,
-        fingerprint: String,
-        progress: &mut impl FnMut(Progress),
-    ) -> Result<SatRun, SatError> {
+    fn collect(&self, fingerprint: String, progress: &mut impl FnMut(Progress)) -> Result<SatRun, SatError> {
         let (models, images) = (self.subjects.len(), self.samples.len());
         let mut run = SatRun {
-            names: self
-                .subjects
-                .iter()
-                .map(|subject| subject.model.name().to_owned())
-                .collect(),
+            names: self.subjects.iter().map(|subject| subject.model.name().to_owned()).collect(),
             correct: vec![vec![false; images]; models],
             fooled: vec![vec![vec![false; images]; models]; models],
             skipped: Vec::new(),
@@ -836,12 +728,11 @@ impl<'a> Work<'a> {
                     run.correct[a][chunk.start + index] = *predicted == Some(samples[index].label);
                 }
                 if a == 0 {
-                    run.skipped
-                        .extend(clean.skipped.into_iter().map(|(index, reason)| Skipped {
-                            index: chunk.start + index,
-                            id: samples[index].id.clone(),
-                            reason,
-                        }));
+                    run.skipped.extend(clean.skipped.into_iter().map(|(index, reason)| Skipped {
+                        index: chunk.start + index,
+                        id: samples[index].id.clone(),
+                        reason,
+                    }));
                 }
                 let judged = self.judged(&self.attack_key(chunk, subject))?;
                 for (b, judge) in self.subjects.iter().enumerate() {
@@ -858,9 +749,7 @@ impl<'a> Work<'a> {
             progress(Progress::Skipped(skipped));
         }
         match run.skipped.first() {
-            Some(first) if run.skipped.len() == images => {
-                Err(SatError::NoImages(images, first.reason.clone()))
-            }
+            Some(first) if run.skipped.len() == images => Err(SatError::NoImages(images, first.reason.clone())),
             _ => Ok(run),
         }
     }
@@ -871,20 +760,9 @@ fn decode(samples: &[Sample]) -> Decoded {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let part = samples.len().div_ceil(threads).max(1);
     std::thread::scope(|scope| {
-        let decode = |samples: &[Sample]| {
-            samples
-                .iter()
-                .map(|sample| decode_file(&sample.path))
-                .collect::<Vec<_>>()
-        };
-        let parts: Vec<_> = samples
-            .chunks(part)
-            .map(|samples| scope.spawn(move || decode(samples)))
-            .collect();
-        parts
-            .into_iter()
-            .flat_map(|part| part.join().expect("decoding does not panic"))
-            .collect()
+        let decode = |samples: &[Sample]| samples.iter().map(|sample| decode_file(&sample.path)).collect::<Vec<_>>();
+        let parts: Vec<_> = samples.chunks(part).map(|samples| scope.spawn(move || decode(samples))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("decoding does not panic")).collect()
     })
 }
 
@@ -910,11 +788,7 @@ impl Seen {
 }
 
 fn concatenated(images: &[RgbImage]) -> Vec<u8> {
-    images
-        .iter()
-        .flat_map(|image| image.data())
-        .copied()
-        .collect()
+    images.iter().flat_map(|image| image.data()).copied().collect()
 }
 
 #[cfg(test)]
@@ -984,11 +858,7 @@ mod tests {
     #[test]
     fn what_is_not_in_a_network_is_outside() {
         let seconds = Duration::from_secs;
-        let timing = Timing {
-            total: seconds(10),
-            attacks: seconds(6),
-            predictions: seconds(3),
-        };
+        let timing = Timing { total: seconds(10), attacks: seconds(6), predictions: seconds(3) };
         assert!((timing.share_outside() - 0.1).abs() < 1e-12);
     }
 }

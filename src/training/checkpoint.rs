@@ -44,11 +44,7 @@ impl Settings {
             Some(value) => value.to_string(),
             None => "unknown".into(),
         };
-        Some(format!(
-            "its {name} is {}, yours is {}",
-            shown(there),
-            shown(here)
-        ))
+        Some(format!("its {name} is {}, yours is {}", shown(there), shown(here)))
     }
 }
 
@@ -63,15 +59,10 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Puts the state into a network of the same architecture, with the optimiser that goes with it.
-    pub fn restore(
-        self,
-        network: Network,
-        weight_decay: f64,
-    ) -> Result<(Network, ModuleOptimizer), RecordError> {
+    pub fn restore(self, network: Network, weight_decay: f64) -> Result<(Network, ModuleOptimizer), RecordError> {
         let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(self.network))?;
         let network = network.try_load_record(record)?;
-        let optimizer = optimizer::adamw(&network, weight_decay)
-            .from_bytes(Bytes::from_bytes_vec(self.optimizer))?;
+        let optimizer = optimizer::adamw(&network, weight_decay).from_bytes(Bytes::from_bytes_vec(self.optimizer))?;
         Ok((network, optimizer))
     }
 
@@ -84,22 +75,14 @@ impl Checkpoint {
         network: Network,
         optimizer: &ModuleOptimizer,
     ) -> Result<(), TrainingError> {
-        let failed = |source| RunError::Write {
-            path: path.into(),
-            source,
-        };
-        let recorded = |bytes: Result<Bytes, RecordError>| {
-            bytes.map_err(|error| failed(io::Error::other(error)))
-        };
+        let failed = |source| RunError::Write { path: path.into(), source };
+        let recorded = |bytes: Result<Bytes, RecordError>| bytes.map_err(|error| failed(io::Error::other(error)));
         let network = recorded(network.into_record().into_bytes())?;
         let optimizer = recorded(optimizer.into_bytes())?;
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("epoch".to_owned(), epoch.to_string()),
-            (
-                "settings".to_owned(),
-                Value::Object(settings.0.clone()).to_string(),
-            ),
+            ("settings".to_owned(), Value::Object(settings.0.clone()).to_string()),
             ("blake3".to_owned(), hash(&network, &optimizer)),
         ]);
         let strings = [("network", &network), ("optimizer", &optimizer)];
@@ -107,8 +90,7 @@ impl Checkpoint {
             let view = TensorView::new(Dtype::U8, vec![bytes.len()], bytes);
             (name, view.expect("a byte string is as long as it is"))
         });
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|error| failed(io::Error::other(error)))?;
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| failed(io::Error::other(error)))?;
         Ok(write_atomically(path, &bytes)?)
     }
 
@@ -125,10 +107,7 @@ impl Checkpoint {
         let (checkpoint, stored) = Self::parse(&bytes).map_err(|reason| unusable(path, reason))?;
         match settings.difference(&stored) {
             None => Ok(Some(checkpoint)),
-            Some(difference) => Err(TrainingError::OtherRun {
-                path: path.into(),
-                difference,
-            }),
+            Some(difference) => Err(TrainingError::OtherRun { path: path.into(), difference }),
         }
     }
 
@@ -143,9 +122,7 @@ impl Checkpoint {
             return Err(format!("its format is not \"{FORMAT}\""));
         }
         let epoch = told("epoch")?;
-        let epoch = epoch
-            .parse()
-            .map_err(|_| format!("its epoch is {epoch:?}"))?;
+        let epoch = epoch.parse().map_err(|_| format!("its epoch is {epoch:?}"))?;
         let settings = serde_json::from_str(told("settings")?)
             .map_err(|error| format!("its settings are no JSON object ({error})"))?;
 
@@ -158,21 +135,14 @@ impl Checkpoint {
         if *told("blake3")? != hash(&network, &optimizer) {
             return Err("its content does not match its hash, so it is damaged".into());
         }
-        let checkpoint = Self {
-            epoch,
-            network,
-            optimizer,
-        };
+        let checkpoint = Self { epoch, network, optimizer };
         Ok((checkpoint, Settings(settings)))
     }
 }
 
 /// The error of a checkpoint that cannot be used.
 pub fn unusable(path: &Path, reason: impl ToString) -> TrainingError {
-    TrainingError::Checkpoint {
-        path: path.into(),
-        reason: reason.to_string(),
-    }
+    TrainingError::Checkpoint { path: path.into(), reason: reason.to_string() }
 }
 
 fn hash(network: &[u8], optimizer: &[u8]) -> String {

@@ -35,37 +35,16 @@ impl LabelledImages {
     ///
     /// # Errors
     /// If the pixels are not as many as labels and size demand, or a label is not below `classes`.
-    pub fn new(
-        pixels: Vec<u8>,
-        labels: Vec<usize>,
-        size: [usize; 2],
-        classes: usize,
-    ) -> Result<Self, TrainingError> {
+    pub fn new(pixels: Vec<u8>, labels: Vec<usize>, size: [usize; 2], classes: usize) -> Result<Self, TrainingError> {
         let [height, width] = size;
-        let expected = [3, height, width]
-            .iter()
-            .try_fold(labels.len(), |product, &size| product.checked_mul(size));
+        let expected = [3, height, width].iter().try_fold(labels.len(), |product, &size| product.checked_mul(size));
         if expected != Some(pixels.len()) {
-            return Err(TrainingError::Pixels {
-                labels: labels.len(),
-                height,
-                width,
-                found: pixels.len(),
-            });
+            return Err(TrainingError::Pixels { labels: labels.len(), height, width, found: pixels.len() });
         }
         if let Some(index) = labels.iter().position(|&label| label >= classes) {
-            return Err(TrainingError::Label {
-                index,
-                label: labels[index],
-                classes,
-            });
+            return Err(TrainingError::Label { index, label: labels[index], classes });
         }
-        Ok(Self {
-            pixels,
-            labels,
-            size,
-            classes,
-        })
+        Ok(Self { pixels, labels, size, classes })
     }
 
     /// From a folder with the files of MNIST, Fashion-MNIST or a relative, `train-images-idx3-ubyte`,
@@ -125,21 +104,16 @@ impl LabelledImages {
         let [height, width] = size;
         let transform = Transform::center((height, width), 1.0, Filter::Bicubic);
         let mut pixels = vec![0; dataset.samples.len() * 3 * height * width];
-        dataset
-            .samples
-            .par_iter()
-            .zip(pixels.par_chunks_mut(3 * height * width))
-            .try_for_each(|(sample, pixels)| {
+        dataset.samples.par_iter().zip(pixels.par_chunks_mut(3 * height * width)).try_for_each(
+            |(sample, pixels)| {
                 let image = transform.apply(&decode_file(&sample.path)?);
                 for (channel, plane) in pixels.chunks_exact_mut(height * width).enumerate() {
                     let bytes = image.data().iter().skip(channel).step_by(3);
-                    plane
-                        .iter_mut()
-                        .zip(bytes)
-                        .for_each(|(to, from)| *to = *from);
+                    plane.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
                 }
                 Ok::<(), TrainingError>(())
-            })?;
+            },
+        )?;
         let labels: Vec<usize> = dataset.samples.iter().map(|sample| sample.label).collect();
         let classes = labels.iter().max().map_or(0, |label| label + 1);
         Self::new(pixels, labels, size, classes)
@@ -195,19 +169,10 @@ impl LabelledImages {
             .par_chunks_exact_mut(3 * height * width)
             .zip(indices)
             .for_each(|(output, &index)| self.normalise(index, augmentation, &tables, output));
-        let labels = indices
-            .iter()
-            .map(|&index| self.labels[index] as i64)
-            .collect();
+        let labels = indices.iter().map(|&index| self.labels[index] as i64).collect();
         Batch {
-            images: Tensor::from_data(
-                TensorData::new(values, [indices.len(), 3, height, width]),
-                device,
-            ),
-            labels: Tensor::from_data(
-                TensorData::new::<i64, _>(labels, [indices.len(), 1]),
-                device,
-            ),
+            images: Tensor::from_data(TensorData::new(values, [indices.len(), 3, height, width]), device),
+            labels: Tensor::from_data(TensorData::new::<i64, _>(labels, [indices.len(), 1]), device),
         }
     }
 
@@ -222,9 +187,7 @@ impl LabelledImages {
         let [height, width] = self.size;
         let area = height * width;
         let pixels = &self.pixels[index * 3 * area..][..3 * area];
-        let placement = augmentation.map_or(Placement::ORIGINAL, |augmentation| {
-            augmentation.draw(index, self.size)
-        });
+        let placement = augmentation.map_or(Placement::ORIGINAL, |augmentation| augmentation.draw(index, self.size));
         for (channel, table) in tables.iter().enumerate() {
             let input = &pixels[channel * area..][..area];
             let output = &mut output[channel * area..][..area];
@@ -281,10 +244,7 @@ pub struct Augmentation {
 impl Augmentation {
     /// `None` if the configuration wants none.
     pub fn new(config: &TrainConfig, epoch: usize) -> Option<Self> {
-        config.augment.then_some(Self {
-            seed: config.seed,
-            epoch: epoch as u64,
-        })
+        config.augment.then_some(Self { seed: config.seed, epoch: epoch as u64 })
     }
 
     /// Where the image of this index lies in its crop.
@@ -294,11 +254,7 @@ impl Augmentation {
             let most = size / 8;
             random.below(2 * most + 1) as isize - most as isize
         };
-        Placement {
-            down: shift(height),
-            right: shift(width),
-            mirrored: random.below(2) == 1,
-        }
+        Placement { down: shift(height), right: shift(width), mirrored: random.below(2) == 1 }
     }
 }
 
@@ -311,11 +267,7 @@ struct Placement {
 }
 
 impl Placement {
-    const ORIGINAL: Self = Self {
-        down: 0,
-        right: 0,
-        mirrored: false,
-    };
+    const ORIGINAL: Self = Self { down: 0, right: 0, mirrored: false };
 }
 
 /// The order in which an epoch takes the images: all indices below `count`, shuffled (Fisher & Yates).
@@ -332,10 +284,7 @@ pub fn order(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    const PLAIN: Normalization = Normalization {
-        mean: [0.0; 3],
-        std: [1.0 / 255.0; 3],
-    };
+    const PLAIN: Normalization = Normalization { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
 
     /// One image of 3 × 8 × 8 whose bytes count up from 1.
     fn counting() -> LabelledImages {
@@ -359,30 +308,16 @@ mod tests {
     fn a_batch_without_augmentation_is_the_images() {
         let batch = counting().batch(&[0], None, PLAIN, &Device::flex());
         assert_eq!(batch.images.dims(), [1, 3, 8, 8]);
-        assert_eq!(
-            rounded(batch),
-            (1..=192).map(|value| value as f32).collect::<Vec<_>>()
-        );
+        assert_eq!(rounded(batch), (1..=192).map(|value| value as f32).collect::<Vec<_>>());
     }
 
     #[test]
     fn crops_bring_black_in_and_mirror_images_are_mirrored() {
-        let moved = placed(Placement {
-            down: 1,
-            right: -1,
-            mirrored: false,
-        });
-        assert_eq!(
-            moved[..9],
-            [0.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 0.0]
-        );
+        let moved = placed(Placement { down: 1, right: -1, mirrored: false });
+        assert_eq!(moved[..9], [0.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 0.0]);
         assert_eq!(moved[56..64], [0.0; 8]);
         assert_eq!(moved[65], 73.0); // green, second column: that of the row below
-        let mirrored = placed(Placement {
-            down: 0,
-            right: 0,
-            mirrored: true,
-        });
+        let mirrored = placed(Placement { down: 0, right: 0, mirrored: true });
         assert_eq!(mirrored[..8], [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]);
     }
 
@@ -399,8 +334,7 @@ mod tests {
 
     #[test]
     fn sets_that_do_not_fit_together_are_refused() {
-        let message =
-            |result: Result<LabelledImages, TrainingError>| result.unwrap_err().to_string();
+        let message = |result: Result<LabelledImages, TrainingError>| result.unwrap_err().to_string();
         assert_eq!(
             message(LabelledImages::new(vec![0; 12], vec![0], [2, 3], 1)),
             "12 bytes of pixels are not 1 RGB images of 2 × 3; give one label for each image"

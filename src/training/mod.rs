@@ -100,45 +100,21 @@ pub struct EpochReport {
 #[allow(missing_docs)]
 pub enum TrainingError {
     #[error("the training option {option} is {value}, but must be {range}")]
-    Option {
-        option: &'static str,
-        value: String,
-        range: &'static str,
-    },
-    #[error(
-        "{found} bytes of pixels are not {labels} RGB images of {height} × {width}; give one label for each image"
-    )]
-    Pixels {
-        labels: usize,
-        height: usize,
-        width: usize,
-        found: usize,
-    },
+    Option { option: &'static str, value: String, range: &'static str },
+    #[error("{found} bytes of pixels are not {labels} RGB images of {height} × {width}; give one label for each image")]
+    Pixels { labels: usize, height: usize, width: usize, found: usize },
     #[error(
         "image {index} has the label {label}, but there are only {classes} classes, numbered from 0; correct the label"
     )]
-    Label {
-        index: usize,
-        label: usize,
-        classes: usize,
-    },
+    Label { index: usize, label: usize, classes: usize },
     #[error("{path} has the dimensions {dimensions:?} where {expected} are needed; give the other file of the pair", path = path.display())]
-    Dimensions {
-        path: PathBuf,
-        dimensions: Vec<usize>,
-        expected: &'static str,
-    },
+    Dimensions { path: PathBuf, dimensions: Vec<usize>, expected: &'static str },
     #[error("the {set} set has no images; give at least one")]
     Empty { set: &'static str },
     #[error(
         "{network} takes images of {expected:?} pixels (height, width), but the {set} set has {found:?}; resize them first"
     )]
-    ImageSize {
-        network: &'static str,
-        set: &'static str,
-        expected: [usize; 2],
-        found: [usize; 2],
-    },
+    ImageSize { network: &'static str, set: &'static str, expected: [usize; 2], found: [usize; 2] },
     #[error(
         "the loss of epoch {epoch} is {loss}; lower the learning rate, or warm up longer (a checkpoint keeps the epoch before)"
     )]
@@ -186,9 +162,8 @@ pub fn train(
         && let Some(checkpoint) = Checkpoint::read(path, &settings)?
     {
         first_epoch = checkpoint.epoch + 1;
-        (network, optimizer) = checkpoint
-            .restore(network, config.weight_decay)
-            .map_err(|error| checkpoint::unusable(path, error))?;
+        (network, optimizer) =
+            checkpoint.restore(network, config.weight_decay).map_err(|error| checkpoint::unusable(path, error))?;
     }
 
     for epoch in first_epoch..=config.epochs {
@@ -200,9 +175,7 @@ pub fn train(
         for (step, images) in order.chunks_exact(batch_size).enumerate() {
             let augmentation = Augmentation::new(config, epoch);
             let batch = training.batch(images, augmentation, config.into(), &device);
-            let logits = network
-                .forward(batch.images.clone(), &mut Taps::none())
-                .logits;
+            let logits = network.forward(batch.images.clone(), &mut Taps::none()).logits;
             let loss = cross_entropy(logits.clone(), batch.labels.clone(), config.label_smoothing);
             progress.add(&loss, logits, &batch);
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
@@ -233,20 +206,13 @@ pub fn train(
 
 /// The share of the images that `network`, in evaluation mode, classifies correctly; 0 to 1.
 /// Of `config` it uses the batch size and the normalisation.
-pub fn accuracy(
-    network: &Network,
-    images: &LabelledImages,
-    config: &TrainConfig,
-    device: &Device,
-) -> f64 {
+pub fn accuracy(network: &Network, images: &LabelledImages, config: &TrainConfig, device: &Device) -> f64 {
     let device = device.clone().without_autodiff();
     let indices: Vec<usize> = (0..images.len()).collect();
     let mut correct = Tensor::<1, Int>::zeros([1], &device);
     for indices in indices.chunks(config.batch_size) {
         let batch = images.batch(indices, None, config.into(), &device);
-        let logits = network
-            .forward(batch.images.clone(), &mut Taps::none())
-            .logits;
+        let logits = network.forward(batch.images.clone(), &mut Taps::none()).logits;
         correct = correct + count_correct(logits, &batch);
     }
     correct.into_scalar::<i64>() as f64 / images.len() as f64
@@ -266,18 +232,8 @@ impl TrainConfig {
 
     fn check(&self) -> Result<(), TrainingError> {
         let checks = [
-            (
-                "epochs",
-                self.epochs.to_string(),
-                self.epochs >= 1,
-                "at least 1",
-            ),
-            (
-                "batch_size",
-                self.batch_size.to_string(),
-                self.batch_size >= 1,
-                "at least 1",
-            ),
+            ("epochs", self.epochs.to_string(), self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size.to_string(), self.batch_size >= 1, "at least 1"),
             (
                 "learning_rate",
                 self.learning_rate.to_string(),
@@ -302,12 +258,7 @@ impl TrainConfig {
                 (0.0..1.0).contains(&self.label_smoothing),
                 "0 or above and below 1",
             ),
-            (
-                "mean",
-                format!("{:?}", self.mean),
-                self.mean.iter().all(|mean| mean.is_finite()),
-                "three finite numbers",
-            ),
+            ("mean", format!("{:?}", self.mean), self.mean.iter().all(|mean| mean.is_finite()), "three finite numbers"),
             (
                 "std",
                 format!("{:?}", self.std),
@@ -316,11 +267,7 @@ impl TrainConfig {
             ),
         ];
         match checks.into_iter().find(|(_, _, holds, _)| !holds) {
-            Some((option, value, _, range)) => Err(TrainingError::Option {
-                option,
-                value,
-                range,
-            }),
+            Some((option, value, _, range)) => Err(TrainingError::Option { option, value, range }),
             None => Ok(()),
         }
     }
@@ -328,29 +275,17 @@ impl TrainConfig {
 
 impl From<&TrainConfig> for Normalization {
     fn from(config: &TrainConfig) -> Self {
-        Self {
-            mean: config.mean,
-            std: config.std,
-        }
+        Self { mean: config.mean, std: config.std }
     }
 }
 
-fn check_set(
-    entry: &Entry,
-    set: &'static str,
-    images: &LabelledImages,
-) -> Result<(), TrainingError> {
+fn check_set(entry: &Entry, set: &'static str, images: &LabelledImages) -> Result<(), TrainingError> {
     if images.is_empty() {
         return Err(TrainingError::Empty { set });
     }
     let expected = entry.config.input_size();
     if images.size() != expected && !entry.config.any_input_size() {
-        return Err(TrainingError::ImageSize {
-            network: entry.name,
-            set,
-            expected,
-            found: images.size(),
-        });
+        return Err(TrainingError::ImageSize { network: entry.name, set, expected, found: images.size() });
     }
     Ok(())
 }
@@ -385,12 +320,7 @@ fn cross_entropy(logits: Tensor<2>, labels: Tensor<2, Int>, smoothing: f64) -> T
 
 /// `[batch, class]` → `[1]`.
 fn count_correct(logits: Tensor<2>, batch: &Batch) -> Tensor<1, Int> {
-    logits
-        .inner()
-        .argmax(1)
-        .equal(batch.labels.clone().inner())
-        .int()
-        .sum()
+    logits.inner().argmax(1).equal(batch.labels.clone().inner()).int().sum()
 }
 
 /// Sums over an epoch, kept on the device so that it need not be waited for at every step.
@@ -404,12 +334,7 @@ struct Progress {
 impl Progress {
     fn new(device: &Device) -> Self {
         let device = device.clone().without_autodiff();
-        Self {
-            loss: Tensor::zeros([1], &device),
-            correct: Tensor::zeros([1], &device),
-            batches: 0,
-            images: 0,
-        }
+        Self { loss: Tensor::zeros([1], &device), correct: Tensor::zeros([1], &device), batches: 0, images: 0 }
     }
 
     fn add(&mut self, loss: &Tensor<1>, logits: Tensor<2>, batch: &Batch) {
@@ -423,10 +348,7 @@ impl Progress {
     fn finish(self) -> (f64, f64) {
         let loss = self.loss.into_scalar::<f32>();
         let correct = self.correct.into_scalar::<i64>();
-        (
-            f64::from(loss) / self.batches as f64,
-            correct as f64 / self.images as f64,
-        )
+        (f64::from(loss) / self.batches as f64, correct as f64 / self.images as f64)
     }
 }
 
@@ -436,15 +358,8 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_and_falls() {
-        let config = TrainConfig {
-            epochs: 3,
-            warmup_epochs: 1,
-            learning_rate: 1.0,
-            ..Default::default()
-        };
-        let rates: Vec<f64> = (0..12)
-            .map(|step| config.learning_rate_at(step, 4))
-            .collect();
+        let config = TrainConfig { epochs: 3, warmup_epochs: 1, learning_rate: 1.0, ..Default::default() };
+        let rates: Vec<f64> = (0..12).map(|step| config.learning_rate_at(step, 4)).collect();
         assert_eq!(&rates[..5], [0.25, 0.5, 0.75, 1.0, 1.0]);
         assert!((rates[8] - 0.5).abs() < 1e-12);
         assert!(rates[5..].windows(2).all(|pair| pair[1] < pair[0]));
@@ -457,19 +372,14 @@ mod tests {
         let device = Device::flex();
         let logits = Tensor::from_data([[1.0, -2.0, 0.5], [0.25, 3.0, -1.0]], &device);
         let labels = Tensor::from_data([[2], [0]], &device);
-        let loss = |smoothing| {
-            cross_entropy(logits.clone(), labels.clone(), smoothing).into_scalar::<f32>()
-        };
+        let loss = |smoothing| cross_entropy(logits.clone(), labels.clone(), smoothing).into_scalar::<f32>();
         assert!((loss(0.0) - 1.916_816_6).abs() < 1e-6);
         assert!((loss(0.1) - 1.925_149_9).abs() < 1e-6);
     }
 
     #[test]
     fn options_out_of_range_are_named() {
-        let config = TrainConfig {
-            warmup_epochs: 10,
-            ..Default::default()
-        };
+        let config = TrainConfig { warmup_epochs: 10, ..Default::default() };
         assert_eq!(
             config.check().unwrap_err().to_string(),
             "the training option warmup_epochs is 10, but must be below the number of epochs"

@@ -9,10 +9,7 @@ use netkin_architectures::Network;
 /// Parameters of one dimension, biases and normalisation, do not decay.
 pub fn adamw(network: &Network, weight_decay: f64) -> ModuleOptimizer {
     let config = AdamWConfig::new().with_epsilon(1e-8);
-    let decaying = config
-        .clone()
-        .with_weight_decay(weight_decay as f32)
-        .build();
+    let decaying = config.clone().with_weight_decay(weight_decay as f32).build();
     let plain = config.with_weight_decay(0.0).build();
     let mut one_dimensional = OneDimensional(Vec::new());
     network.visit(&mut one_dimensional);

@@ -6,9 +6,7 @@ pub struct Random(u64);
 impl Random {
     /// The stream that belongs to these parts; other parts, or another number of them, give an unrelated one.
     pub fn of(parts: &[u64]) -> Self {
-        Self(parts.iter().fold(0, |state, part| {
-            Self(state ^ mix(part.wrapping_add(STEP))).draw()
-        }))
+        Self(parts.iter().fold(0, |state, part| Self(state ^ mix(part.wrapping_add(STEP))).draw()))
     }
 
     /// Any 64 bits.
@@ -51,9 +49,6 @@ mod tests {
         for part in 0..7000 {
             counts[Random::of(&[3, part]).below(7)] += 1;
         }
-        assert!(
-            counts.iter().all(|count| (880..1120).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|count| (880..1120).contains(count)), "{counts:?}");
     }
 }

@@ -15,10 +15,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 /// The program, quiet, with no hub to reach.
 pub fn netkin() -> Command {
     let mut command = Command::cargo_bin("netkin").expect("the program is built with its tests");
-    command
-        .env("HF_HUB_OFFLINE", "1")
-        .env("HF_HOME", "/nonexistent")
-        .args(["--threads", "1"]);
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "/nonexistent").args(["--threads", "1"]);
     command
 }
 
@@ -40,13 +37,10 @@ impl Scratch {
         let device = Device::flex();
         // The device's random numbers are one stream for all tests of this process, which run side by side.
         static RANDOM_NUMBERS: Mutex<()> = Mutex::new(());
-        let _alone = RANDOM_NUMBERS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _alone = RANDOM_NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
         device.seed(seed);
         let entry = netkin_architectures::find(network).expect("the network is registered");
-        netkin_weights::save(&entry.build(&device), &path, Precision::F32)
-            .expect("the weights can be written");
+        netkin_weights::save(&entry.build(&device), &path, Precision::F32).expect("the weights can be written");
         format!("{network}={}", path.display())
     }
 
@@ -102,11 +96,8 @@ pub fn predictions(spec: &str, folder: &Path, labels: &Path) -> Vec<usize> {
     let loaded = netkin_weights::load(&spec, Precision::F32, &device, &hub, &mut |_| {});
     let model = Model::new(loaded.expect("the weights fit"), Precision::F32, device);
     let dataset = Dataset::open(folder, Some(labels)).expect("the images are there");
-    let images: Vec<RgbImage> = dataset
-        .samples
-        .iter()
-        .map(|sample| decode_file(&sample.path).expect("the image can be decoded"))
-        .collect();
+    let images: Vec<RgbImage> =
+        dataset.samples.iter().map(|sample| decode_file(&sample.path).expect("the image can be decoded")).collect();
     model.predict(model.pixels_of(&images))
 }
 
@@ -139,21 +130,14 @@ pub fn rewrite(path: &Path, change: impl Fn(&str, &mut [f32])) {
                 .map(|four| f32::from_le_bytes(four.try_into().expect("four bytes")))
                 .collect();
             change(&name, &mut values);
-            let bytes = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             (name, tensor.shape().to_vec(), bytes)
         })
         .collect();
-    let views = changed.iter().map(|(name, shape, bytes)| {
-        (
-            name,
-            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape fits"),
-        )
-    });
-    let bytes =
-        safetensors::serialize(views, None::<HashMap<String, String>>).expect("memory takes it");
+    let views = changed
+        .iter()
+        .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape fits")));
+    let bytes = safetensors::serialize(views, None::<HashMap<String, String>>).expect("memory takes it");
     std::fs::write(path, bytes).expect("the weights can be written");
 }
 

@@ -62,27 +62,13 @@ pub fn repository(name: &str, tag: &str) -> String {
 }
 
 fn find(name: &str, tag: &str) -> Option<&'static Published> {
-    CATALOGUE
-        .iter()
-        .find(|row| row.name == name && row.tag == tag)
+    CATALOGUE.iter().find(|row| row.name == name && row.tag == tag)
 }
 
 fn row(line: &'static str) -> Option<Published> {
     let columns: Vec<&'static str> = line.split(',').collect();
-    let &[
-        name,
-        tag,
-        default,
-        num_classes,
-        height,
-        width,
-        crop_pct,
-        crop_mode,
-        interpolation,
-        mean,
-        std,
-        repository,
-    ] = columns.as_slice()
+    let &[name, tag, default, num_classes, height, width, crop_pct, crop_mode, interpolation, mean, std, repository] =
+        columns.as_slice()
     else {
         return None;
     };

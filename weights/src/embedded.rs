@@ -21,11 +21,9 @@ const TABLE: &[(&str, &[u8])] = embedded![
 ];
 
 /// The first 500 test images of Fashion-MNIST, IDX `[500, 28, 28]`, gzip.
-pub const TEST_IMAGES: &[u8] =
-    include_bytes!("../embedded/fashion_mnist_500/t10k-images-idx3-ubyte.gz");
+pub const TEST_IMAGES: &[u8] = include_bytes!("../embedded/fashion_mnist_500/t10k-images-idx3-ubyte.gz");
 /// Their labels, IDX `[500]`, gzip.
-pub const TEST_LABELS: &[u8] =
-    include_bytes!("../embedded/fashion_mnist_500/t10k-labels-idx1-ubyte.gz");
+pub const TEST_LABELS: &[u8] = include_bytes!("../embedded/fashion_mnist_500/t10k-labels-idx1-ubyte.gz");
 
 /// The safetensors of a network, if netkin carries them.
 pub fn weights(name: &str) -> Option<&'static [u8]> {

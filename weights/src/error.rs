@@ -12,10 +12,7 @@ use crate::Precision;
 pub enum Error {
     /// No network of that name.
     #[error("there is no network named {name:?}{}", did_you_mean(similar))]
-    UnknownNetwork {
-        name: String,
-        similar: Vec<&'static str>,
-    },
+    UnknownNetwork { name: String, similar: Vec<&'static str> },
     /// Not of the form that a model is written in.
     #[error("{spec:?} names no model: write NAME, NAME.TAG, NAME=PATH or NAME.TAG=PATH")]
     Spec { spec: String },
@@ -39,18 +36,12 @@ pub enum Error {
     Folder { path: PathBuf },
     /// The operating system refused.
     #[error("cannot {action} {}: {error}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        error: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, error: io::Error },
     /// Nothing in the file.
     #[error("{file} is empty: copy or download it again")]
     Empty { file: String },
     /// Some other kind of file.
-    #[error(
-        "{file} is {what}, neither safetensors nor a PyTorch checkpoint: give the file of weights itself"
-    )]
+    #[error("{file} is {what}, neither safetensors nor a PyTorch checkpoint: give the file of weights itself")]
     NotWeights { file: String, what: &'static str },
     /// The right kind of file, but broken.
     #[error("{file} is damaged or cut short ({reason}): copy or download it again")]
@@ -59,17 +50,11 @@ pub enum Error {
     #[error(transparent)]
     Misfit(Box<Misfit>),
     /// NaN or infinity among the weights.
-    #[error(
-        "{tensor} of {file} holds NaN or infinity: use other weights, these cannot be computed with"
-    )]
+    #[error("{tensor} of {file} holds NaN or infinity: use other weights, these cannot be computed with")]
     NotFinite { file: String, tensor: String },
     /// A weight beyond the precision's range.
     #[error("{tensor} of {file} holds values beyond the range of {precision}: choose f32 or bf16")]
-    Overflow {
-        file: String,
-        tensor: String,
-        precision: Precision,
-    },
+    Overflow { file: String, tensor: String, precision: Precision },
     /// A configuration beside the weights that cannot be used.
     #[error(
         "{file} does not say how images are prepared ({reason}): mend it, or move it away to use timm's usual values"
@@ -84,62 +69,33 @@ pub enum Error {
         "{repository}/{file} is not in the cache folder {} and HF_HUB_OFFLINE forbids asking the hub: unset it, or give a file as NAME=PATH",
         cache.display()
     )]
-    Offline {
-        repository: String,
-        file: String,
-        cache: PathBuf,
-    },
+    Offline { repository: String, file: String, cache: PathBuf },
     /// The hub does not know the model, or hides it.
     #[error("{endpoint} has no model {repository}{}", published(tags))]
-    NotOnHub {
-        endpoint: String,
-        repository: String,
-        tags: Vec<&'static str>,
-    },
+    NotOnHub { endpoint: String, repository: String, tags: Vec<&'static str> },
     /// The model is there, the file is not.
-    #[error(
-        "{repository} on the hub holds no {file}: choose other weights, or give a file as NAME=PATH"
-    )]
+    #[error("{repository} on the hub holds no {file}: choose other weights, or give a file as NAME=PATH")]
     NoSuchHubFile { repository: String, file: String },
     /// The hub wants to know who asks.
     #[error("the hub refuses {repository} (HTTP {status}): {}", token_hint(*with_token))]
-    Refused {
-        repository: String,
-        status: u16,
-        with_token: bool,
-    },
+    Refused { repository: String, status: u16, with_token: bool },
     /// The hub is in trouble.
     #[error("{url} answers HTTP {status}: try again later")]
     Status { url: String, status: u16 },
     /// No connection.
-    #[error(
-        "cannot reach {url} ({reason}): check the network and HF_ENDPOINT, or give a file as NAME=PATH"
-    )]
+    #[error("cannot reach {url} ({reason}): check the network and HF_ENDPOINT, or give a file as NAME=PATH")]
     Unreachable { url: String, reason: String },
     /// The connection broke in mid-file; what has come is kept.
     #[error(
         "the download of {url} broke off after {done} of {} bytes ({reason}): the same command again goes on from there",
         total.map_or("unknown".into(), |total| total.to_string())
     )]
-    Cut {
-        url: String,
-        done: u64,
-        total: Option<u64>,
-        reason: String,
-    },
+    Cut { url: String, done: u64, total: Option<u64>, reason: String },
     /// The download is not what was announced; it is deleted.
-    #[error(
-        "the download of {url} has sha256 {found}, not {announced} as announced, and was deleted: try again"
-    )]
-    Corrupt {
-        url: String,
-        announced: String,
-        found: String,
-    },
+    #[error("the download of {url} has sha256 {found}, not {announced} as announced, and was deleted: try again")]
+    Corrupt { url: String, announced: String, found: String },
     /// Something that does not behave as the hub does.
-    #[error(
-        "{url} does not answer as the Hugging Face hub does ({reason}): check HF_ENDPOINT and any proxy"
-    )]
+    #[error("{url} does not answer as the Hugging Face hub does ({reason}): check HF_ENDPOINT and any proxy")]
     NotAHub { url: String, reason: String },
 }
 
@@ -167,20 +123,12 @@ impl std::error::Error for Misfit {}
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} does not fit {}: ", self.file, self.network)?;
-        let parts = [
-            ("missing", &self.missing),
-            ("left over", &self.unused),
-            ("different", &self.different),
-        ];
+        let parts = [("missing", &self.missing), ("left over", &self.unused), ("different", &self.different)];
         let parts: Vec<String> = parts
             .iter()
             .filter(|(_, keys)| !keys.is_empty())
             .map(|(what, keys)| {
-                let noun = if keys.len() == 1 {
-                    "tensor is"
-                } else {
-                    "tensors are"
-                };
+                let noun = if keys.len() == 1 { "tensor is" } else { "tensors are" };
                 format!("{} {noun} {what} ({})", keys.len(), listed(keys, 10))
             })
             .collect();
@@ -209,9 +157,7 @@ fn published(tags: &[&str]) -> String {
 
 fn token_hint(with_token: bool) -> &'static str {
     match with_token {
-        true => {
-            "check that the token may read it (HF_TOKEN, or the token file that `hf auth login` writes)"
-        }
+        true => "check that the token may read it (HF_TOKEN, or the token file that `hf auth login` writes)",
         false => "set HF_TOKEN to a token that may read it, and check the name",
     }
 }

@@ -42,13 +42,7 @@ enum Place {
 }
 
 /// Under these keys a checkpoint of a training run keeps its weights; the averaged ones are better and come first, as in timm.
-const CHECKPOINT_KEYS: [&str; 5] = [
-    "state_dict_ema",
-    "model_ema",
-    "state_dict",
-    "model",
-    "model_state_dict",
-];
+const CHECKPOINT_KEYS: [&str; 5] = ["state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict"];
 /// What wrappers for parallel and compiled training put before every key.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 /// Counts the batches that batch normalisation has seen; nothing computes with it.
@@ -58,14 +52,8 @@ impl WeightsFile {
     /// Reads safetensors or a PyTorch checkpoint; its content decides which, not its name.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let unreadable = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-                Error::NoFile { path: path.into() }
-            }
-            _ => Error::Io {
-                action: "read",
-                path: path.into(),
-                error,
-            },
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NoFile { path: path.into() },
+            _ => Error::Io { action: "read", path: path.into(), error },
         };
         if fs::metadata(path).map_err(unreadable)?.is_dir() {
             return Err(Error::Folder { path: path.into() });
@@ -87,9 +75,7 @@ impl WeightsFile {
             reason: match error {
                 SafeTensorError::HeaderTooSmall
                 | SafeTensorError::InvalidHeaderLength
-                | SafeTensorError::MetadataIncompleteBuffer => {
-                    "its length is not what its header announces".into()
-                }
+                | SafeTensorError::MetadataIncompleteBuffer => "its length is not what its header announces".into(),
                 error => error.to_string(),
             },
         })?;
@@ -106,19 +92,12 @@ impl WeightsFile {
                 (key.to_string(), tensor)
             })
             .collect();
-        Ok(Self {
-            sha256: sha256(&bytes),
-            tensors: needed(tensors),
-            label,
-            bytes,
-        })
+        Ok(Self { sha256: sha256(&bytes), tensors: needed(tensors), label, bytes })
     }
 
     fn from_checkpoint(label: String, path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let reader = PytorchReader::new(path).map_err(|error| Error::Damaged {
-            file: label.clone(),
-            reason: error.to_string(),
-        })?;
+        let reader = PytorchReader::new(path)
+            .map_err(|error| Error::Damaged { file: label.clone(), reason: error.to_string() })?;
         let tensors = reader
             .into_tensors()
             .into_iter()
@@ -131,38 +110,21 @@ impl WeightsFile {
                 (key, stored)
             })
             .collect();
-        Ok(Self {
-            sha256: sha256(bytes),
-            tensors: needed(weights_of(tensors)),
-            label,
-            bytes: Cow::Borrowed(&[]),
-        })
+        Ok(Self { sha256: sha256(bytes), tensors: needed(weights_of(tensors)), label, bytes: Cow::Borrowed(&[]) })
     }
 
     /// The numbers of a tensor of floating point numbers.
     pub fn read(&self, key: &str, to: Precision) -> Result<TensorData, Error> {
         let tensor = &self.tensors[key];
-        let damaged = |reason: String| Error::Damaged {
-            file: self.label.clone(),
-            reason,
-        };
+        let damaged = |reason: String| Error::Damaged { file: self.label.clone(), reason };
         let from = tensor.kind.clone().map_err(damaged)?;
         let bytes = match &tensor.place {
             Place::Bytes(range) => Cow::Borrowed(&self.bytes[range.clone()]),
-            Place::Checkpoint(tensor) => {
-                Cow::Owned(tensor.read().map_err(|error| damaged(error.to_string()))?)
-            }
+            Place::Checkpoint(tensor) => Cow::Owned(tensor.read().map_err(|error| damaged(error.to_string()))?),
         };
         convert(&bytes, from, &tensor.shape, to).map_err(|flaw| match flaw {
-            Flaw::NotFinite => Error::NotFinite {
-                file: self.label.clone(),
-                tensor: key.into(),
-            },
-            Flaw::Overflow => Error::Overflow {
-                file: self.label.clone(),
-                tensor: key.into(),
-                precision: to,
-            },
+            Flaw::NotFinite => Error::NotFinite { file: self.label.clone(), tensor: key.into() },
+            Flaw::Overflow => Error::Overflow { file: self.label.clone(), tensor: key.into(), precision: to },
         })
     }
 }
@@ -187,10 +149,7 @@ enum Format {
 /// before 0.1.10 a TAR archive.
 fn format(bytes: &[u8]) -> Format {
     const OTHERS: [(&[u8], &str); 6] = [
-        (
-            b"version https://git-lfs",
-            "a Git LFS pointer (`git lfs pull` fetches the file)",
-        ),
+        (b"version https://git-lfs", "a Git LFS pointer (`git lfs pull` fetches the file)"),
         (b"<", "a web page"),
         (b"{", "JSON"),
         (b"\x93NUMPY", "a NumPy array"),
@@ -201,8 +160,7 @@ fn format(bytes: &[u8]) -> Format {
         Format::Empty
     } else if bytes.get(8) == Some(&b'{') && bytes[4..8] == [0; 4] {
         Format::Safetensors
-    } else if bytes.starts_with(b"PK") || bytes[0] == 0x80 || bytes.get(257..262) == Some(b"ustar")
-    {
+    } else if bytes.starts_with(b"PK") || bytes[0] == 0x80 || bytes.get(257..262) == Some(b"ustar") {
         Format::Checkpoint
     } else {
         let other = OTHERS.iter().find(|(start, _)| bytes.starts_with(start));
@@ -245,9 +203,8 @@ fn weights_of(tensors: Tensors) -> Tensors {
 
 /// Without what wrappers put before every key, and without what nothing computes with.
 fn needed(mut tensors: Tensors) -> Tensors {
-    while let Some(wrapper) = WRAPPERS
-        .into_iter()
-        .find(|wrapper| !tensors.is_empty() && tensors.keys().all(|key| key.starts_with(wrapper)))
+    while let Some(wrapper) =
+        WRAPPERS.into_iter().find(|wrapper| !tensors.is_empty() && tensors.keys().all(|key| key.starts_with(wrapper)))
     {
         tensors = stripped(tensors, wrapper);
     }
@@ -257,10 +214,7 @@ fn needed(mut tensors: Tensors) -> Tensors {
 
 /// The tensors under a prefix, under the rest of their keys.
 fn stripped(tensors: Tensors, prefix: &str) -> Tensors {
-    tensors
-        .into_iter()
-        .filter_map(|(key, tensor)| Some((key.strip_prefix(prefix)?.to_string(), tensor)))
-        .collect()
+    tensors.into_iter().filter_map(|(key, tensor)| Some((key.strip_prefix(prefix)?.to_string(), tensor))).collect()
 }
 
 #[cfg(test)]
@@ -268,11 +222,7 @@ mod tests {
     use super::*;
 
     fn tensors(keys: &[&str]) -> Tensors {
-        let tensor = || StoredTensor {
-            kind: Ok(Precision::F32),
-            shape: vec![],
-            place: Place::Bytes(0..0),
-        };
+        let tensor = || StoredTensor { kind: Ok(Precision::F32), shape: vec![], place: Place::Bytes(0..0) };
         keys.iter().map(|key| (key.to_string(), tensor())).collect()
     }
 
@@ -285,18 +235,12 @@ mod tests {
         let checkpoint = tensors(&["state_dict.a", "state_dict_ema.b", "optimizer.state.0.c"]);
         assert_eq!(keys(weights_of(checkpoint)), ["b"]);
         assert_eq!(keys(weights_of(tensors(&["model.a", "lr"]))), ["a"]);
-        assert_eq!(
-            keys(weights_of(tensors(&["a", "b.model.c"]))),
-            ["a", "b.model.c"]
-        );
+        assert_eq!(keys(weights_of(tensors(&["a", "b.model.c"]))), ["a", "b.model.c"]);
     }
 
     #[test]
     fn wrappers_are_taken_off() {
-        let wrapped = tensors(&[
-            "module._orig_mod.a",
-            "module._orig_mod.bn.num_batches_tracked",
-        ]);
+        let wrapped = tensors(&["module._orig_mod.a", "module._orig_mod.bn.num_batches_tracked"]);
         assert_eq!(keys(needed(wrapped)), ["a"]);
         assert_eq!(keys(needed(tensors(&["module.a", "b"]))), ["b", "module.a"]);
     }
@@ -310,17 +254,11 @@ mod tests {
         assert!(matches!(format(b"PK\x03\x04..."), Format::Checkpoint));
         assert!(matches!(format(b""), Format::Empty));
         assert!(matches!(format(b"<html>"), Format::Other("a web page")));
-        assert!(matches!(
-            format(b"hello"),
-            Format::Other("of an unknown kind")
-        ));
+        assert!(matches!(format(b"hello"), Format::Other("of an unknown kind")));
     }
 
     #[test]
     fn sha256_of_nist() {
-        assert_eq!(
-            sha256(b"abc"),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

@@ -96,12 +96,7 @@ impl HubConfig {
 
     /// No hub and an empty cache: for weights that are at hand.
     pub fn nowhere() -> Self {
-        Self {
-            cache: PathBuf::new(),
-            endpoint: String::new(),
-            offline: true,
-            token: None,
-        }
+        Self { cache: PathBuf::new(), endpoint: String::new(), offline: true, token: None }
     }
 
     fn repository(&self, repository: &str) -> CacheRepo {
@@ -145,11 +140,7 @@ pub fn fetch(
         return Ok(path);
     }
     if config.offline {
-        return Err(Error::Offline {
-            repository: repository.into(),
-            file: file.into(),
-            cache: config.cache.clone(),
-        });
+        return Err(Error::Offline { repository: repository.into(), file: file.into(), cache: config.cache.clone() });
     }
     let client = Client::new(config, repository, file)?;
     let announced = client.ask()?;
@@ -207,10 +198,7 @@ impl<'a> Client<'a> {
         let url = format!("{}/{repository}/resolve/main/{file}", config.endpoint);
         let host = url.parse::<Uri>().ok();
         let Some(host) = host.as_ref().and_then(|url| url.scheme().and(url.host())) else {
-            return Err(Error::Unreachable {
-                url,
-                reason: "this is no address, it should begin with https://".into(),
-            });
+            return Err(Error::Unreachable { url, reason: "this is no address, it should begin with https://".into() });
         };
         let mut agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -224,13 +212,7 @@ impl<'a> Client<'a> {
         if matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
             agent = agent.proxy(None);
         }
-        Ok(Self {
-            config,
-            repository,
-            file,
-            agent: agent.build().into(),
-            url,
-        })
+        Ok(Self { config, repository, file, agent: agent.build().into(), url })
     }
 
     /// Length, hash and version of the file. The hub says so itself, before it sends on to where large files lie.
@@ -259,27 +241,18 @@ impl<'a> Client<'a> {
         Err(self.not_a_hub("it redirects without end"))
     }
 
-    fn announcement(
-        &self,
-        all: &HeaderMap,
-        last: &HeaderMap,
-        is_file: bool,
-    ) -> Result<Announcement, Error> {
+    fn announcement(&self, all: &HeaderMap, last: &HeaderMap, is_file: bool) -> Result<Announcement, Error> {
         let etag = text(all, "x-linked-etag").or_else(|| text(last, "etag"));
-        let etag = etag
-            .as_deref()
-            .map(|etag| etag.trim_start_matches("W/").trim_matches('"'));
+        let etag = etag.as_deref().map(|etag| etag.trim_start_matches("W/").trim_matches('"'));
         let commit = text(all, "x-repo-commit");
         let size = text(all, "x-linked-size")
             .or_else(|| text(last, "content-length").filter(|_| is_file))
             .and_then(|size| size.parse().ok());
         match (etag, commit.as_deref()) {
             // Both become names of files.
-            (Some(etag), Some(commit)) if is_name(etag) && is_name(commit) => Ok(Announcement {
-                commit: commit.into(),
-                etag: etag.into(),
-                size,
-            }),
+            (Some(etag), Some(commit)) if is_name(etag) && is_name(commit) => {
+                Ok(Announcement { commit: commit.into(), etag: etag.into(), size })
+            }
             _ => Err(self.not_a_hub("its answer has no ETag or no X-Repo-Commit")),
         }
     }
@@ -307,11 +280,7 @@ impl<'a> Client<'a> {
             return Ok(());
         }
         fs::remove_file(unfinished).map_err(io_error("remove", unfinished))?;
-        Err(Error::Corrupt {
-            url: self.url.clone(),
-            announced: expected.into(),
-            found,
-        })
+        Err(Error::Corrupt { url: self.url.clone(), announced: expected.into(), found })
     }
 
     /// One connection's worth of [`Self::download`].
@@ -323,11 +292,7 @@ impl<'a> Client<'a> {
     ) -> Result<(), Error> {
         let failed = || io_error("write", unfinished);
         let mut options = OpenOptions::new();
-        let mut file = options
-            .append(true)
-            .create(true)
-            .open(unfinished)
-            .map_err(failed())?;
+        let mut file = options.append(true).create(true).open(unfinished).map_err(failed())?;
         let mut done = file.metadata().map_err(failed())?.len();
         if announced.size.is_some_and(|size| done > size) {
             file.set_len(0).map_err(failed())?;
@@ -357,13 +322,7 @@ impl<'a> Client<'a> {
         }
 
         let label = format!("{}/{}", self.repository, self.file);
-        let mut report = |done| {
-            progress(Progress {
-                file: &label,
-                done,
-                total,
-            })
-        };
+        let mut report = |done| progress(Progress { file: &label, done, total });
         report(done);
         let mut body = response.into_body().into_reader();
         let mut block = vec![0; BLOCK];
@@ -410,10 +369,7 @@ impl<'a> Client<'a> {
         };
         request.call().map_err(|error| match error {
             ureq::Error::TooManyRedirects => self.not_a_hub("it redirects without end"),
-            error => Error::Unreachable {
-                url: self.url.clone(),
-                reason: error.to_string(),
-            },
+            error => Error::Unreachable { url: self.url.clone(), reason: error.to_string() },
         })
     }
 
@@ -424,32 +380,17 @@ impl<'a> Client<'a> {
         let code = text(response.headers(), "x-error-code").unwrap_or_default();
         let repository = self.repository.to_string();
         match (status, code.as_str()) {
-            (404, "EntryNotFound") => Error::NoSuchHubFile {
-                repository,
-                file: self.file.into(),
-            },
-            (404, _) | (401, "RepoNotFound") => Error::NotOnHub {
-                endpoint: self.config.endpoint.clone(),
-                tags: tags_of(&repository),
-                repository,
-            },
-            (401 | 403, _) => Error::Refused {
-                repository,
-                status,
-                with_token: self.config.token.is_some(),
-            },
-            _ => Error::Status {
-                url: self.url.clone(),
-                status,
-            },
+            (404, "EntryNotFound") => Error::NoSuchHubFile { repository, file: self.file.into() },
+            (404, _) | (401, "RepoNotFound") => {
+                Error::NotOnHub { endpoint: self.config.endpoint.clone(), tags: tags_of(&repository), repository }
+            }
+            (401 | 403, _) => Error::Refused { repository, status, with_token: self.config.token.is_some() },
+            _ => Error::Status { url: self.url.clone(), status },
         }
     }
 
     fn not_a_hub(&self, reason: &str) -> Error {
-        Error::NotAHub {
-            url: self.url.clone(),
-            reason: reason.into(),
-        }
+        Error::NotAHub { url: self.url.clone(), reason: reason.into() }
     }
 }
 
@@ -485,9 +426,7 @@ fn is_relative(location: &str) -> bool {
 /// Scheme and host.
 fn origin(url: &str) -> &str {
     let host = url.find("://").map_or(0, |colon| colon + 3);
-    let end = url[host..]
-        .find('/')
-        .map_or(url.len(), |slash| host + slash);
+    let end = url[host..].find('/').map_or(url.len(), |slash| host + slash);
     &url[..end]
 }
 
@@ -537,11 +476,7 @@ fn link(blob: &Path, pointer: &Path) -> io::Result<()> {
 }
 
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |error| Error::Io {
-        action,
-        path: path.into(),
-        error,
-    }
+    move |error| Error::Io { action, path: path.into(), error }
 }
 
 #[cfg(test)]
@@ -570,10 +505,7 @@ mod tests {
         let cache = |variables: &[(&str, &str)]| config(variables).cache;
         assert_eq!(cache(&[("HF_HOME", "/h")]), Path::new("/h/hub"));
         assert_eq!(cache(&[("HF_HOME", "~/h")]), Path::new("/home/me/h/hub"));
-        assert_eq!(
-            cache(&[("XDG_CACHE_HOME", "/x")]),
-            Path::new("/x/huggingface/hub")
-        );
+        assert_eq!(cache(&[("XDG_CACHE_HOME", "/x")]), Path::new("/x/huggingface/hub"));
         let both = [("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c")];
         assert_eq!(cache(&both), Path::new("/c"));
     }
@@ -600,14 +532,8 @@ mod tests {
         let other = other.to_str().unwrap();
         let token = |variables: &[(&str, &str)]| config(variables).token.unwrap();
         assert_eq!(token(&[("HF_HOME", home)]), "from-home");
-        assert_eq!(
-            token(&[("HF_HOME", home), ("HF_TOKEN_PATH", other)]),
-            "from-path"
-        );
-        assert_eq!(
-            token(&[("HF_HOME", home), ("HF_TOKEN", "direct")]),
-            "direct"
-        );
+        assert_eq!(token(&[("HF_HOME", home), ("HF_TOKEN_PATH", other)]), "from-path");
+        assert_eq!(token(&[("HF_HOME", home), ("HF_TOKEN", "direct")]), "direct");
         let debug = format!("{:?}", config(&[("HF_TOKEN", "secret")]));
         assert!(!debug.contains("secret"));
     }

@@ -19,9 +19,7 @@ impl Layout {
     /// How many numbers an optimiser would change.
     pub fn parameters(&self) -> usize {
         let trained = self.0.iter().filter(|(key, _)| !is_statistic(key));
-        trained
-            .map(|(_, shape)| shape.iter().product::<usize>())
-            .sum()
+        trained.map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 }
 
@@ -39,21 +37,13 @@ impl Pattern {
         let num_classes = entry.config.num_classes();
         let build = |classes| Layout::of(&entry.config.build(classes, &Device::flex()));
         let (layout, other) = (build(num_classes), build(num_classes + 1));
-        let classifier = (0..layout.0.len())
-            .filter(|&index| layout.0[index] != other.0[index])
-            .collect();
-        Self {
-            layout,
-            num_classes,
-            classifier,
-        }
+        let classifier = (0..layout.0.len()).filter(|&index| layout.0[index] != other.0[index]).collect();
+        Self { layout, num_classes, classifier }
     }
 
     /// The keys of the classifier.
     pub fn classifier(&self) -> impl Iterator<Item = &str> {
-        self.classifier
-            .iter()
-            .map(|&index| self.layout.0[index].0.as_str())
+        self.classifier.iter().map(|&index| self.layout.0[index].0.as_str())
     }
 
     /// The number of classes that a file has, as far as its classifier resembles ours; else the published one.
@@ -134,12 +124,7 @@ mod tests {
             assert!(pattern.classifier().count() > 0, "{}", entry.name);
             let classes = entry.config.num_classes() + 7;
             let network = entry.config.build(classes, &Device::flex());
-            assert_eq!(
-                pattern.layout(classes),
-                Layout::of(&network),
-                "{}",
-                entry.name
-            );
+            assert_eq!(pattern.layout(classes), Layout::of(&network), "{}", entry.name);
         }
     }
 }

@@ -14,9 +14,7 @@ use crate::error::Misfit;
 use crate::file::WeightsFile;
 use crate::layout::{Layout, Pattern};
 use crate::preprocessing::Config;
-use crate::{
-    Error, HubConfig, ModelSpec, Precision, Preprocessing, Progress, catalogue, embedded, hub,
-};
+use crate::{Error, HubConfig, ModelSpec, Precision, Preprocessing, Progress, catalogue, embedded, hub};
 
 /// A network with its weights.
 #[derive(Debug)]
@@ -79,11 +77,7 @@ pub fn load(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Loaded, Error> {
     let entry = spec.entry();
-    let Found {
-        file,
-        source,
-        preprocessing,
-    } = Found::from_spec(spec, hub, progress)?;
+    let Found { file, source, preprocessing } = Found::from_spec(spec, hub, progress)?;
 
     let pattern = Pattern::of(entry);
     let num_classes = pattern.classes(|key| shape_in(&file, key));
@@ -95,13 +89,7 @@ pub fn load(
     let tensors = layout
         .0
         .iter()
-        .map(|(key, _)| {
-            Ok(bridge::from_data(
-                file.read(key, precision)?,
-                key.clone(),
-                None,
-            ))
-        })
+        .map(|(key, _)| Ok(bridge::from_data(file.read(key, precision)?, key.clone(), None)))
         .collect::<Result<Vec<_>, Error>>()?;
     let device = device.clone().without_autodiff();
     let mut network = entry.config.build(num_classes, &device);
@@ -131,11 +119,7 @@ struct Found {
 }
 
 impl Found {
-    fn from_spec(
-        spec: &ModelSpec,
-        hub: &HubConfig,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Self, Error> {
+    fn from_spec(spec: &ModelSpec, hub: &HubConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, Error> {
         let entry = spec.entry();
         let name = || spec.name().to_string();
         if let Some(path) = spec.path() {
@@ -160,32 +144,18 @@ impl Found {
 
     fn at_path(spec: &ModelSpec, path: &Path) -> Result<Self, Error> {
         let file = WeightsFile::open(path)?;
-        let usual = usual(
-            spec.entry(),
-            spec.tag().or_else(|| tag_of(spec.entry(), path)),
-        );
+        let usual = usual(spec.entry(), spec.tag().or_else(|| tag_of(spec.entry(), path)));
         let config = path.with_file_name(CONFIG);
         let preprocessing = match config.is_file() {
             true => ConfigFile::open(&config)?.about(spec.entry(), usual)?,
             false => usual,
         };
-        Ok(Self {
-            file,
-            source: Source::File(path.into()),
-            preprocessing,
-        })
+        Ok(Self { file, source: Source::File(path.into()), preprocessing })
     }
 
-    fn on_hub(
-        entry: &Entry,
-        tag: &str,
-        hub: &HubConfig,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Self, Error> {
+    fn on_hub(entry: &Entry, tag: &str, hub: &HubConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, Error> {
         let repository = catalogue::repository(entry.name, tag);
-        let cached = HUB_FILES
-            .iter()
-            .find_map(|file| hub::cached(hub, &repository, file));
+        let cached = HUB_FILES.iter().find_map(|file| hub::cached(hub, &repository, file));
         let was_cached = cached.is_some();
         let path = match cached {
             Some(path) => path,
@@ -211,14 +181,7 @@ impl Found {
             Some(config) => ConfigFile::open(&config)?.preprocessing(entry, usual)?,
             None => usual,
         };
-        Ok(Self {
-            file,
-            source: Source::Hub {
-                repository,
-                file: path,
-            },
-            preprocessing,
-        })
+        Ok(Self { file, source: Source::Hub { repository, file: path }, preprocessing })
     }
 }
 
@@ -243,15 +206,8 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn open(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|error| Error::Io {
-            action: "read",
-            path: path.into(),
-            error,
-        })?;
-        Ok(Self {
-            label: path.display().to_string(),
-            text,
-        })
+        let text = fs::read_to_string(path).map_err(|error| Error::Io { action: "read", path: path.into(), error })?;
+        Ok(Self { label: path.display().to_string(), text })
     }
 
     /// What it says if it is about this architecture, else `usual`.
@@ -270,18 +226,12 @@ impl ConfigFile {
         let [height, width] = entry.config.input_size();
         match entry.config.any_input_size() || preprocessing.input_size == [height, width] {
             true => Ok(preprocessing),
-            false => Err(self.unusable(format!(
-                "{} takes images of {height}×{width} pixels only",
-                entry.name
-            ))),
+            false => Err(self.unusable(format!("{} takes images of {height}×{width} pixels only", entry.name))),
         }
     }
 
     fn unusable(&self, reason: String) -> Error {
-        Error::Config {
-            file: self.label.clone(),
-            reason,
-        }
+        Error::Config { file: self.label.clone(), reason }
     }
 }
 
@@ -306,18 +256,12 @@ fn misfit(entry: &Entry, pattern: &Pattern, layout: &Layout, file: &WeightsFile)
         }
     }
     let expected: HashSet<&String> = layout.0.iter().map(|(key, _)| key).collect();
-    let unused: Vec<String> = file
-        .tensors
-        .keys()
-        .filter(|key| !expected.contains(key))
-        .cloned()
-        .collect();
+    let unused: Vec<String> = file.tensors.keys().filter(|key| !expected.contains(key)).cloned().collect();
     if missing.is_empty() && different.is_empty() && unused.is_empty() {
         return None;
     }
-    let headless = different.is_empty()
-        && unused.is_empty()
-        && pattern.classifier().eq(missing.iter().map(String::as_str));
+    let headless =
+        different.is_empty() && unused.is_empty() && pattern.classifier().eq(missing.iter().map(String::as_str));
     Some(Misfit {
         file: file.label.clone(),
         network: entry.name,
@@ -338,10 +282,7 @@ fn fitting(file: &WeightsFile) -> Vec<&'static str> {
             let classes = pattern.classes(|key| shape_in(file, key));
             let layout = pattern.layout(classes);
             layout.0.len() == file.tensors.len()
-                && layout
-                    .0
-                    .iter()
-                    .all(|(key, shape)| shape_in(file, key) == Some(shape))
+                && layout.0.iter().all(|(key, shape)| shape_in(file, key) == Some(shape))
         })
         .map(|entry| entry.name)
         .collect()

@@ -80,12 +80,7 @@ pub(crate) enum Flaw {
 ///
 /// # Panics
 /// If there are not as many bytes as the shape asks for.
-pub(crate) fn convert(
-    bytes: &[u8],
-    from: Precision,
-    shape: &[usize],
-    to: Precision,
-) -> Result<TensorData, Flaw> {
+pub(crate) fn convert(bytes: &[u8], from: Precision, shape: &[usize], to: Precision) -> Result<TensorData, Flaw> {
     match to {
         Precision::F32 => Ok(TensorData::new(read::<f32>(bytes, from)?, shape)),
         Precision::F64 => Ok(TensorData::new(read::<f64>(bytes, from)?, shape)),
@@ -184,26 +179,15 @@ mod tests {
         // Just above the middle between the f16 neighbours 1 and 1 + 2⁻¹⁰; by way of f32 it would fall on the middle, and back to 1.
         let number = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
         let data = convert(&number.to_le_bytes(), Precision::F64, &[1], Precision::F16).unwrap();
-        assert_eq!(
-            data.try_to_vec::<f16>().unwrap(),
-            [f16::from_f64(1.0 + 2f64.powi(-10))]
-        );
+        assert_eq!(data.try_to_vec::<f16>().unwrap(), [f16::from_f64(1.0 + 2f64.powi(-10))]);
     }
 
     #[test]
     fn every_half_survives_the_way_through_f32() {
-        let halves: Vec<f16> = (0..=u16::MAX)
-            .map(f16::from_bits)
-            .filter(|half| half.is_finite())
-            .collect();
+        let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|half| half.is_finite()).collect();
         let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
         let wide = convert(&bytes, Precision::F16, &[halves.len()], Precision::F32).unwrap();
-        let narrow = convert(
-            wide.as_bytes(),
-            Precision::F32,
-            &[halves.len()],
-            Precision::F16,
-        );
+        let narrow = convert(wide.as_bytes(), Precision::F32, &[halves.len()], Precision::F16);
         assert_eq!(narrow.unwrap().as_bytes(), bytes);
     }
 

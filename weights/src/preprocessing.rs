@@ -96,8 +96,7 @@ struct Pretrained {
 impl Config {
     /// The network that the file's text is about, if it names one; else why it is no JSON.
     pub fn architecture(text: &str) -> Result<Option<String>, String> {
-        let file: serde_json::Value =
-            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let file: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let name = file.get("architecture").and_then(|name| name.as_str());
         Ok(name.map(String::from))
     }

@@ -30,11 +30,7 @@ pub fn save(network: &Network, path: &Path, precision: Precision) -> Result<(), 
     written.map_err(|error| {
         // What is left of it is of no use; that it cannot be removed either is no news.
         let _ = fs::remove_file(temporary);
-        Error::Io {
-            action: "write",
-            path: path.into(),
-            error,
-        }
+        Error::Io { action: "write", path: path.into(), error }
     })
 }
 
@@ -52,35 +48,21 @@ fn encode(network: &Network, label: &str, precision: Precision) -> Result<Vec<u8
         .into_iter()
         .map(|tensor| {
             let key = tensor.name.clone();
-            let unreadable = |reason: String| Error::Device {
-                tensor: key.clone(),
-                reason,
-            };
+            let unreadable = |reason: String| Error::Device { tensor: key.clone(), reason };
             let data = bridge::into_data(tensor).map_err(|error| unreadable(error.to_string()))?;
-            let kind = Precision::of(data.dtype()).ok_or_else(|| {
-                unreadable(format!("{:?} is no floating point type", data.dtype()))
-            })?;
+            let kind = Precision::of(data.dtype())
+                .ok_or_else(|| unreadable(format!("{:?} is no floating point type", data.dtype())))?;
             let shape: Vec<usize> = data.shape().iter().copied().collect();
             match convert(data.as_bytes(), kind, &shape, precision) {
                 Ok(data) => Ok((key, shape, data)),
-                Err(Flaw::NotFinite) => Err(Error::NotFinite {
-                    file: label.into(),
-                    tensor: key,
-                }),
-                Err(Flaw::Overflow) => Err(Error::Overflow {
-                    file: label.into(),
-                    tensor: key,
-                    precision,
-                }),
+                Err(Flaw::NotFinite) => Err(Error::NotFinite { file: label.into(), tensor: key }),
+                Err(Flaw::Overflow) => Err(Error::Overflow { file: label.into(), tensor: key, precision }),
             }
         })
         .collect::<Result<Vec<_>, Error>>()?;
     let views = tensors.iter().map(|(key, shape, data)| {
         let view = TensorView::new(dtype(precision), shape.clone(), data.as_bytes());
-        (
-            key,
-            view.expect("a tensor has as many bytes as its shape and type ask for"),
-        )
+        (key, view.expect("a tensor has as many bytes as its shape and type ask for"))
     });
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = safetensors::serialize(views, Some(metadata));

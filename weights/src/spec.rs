@@ -65,16 +65,9 @@ impl FromStr for ModelSpec {
         if name.is_empty() || !tag.is_none_or(is_tag) {
             return Err(malformed());
         }
-        let entry = netkin_architectures::find(name).map_err(|similar| Error::UnknownNetwork {
-            name: name.into(),
-            similar,
-        })?;
-        Ok(Self {
-            asked: asked.into(),
-            entry,
-            tag: tag.map(String::from),
-            path,
-        })
+        let entry =
+            netkin_architectures::find(name).map_err(|similar| Error::UnknownNetwork { name: name.into(), similar })?;
+        Ok(Self { asked: asked.into(), entry, tag: tag.map(String::from), path })
     }
 }
 
@@ -111,15 +104,9 @@ mod tests {
     #[test]
     fn all_four_forms() {
         let spec = parse("resnet18");
-        assert_eq!(
-            (spec.name(), spec.tag(), spec.path()),
-            ("resnet18", None, None)
-        );
+        assert_eq!((spec.name(), spec.tag(), spec.path()), ("resnet18", None, None));
         let spec = parse("resnet18.a1_in1k");
-        assert_eq!(
-            (spec.name(), spec.tag()),
-            ("resnet18.a1_in1k", Some("a1_in1k"))
-        );
+        assert_eq!((spec.name(), spec.tag()), ("resnet18.a1_in1k", Some("a1_in1k")));
         assert_eq!(spec.entry().name, "resnet18");
         let spec = parse("resnet18=../a.b/c=d.safetensors");
         assert_eq!(spec.path(), Some(Path::new("../a.b/c=d.safetensors")));
@@ -141,21 +128,11 @@ mod tests {
         let misspelt = error("resnet5O=x");
         let begin = "there is no network named \"resnet5O\": did you mean resnet50 or ";
         assert!(misspelt.starts_with(begin), "{misspelt}");
-        assert_eq!(
-            error("qqq"),
-            "there is no network named \"qqq\": `netkin models` lists them"
-        );
+        assert_eq!(error("qqq"), "there is no network named \"qqq\": `netkin models` lists them");
         for path in ["weights/resnet18", "resnet18.safetensors", "./x.pth"] {
             assert!(error(path).contains("looks like a file"), "{path}");
         }
-        for text in [
-            "",
-            "=x",
-            "resnet18=",
-            "resnet18.",
-            "resnet18.a b",
-            "resnet18...x",
-        ] {
+        for text in ["", "=x", "resnet18=", "resnet18.", "resnet18.a b", "resnet18...x"] {
             assert!(error(text).contains("NAME.TAG=PATH"), "{text}");
         }
     }

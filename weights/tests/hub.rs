@@ -73,17 +73,8 @@ impl Hub {
             }
         });
         let folder = tempfile::tempdir().unwrap();
-        let config = HubConfig {
-            cache: folder.path().join("hub"),
-            endpoint,
-            offline: false,
-            token: None,
-        };
-        Self {
-            config,
-            state,
-            _folder: folder,
-        }
+        let config = HubConfig { cache: folder.path().join("hub"), endpoint, offline: false, token: None };
+        Self { config, state, _folder: folder }
     }
 
     /// With a large file of `size` bytes and a small one.
@@ -131,9 +122,7 @@ impl Hub {
 
     fn blobs(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder().join("blobs")).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 }
 
@@ -152,36 +141,22 @@ fn answer(mut connection: TcpStream, state: &Mutex<State>, address: &str) {
             (name.to_lowercase(), value.trim().to_string())
         })
         .collect();
-    let start: Option<usize> = headers.get("range").map(|range| {
-        range["bytes=".len()..]
-            .trim_end_matches('-')
-            .parse()
-            .unwrap()
-    });
+    let start: Option<usize> =
+        headers.get("range").map(|range| range["bytes=".len()..].trim_end_matches('-').parse().unwrap());
 
     let mut state = state.lock().unwrap();
-    state.requests.push(Request {
-        method: method.clone(),
-        path: path.clone(),
-        headers,
-    });
+    state.requests.push(Request { method: method.clone(), path: path.clone(), headers });
     // Where the hub keeps the content: small files itself, large ones elsewhere.
     let asked = path.replacen("/small/", "/", 1).replacen("/large/", "/", 1);
     let (head, body) = match (state.refusal, state.files.get(&asked)) {
-        (Some((status, code)), _) => (
-            format!("HTTP/1.1 {status} No\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\n"),
-            vec![],
-        ),
+        (Some((status, code)), _) => {
+            (format!("HTTP/1.1 {status} No\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\n"), vec![])
+        }
         (None, None) => {
             let known = asked.split("/resolve/").next().unwrap();
             let model = state.files.keys().any(|file| file.starts_with(known));
-            let code = if model {
-                "EntryNotFound"
-            } else {
-                "RepoNotFound"
-            };
-            let head =
-                format!("HTTP/1.1 404 Not Found\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\n");
+            let code = if model { "EntryNotFound" } else { "RepoNotFound" };
+            let head = format!("HTTP/1.1 404 Not Found\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\n");
             (head, vec![])
         }
         (None, Some(bytes)) => {
@@ -230,17 +205,13 @@ fn large_file(bytes: Vec<u8>, start: Option<usize>, fault: Option<Fault>) -> (St
     };
     let (length, from) = (bytes.len(), start.unwrap_or(0));
     if from >= length {
-        return (
-            format!("HTTP/1.1 416 No\r\nContent-Range: bytes */{length}\r\n"),
-            vec![],
-        );
+        return (format!("HTTP/1.1 416 No\r\nContent-Range: bytes */{length}\r\n"), vec![]);
     }
     let first_line = match start {
         None => "HTTP/1.1 200 OK\r\n".to_string(),
-        Some(start) => format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{}/{length}\r\n",
-            length - 1
-        ),
+        Some(start) => {
+            format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{}/{length}\r\n", length - 1)
+        }
     };
     let mut body = bytes[from..].to_vec();
     let mut promised = format!("Content-Length: {}\r\n", body.len());
@@ -256,10 +227,7 @@ fn large_file(bytes: Vec<u8>, start: Option<usize>, fault: Option<Fault>) -> (St
             promised = format!("Content-Length: {}\r\n", body.len());
         }
         Some(Fault::Status(status)) => {
-            return (
-                format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n"),
-                vec![],
-            );
+            return (format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n"), vec![]);
         }
         Some(Fault::Whole) | None => {}
     }
@@ -284,21 +252,12 @@ fn a_download_fills_the_cache_as_python_does() {
     assert_eq!((seen[0], seen[seen.len() - 1]), (0, 300_000));
     assert!(seen.is_sorted());
 
-    assert_eq!(
-        path,
-        hub.folder().join("snapshots").join(COMMIT).join(WEIGHTS)
-    );
+    assert_eq!(path, hub.folder().join("snapshots").join(COMMIT).join(WEIGHTS));
     assert_eq!(fs::read(&path).unwrap(), bytes);
-    assert_eq!(
-        fs::read_to_string(hub.folder().join("refs/main")).unwrap(),
-        COMMIT
-    );
+    assert_eq!(fs::read_to_string(hub.folder().join("refs/main")).unwrap(), COMMIT);
     assert_eq!(hub.blobs(), [hash(&bytes)]);
     #[cfg(unix)]
-    assert_eq!(
-        fs::read_link(&path).unwrap(),
-        PathBuf::from("../../blobs").join(hash(&bytes))
-    );
+    assert_eq!(fs::read_link(&path).unwrap(), PathBuf::from("../../blobs").join(hash(&bytes)));
     let config = hub.fetch(CONFIG).unwrap();
     assert!(fs::read_to_string(config).unwrap().contains("resnet18"));
 
@@ -372,10 +331,7 @@ fn wrong_bytes_are_not_kept() {
     let (hub, bytes) = Hub::with_model(300_000);
     hub.fail([Fault::WrongByte]);
     let sentence = hub.sentence();
-    assert!(sentence.contains(&format!(
-        "not {} as announced, and was deleted: try again",
-        hash(&bytes)
-    )));
+    assert!(sentence.contains(&format!("not {} as announced, and was deleted: try again", hash(&bytes))));
     assert!(hub.blobs().is_empty());
     assert_eq!(fs::read(hub.fetch(WEIGHTS).unwrap()).unwrap(), bytes);
 
@@ -394,10 +350,7 @@ fn wrong_bytes_are_not_kept() {
 fn more_bytes_than_announced_are_not_kept() {
     let (hub, bytes) = Hub::with_model(300_000);
     hub.fail([Fault::TooLong]);
-    assert!(
-        hub.sentence()
-            .contains("sends more bytes than it announces")
-    );
+    assert!(hub.sentence().contains("sends more bytes than it announces"));
     assert_eq!(fs::read(hub.fetch(WEIGHTS).unwrap()).unwrap(), bytes);
 }
 
@@ -430,10 +383,8 @@ fn of_two_at_once_one_downloads() {
             scope.spawn(|| assert_eq!(fs::read(hub.fetch(WEIGHTS).unwrap()).unwrap(), bytes));
         }
     });
-    let transfers = hub
-        .requests()
-        .into_iter()
-        .filter(|request| request.method == "GET" && request.path.starts_with("/large/"));
+    let transfers =
+        hub.requests().into_iter().filter(|request| request.method == "GET" && request.path.starts_with("/large/"));
     assert_eq!(transfers.count(), 1);
 }
 
@@ -505,10 +456,7 @@ fn the_token_is_for_the_hub() {
 #[test]
 fn nobody_there() {
     let mut hub = Hub::new();
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     hub.config.endpoint = format!("http://{closed}");
     let sentence = hub.sentence();
     assert!(sentence.starts_with("cannot reach HUB/timm/"), "{sentence}");
@@ -529,10 +477,7 @@ fn what_is_no_hub() {
     let mut hub = Hub::new();
     hub.config.endpoint = format!("http://{}", listener.local_addr().unwrap());
     let answers = [
-        (
-            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            "its answer has no ETag",
-        ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "its answer has no ETag"),
         (
             "HTTP/1.1 200 OK\r\nETag: \"../../x\"\r\nX-Repo-Commit: abc\r\nContent-Length: 0\r\n\r\n",
             "its answer has no ETag",
@@ -545,10 +490,7 @@ fn what_is_no_hub() {
             scope.spawn(|| {
                 let (mut connection, _) = listener.accept().unwrap();
                 let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
-                while lines
-                    .next()
-                    .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
-                {}
+                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
                 connection.write_all(answer.as_bytes()).unwrap();
             });
             hub.sentence()
@@ -566,10 +508,7 @@ fn endless_redirects() {
         for connection in listener.incoming() {
             let mut connection = connection.unwrap();
             let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
-            while lines
-                .next()
-                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
-            {}
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
             let head = "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
             let _ = connection.write_all(head.as_bytes());
         }

@@ -8,8 +8,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use netkin_architectures::{Architecture, Network, Taps, find};
 use netkin_weights::{
-    CropMode, Error, HubConfig, Interpolation, Loaded, Precision, Preprocessing, Source, load,
-    save, to_safetensors,
+    CropMode, Error, HubConfig, Interpolation, Loaded, Precision, Preprocessing, Source, load, save, to_safetensors,
 };
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::{TempDir, tempdir};
@@ -31,13 +30,7 @@ fn saved(name: &str) -> (TempDir, PathBuf) {
 
 fn load_in(name: &str, path: &Path, precision: Precision) -> Result<Loaded, Error> {
     let spec = format!("{name}={}", path.display()).parse().unwrap();
-    load(
-        &spec,
-        precision,
-        &Device::flex(),
-        &HubConfig::nowhere(),
-        &mut |_| {},
-    )
+    load(&spec, precision, &Device::flex(), &HubConfig::nowhere(), &mut |_| {})
 }
 
 fn load_file(name: &str, path: &Path) -> Result<Loaded, Error> {
@@ -62,9 +55,8 @@ fn edit(path: &Path, change: impl FnOnce(&mut Tensors)) {
         })
         .collect();
     change(&mut tensors);
-    let views = tensors.iter().map(|(key, (dtype, shape, data))| {
-        (key, TensorView::new(*dtype, shape.clone(), data).unwrap())
-    });
+    let views =
+        tensors.iter().map(|(key, (dtype, shape, data))| (key, TensorView::new(*dtype, shape.clone(), data).unwrap()));
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
@@ -74,12 +66,7 @@ fn first_number(tensors: &mut Tensors, key: &str, number: f32) {
 
 #[test]
 fn a_saved_network_comes_back_bit_for_bit() {
-    for precision in [
-        Precision::F32,
-        Precision::F16,
-        Precision::BF16,
-        Precision::F64,
-    ] {
+    for precision in [Precision::F32, Precision::F16, Precision::BF16, Precision::F64] {
         let folder = tempdir().unwrap();
         let path = folder.path().join("weights");
         save(&built("demo_resnet", 10), &path, precision).unwrap();
@@ -123,9 +110,7 @@ fn a_loaded_network_is_frozen() {
     let device = Device::flex().autodiff();
     let spec = format!("demo_resnet={}", path.display()).parse().unwrap();
     let hub = HubConfig::nowhere();
-    let network = load(&spec, Precision::F32, &device, &hub, &mut |_| {})
-        .unwrap()
-        .network;
+    let network = load(&spec, Precision::F32, &device, &hub, &mut |_| {}).unwrap().network;
     assert!(network.devices().iter().all(|device| !device.is_autodiff()));
 
     let images = Tensor::<4>::random([3, 3, 28, 28], Distribution::Default, &device);
@@ -143,11 +128,9 @@ fn a_loaded_network_is_frozen() {
 #[test]
 fn every_precision_reaches_every_parameter() {
     let (_folder, path) = saved("demo_resnet");
-    for (precision, dtype) in [
-        (Precision::F64, DType::F64),
-        (Precision::F16, DType::F16),
-        (Precision::BF16, DType::BF16),
-    ] {
+    for (precision, dtype) in
+        [(Precision::F64, DType::F64), (Precision::F16, DType::F16), (Precision::BF16, DType::BF16)]
+    {
         let loaded = load_in("demo_resnet", &path, precision).unwrap();
         let images = Tensor::<4>::ones([1, 3, 28, 28], (&Device::flex(), dtype));
         let outputs = loaded.network.forward(images, &mut Taps::none());
@@ -192,10 +175,7 @@ fn the_file_of_another_network_is_recognised() {
     let (_folder, path) = saved("demo_seresnet");
     let sentence = sentence("demo_resnet", &path);
     assert!(sentence.contains("layer1.0.se.fc1.bias"), "{sentence}");
-    assert!(
-        sentence.ends_with("; the file fits demo_seresnet"),
-        "{sentence}"
-    );
+    assert!(sentence.ends_with("; the file fits demo_seresnet"), "{sentence}");
     assert!(sentence.contains(" more)"), "{sentence}");
     assert!(sentence.len() < 2000, "{sentence}");
 }
@@ -203,15 +183,10 @@ fn the_file_of_another_network_is_recognised() {
 #[test]
 fn weights_without_a_classifier_are_recognised() {
     let (_folder, path) = saved("demo_resnet");
-    edit(&path, |tensors| {
-        tensors.retain(|key, _| !key.starts_with("fc."))
-    });
+    edit(&path, |tensors| tensors.retain(|key, _| !key.starts_with("fc.")));
     let sentence = sentence("demo_resnet", &path);
     assert!(sentence.ends_with("these weights have no classifier, take some that have"));
-    assert!(
-        sentence.contains("2 tensors are missing (fc.weight, fc.bias)"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("2 tensors are missing (fc.weight, fc.bias)"), "{sentence}");
 }
 
 #[test]
@@ -228,9 +203,7 @@ fn batch_counters_are_no_matter() {
 fn what_cannot_be_computed_with_is_refused() {
     for number in [f32::NAN, f32::INFINITY] {
         let (_folder, path) = saved("demo_resnet");
-        edit(&path, |tensors| {
-            first_number(tensors, "bn1.running_var", number)
-        });
+        edit(&path, |tensors| first_number(tensors, "bn1.running_var", number));
         assert_eq!(
             sentence("demo_resnet", &path),
             "bn1.running_var of demo_resnet.safetensors holds NaN or infinity: use other weights, these cannot be computed with"
@@ -239,10 +212,7 @@ fn what_cannot_be_computed_with_is_refused() {
     let (_folder, path) = saved("demo_resnet");
     edit(&path, |tensors| first_number(tensors, "fc.weight", 1e6));
     let error = load_in("demo_resnet", &path, Precision::F16).unwrap_err();
-    assert!(
-        error.to_string().contains("beyond the range of f16"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("beyond the range of f16"), "{error}");
     let network = load_file("demo_resnet", &path).unwrap().network;
     assert!(matches!(
         to_safetensors(&network, Precision::F16),
@@ -263,20 +233,13 @@ fn broken_files() {
         );
     }
     fs::write(&path, "").unwrap();
-    assert_eq!(
-        sentence("demo_resnet", &path),
-        "demo_resnet.safetensors is empty: copy or download it again"
-    );
+    assert_eq!(sentence("demo_resnet", &path), "demo_resnet.safetensors is empty: copy or download it again");
     fs::write(&path, "<!doctype html><html>").unwrap();
     assert_eq!(
         sentence("demo_resnet", &path),
         "demo_resnet.safetensors is a web page, neither safetensors nor a PyTorch checkpoint: give the file of weights itself"
     );
-    fs::write(
-        &path,
-        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a",
-    )
-    .unwrap();
+    fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a").unwrap();
     assert!(sentence("demo_resnet", &path).contains("Git LFS pointer"));
     let missing = sentence("demo_resnet", &folder.path().join("missing"));
     assert_eq!(missing, "there is no file missing: check the path");
@@ -331,11 +294,7 @@ fn images_are_prepared_as_the_file_beside_says() {
     assert_eq!(preprocessing(), usual);
     let ours = r#"{"architecture": "demo_resnet", "pretrained_cfg": {"input_size": [3, 32, 32], "crop_pct": 0.9}}"#;
     fs::write(&config, ours).unwrap();
-    let said = Preprocessing {
-        input_size: [32, 32],
-        crop_pct: 0.9,
-        ..usual
-    };
+    let said = Preprocessing { input_size: [32, 32], crop_pct: 0.9, ..usual };
     assert_eq!(preprocessing(), said);
     fs::write(&config, ours.replace("demo_resnet", "resnet18")).unwrap();
     assert_eq!(preprocessing(), usual);
@@ -352,11 +311,7 @@ fn images_are_prepared_as_the_file_beside_says() {
 #[test]
 fn pytorch_checkpoints() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    for name in [
-        "resnet10t.pth",
-        "resnet10t_training.pth",
-        "resnet10t_before_1.6.pth",
-    ] {
+    for name in ["resnet10t.pth", "resnet10t_training.pth", "resnet10t_before_1.6.pth"] {
         let loaded = load_file("resnet10t", &fixtures.join(name)).unwrap();
         assert_eq!(loaded.num_classes, 1000);
         let bytes = to_safetensors(&loaded.network, Precision::F32).unwrap();
@@ -371,16 +326,10 @@ fn pytorch_checkpoints() {
 fn overlapping(shape: &[usize]) -> Vec<u8> {
     let mut places = vec![0];
     for &length in shape {
-        places = places
-            .iter()
-            .flat_map(|place| (0..length).map(move |index| place + index))
-            .collect();
+        places = places.iter().flat_map(|place| (0..length).map(move |index| place + index)).collect();
     }
     let number = |place: usize| ((place * 37 % 257) as f32 - 128.0) / 256.0;
-    places
-        .into_iter()
-        .flat_map(|place| number(place).to_le_bytes())
-        .collect()
+    places.into_iter().flat_map(|place| number(place).to_le_bytes()).collect()
 }
 
 #[test]
@@ -393,10 +342,7 @@ fn the_extension_is_no_matter_but_the_content() {
 
     fs::write(&path, &checkpoint[..checkpoint.len() / 2]).unwrap();
     let cut = sentence("resnet10t", &path);
-    assert!(
-        cut.starts_with("resnet10t.safetensors is damaged or cut short ("),
-        "{cut}"
-    );
+    assert!(cut.starts_with("resnet10t.safetensors is damaged or cut short ("), "{cut}");
     assert!(cut.ends_with("): copy or download it again"), "{cut}");
 
     let path = folder.path().join("demo_resnet.pth");
@@ -409,23 +355,12 @@ fn the_extension_is_no_matter_but_the_content() {
 fn files_of_timm() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/assets/weights");
     for (name, file, parameters) in [
-        (
-            "mobilenetv2_100",
-            "mobilenetv2_100.tv_in1k.safetensors",
-            3_504_872,
-        ),
-        (
-            "tf_efficientnet_lite0",
-            "tf_efficientnet_lite0.safetensors",
-            4_652_008,
-        ),
+        ("mobilenetv2_100", "mobilenetv2_100.tv_in1k.safetensors", 3_504_872),
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite0.safetensors", 4_652_008),
     ] {
         let path = folder.join(file);
         if !path.exists() || find(name).is_err() {
-            eprintln!(
-                "skipped: {name} is not registered, or there is no {}",
-                path.display()
-            );
+            eprintln!("skipped: {name} is not registered, or there is no {}", path.display());
             continue;
         }
         let loaded = load_file(name, &path).unwrap();

@@ -26,10 +26,7 @@ fn prepare() {
             mallopt(M_TOP_PAD, 64 << 20);
         }
     }
-    rayon::ThreadPoolBuilder::new()
-        .use_current_thread()
-        .build_global()
-        .expect("the first to ask");
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("the first to ask");
 }
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -69,10 +66,7 @@ fn convolutions(criterion: &mut Criterion) {
     prepare();
     let beside_burn = std::env::var_os("BESIDE_BURN").is_some();
     let mut group = criterion.benchmark_group("convolution");
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_millis(400));
+    group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(400));
     for [channels, groups, size, kernel, stride] in CASES {
         let padding = kernel / 2;
         let x = random([8, channels, size, size]);

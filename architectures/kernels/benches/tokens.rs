@@ -9,8 +9,8 @@ use std::time::Duration;
 use burn::tensor::{Device, Distribution, Tensor, activation, module};
 use criterion::{BenchmarkId, Criterion};
 use netkin_kernels::{
-    Activation, Add, Affine, Array, Attention, BatchNorm, ChannelNorm, LayerNorm, MeanTokens,
-    Multiply, Operation, Softmax, SwapAxes, batch_moments, run,
+    Activation, Add, Affine, Array, Attention, BatchNorm, ChannelNorm, LayerNorm, MeanTokens, Multiply, Operation,
+    Softmax, SwapAxes, batch_moments, run,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -33,10 +33,7 @@ fn compare<const D: usize, const E: usize>(
     burn: impl Fn(Tensor<D>) -> Tensor<E>,
 ) {
     let mut group = criterion.benchmark_group(name);
-    group
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(400));
+    group.sample_size(20).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(400));
     let mut inputs = vec![array(&x)];
     inputs.extend_from_slice(parameters);
     let wanted: Vec<bool> = (0..inputs.len()).map(|index| index == 0 || train).collect();
@@ -76,21 +73,10 @@ fn beside<const D: usize>(x: &Tensor<D>, parameter: &Tensor<1>) -> Tensor<1> {
 fn plain_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     let [batch, tokens, channels] = qkv.dims();
     let size = channels / (3 * heads);
-    let qkv = qkv
-        .reshape([batch, tokens, 3, heads, size])
-        .permute([2, 0, 3, 1, 4]);
-    let part = |index| {
-        qkv.clone()
-            .narrow(0, index, 1)
-            .reshape([batch, heads, tokens, size])
-    };
-    let scores = part(0)
-        .mul_scalar((size as f64).powf(-0.5))
-        .matmul(part(1).transpose());
-    activation::softmax(scores, 3)
-        .matmul(part(2))
-        .swap_dims(1, 2)
-        .reshape([batch, tokens, channels / 3])
+    let qkv = qkv.reshape([batch, tokens, 3, heads, size]).permute([2, 0, 3, 1, 4]);
+    let part = |index| qkv.clone().narrow(0, index, 1).reshape([batch, heads, tokens, size]);
+    let scores = part(0).mul_scalar((size as f64).powf(-0.5)).matmul(part(1).transpose());
+    activation::softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([batch, tokens, channels / 3])
 }
 
 fn main() {
@@ -122,166 +108,65 @@ fn main() {
     };
     let operation = ChannelNorm { epsilon: 1e-6 };
     let x = random([8, 96, 56, 56]);
-    compare(
-        c,
-        "channel norm 8x96x56x56",
-        operation,
-        x.clone(),
-        &parameters,
-        false,
-        burn,
-    );
-    compare(
-        c,
-        "channel norm 8x96x56x56 train",
-        operation,
-        x,
-        &parameters,
-        true,
-        burn,
-    );
+    compare(c, "channel norm 8x96x56x56", operation, x.clone(), &parameters, false, burn);
+    compare(c, "channel norm 8x96x56x56 train", operation, x, &parameters, true, burn);
 
-    let operation = Attention {
-        heads: 6,
-        scale: 0.125,
-    };
+    let operation = Attention { heads: 6, scale: 0.125 };
     let x = random([8, 197, 3 * 384]);
-    compare(c, "attention 8x197x6x64", operation, x, &[], false, |x| {
-        plain_attention(x, 6)
-    });
+    compare(c, "attention 8x197x6x64", operation, x, &[], false, |x| plain_attention(x, 6));
     let x = random([1, 197, 3 * 384]);
-    compare(c, "attention 1x197x6x64", operation, x, &[], false, |x| {
-        plain_attention(x, 6)
-    });
-    let operation = Attention {
-        heads: 3,
-        scale: 0.17,
-    };
+    compare(c, "attention 1x197x6x64", operation, x, &[], false, |x| plain_attention(x, 6));
+    let operation = Attention { heads: 3, scale: 0.17 };
     let x = random([512, 49, 3 * 96]);
-    compare(
-        c,
-        "attention of windows 512x49x3x32",
-        operation,
-        x,
-        &[],
-        false,
-        |x| plain_attention(x, 3),
-    );
+    compare(c, "attention of windows 512x49x3x32", operation, x, &[], false, |x| plain_attention(x, 3));
 
     let x = random([9456, 197]);
-    compare(c, "softmax 9456x197", Softmax, x, &[], false, |x| {
-        activation::softmax(x, 1)
-    });
+    compare(c, "softmax 9456x197", Softmax, x, &[], false, |x| activation::softmax(x, 1));
 
     let x = random([8, 64, 56, 56]);
     let (scale, shift) = (random([64]), random([64]));
     let moments = batch_moments(&x);
     let parameters = [array(&scale), array(&shift), array(&moments)];
-    let operation = BatchNorm {
-        epsilon: 1e-5,
-        activation: Activation::Relu,
-    };
-    compare(
-        c,
-        "batch norm 8x64x56x56",
-        operation,
-        x.clone(),
-        &parameters,
-        true,
-        |x| {
-            let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-            activation::relu(module::batch_norm_train(x, scale, shift, 1e-5).output)
-        },
-    );
+    let operation = BatchNorm { epsilon: 1e-5, activation: Activation::Relu };
+    compare(c, "batch norm 8x64x56x56", operation, x.clone(), &parameters, true, |x| {
+        let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
+        activation::relu(module::batch_norm_train(x, scale, shift, 1e-5).output)
+    });
     c.bench_function("batch moments 8x64x56x56", |bencher| {
         bencher.iter(|| black_box(batch_moments(&x)));
     });
 
     let (x, y) = (random([8, 256, 56, 56]), random([8, 256, 56, 56]));
-    let operation = Add {
-        activation: Activation::Relu,
-    };
-    compare(
-        c,
-        "add, relu 8x256x56x56",
-        operation,
-        x,
-        &[array(&y)],
-        true,
-        |x| {
-            let y = if x.is_autodiff() {
-                y.clone().autodiff()
-            } else {
-                y.clone()
-            };
-            activation::relu(x + y)
-        },
-    );
+    let operation = Add { activation: Activation::Relu };
+    compare(c, "add, relu 8x256x56x56", operation, x, &[array(&y)], true, |x| {
+        let y = if x.is_autodiff() { y.clone().autodiff() } else { y.clone() };
+        activation::relu(x + y)
+    });
     let (x, y) = (random([8, 197, 384]), random([8, 197, 384]));
-    let operation = Add {
-        activation: Activation::Identity,
-    };
+    let operation = Add { activation: Activation::Identity };
     compare(c, "add 8x197x384", operation, x, &[array(&y)], true, |x| {
-        let y = if x.is_autodiff() {
-            y.clone().autodiff()
-        } else {
-            y.clone()
-        };
+        let y = if x.is_autodiff() { y.clone().autodiff() } else { y.clone() };
         x + y
     });
     let (x, y) = (random([8, 197, 1536]), random([8, 197, 1536]));
-    compare(
-        c,
-        "multiply 8x197x1536",
-        Multiply,
-        x,
-        &[array(&y)],
-        true,
-        |x| {
-            let y = if x.is_autodiff() {
-                y.clone().autodiff()
-            } else {
-                y.clone()
-            };
-            x * y
-        },
-    );
+    compare(c, "multiply 8x197x1536", Multiply, x, &[array(&y)], true, |x| {
+        let y = if x.is_autodiff() { y.clone().autodiff() } else { y.clone() };
+        x * y
+    });
     let (scale, shift) = (random([384]), random([384]));
     let parameters = [array(&scale), array(&shift)];
-    let operation = Affine {
-        axis: 2,
-        trainable: false,
-    };
-    compare(
-        c,
-        "affine 8x197x384",
-        operation,
-        random([8, 197, 384]),
-        &parameters,
-        false,
-        |x| {
-            let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-            x * scale.unsqueeze::<3>() + shift.unsqueeze::<3>()
-        },
-    );
+    let operation = Affine { axis: 2, trainable: false };
+    compare(c, "affine 8x197x384", operation, random([8, 197, 384]), &parameters, false, |x| {
+        let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
+        x * scale.unsqueeze::<3>() + shift.unsqueeze::<3>()
+    });
     let (scale, shift) = (random([3]), random([3]));
     let parameters = [array(&scale), array(&shift)];
-    let operation = Affine {
-        axis: 1,
-        trainable: false,
-    };
-    compare(
-        c,
-        "affine 8x3x224x224",
-        operation,
-        random([8, 3, 224, 224]),
-        &parameters,
-        false,
-        |x| {
-            let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
-            x * scale.reshape([1, 3, 1, 1]) + shift.reshape([1, 3, 1, 1])
-        },
-    );
+    let operation = Affine { axis: 1, trainable: false };
+    compare(c, "affine 8x3x224x224", operation, random([8, 3, 224, 224]), &parameters, false, |x| {
+        let (scale, shift) = (beside(&x, &scale), beside(&x, &shift));
+        x * scale.reshape([1, 3, 1, 1]) + shift.reshape([1, 3, 1, 1])
+    });
     for shape in [[8, 196, 384], [8, 96, 3136], [8, 3136, 96]] {
         let name = format!("swap axes {shape:?}");
         compare(c, &name, SwapAxes, random(shape), &[], false, |x| {
@@ -290,15 +175,7 @@ fn main() {
         });
     }
     let x = random([8, 197, 384]);
-    compare(
-        c,
-        "mean over tokens 8x197x384",
-        MeanTokens { tokens: 197 },
-        x,
-        &[],
-        false,
-        |x| x.mean_dim(1),
-    );
+    compare(c, "mean over tokens 8x197x384", MeanTokens { tokens: 197 }, x, &[], false, |x| x.mean_dim(1));
     // What the way through Burn costs for almost no work.
     let x = random([1, 1, 16]);
     c.bench_function("overhead", |bencher| {

@@ -251,13 +251,7 @@ impl Operation for Activate {
         let slope_pointer = slope.as_mut().map(Output::pointer);
         let forward = |from, to| {
             move |range| {
-                simd::dispatch(Forward {
-                    activation: self.0,
-                    from,
-                    to,
-                    slope: slope_pointer,
-                    range,
-                });
+                simd::dispatch(Forward { activation: self.0, from, to, slope: slope_pointer, range });
             }
         };
         let y = if let Some(values) = x.unique_values() {
@@ -307,13 +301,7 @@ impl WithSimd for Forward {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            activation,
-            from,
-            to,
-            slope,
-            range,
-        } = self;
+        let Self { activation, from, to, slope, range } = self;
         let mut index = range.start;
         while index < range.end {
             let count = S::F32_LANES.min(range.end - index);
@@ -342,11 +330,7 @@ pub(crate) fn times(gradient: Array, factors: &Array) -> Array {
 }
 
 /// The gradient before an activation from that behind it and what was kept; in place if nobody else holds `gradient`.
-pub(crate) fn times_slope(
-    activation: Activation,
-    mut gradient: Array,
-    kept: Option<&Array>,
-) -> Array {
+pub(crate) fn times_slope(activation: Activation, mut gradient: Array, kept: Option<&Array>) -> Array {
     let Some(kept) = kept else {
         return gradient;
     };
@@ -355,13 +339,7 @@ pub(crate) fn times_slope(
     if let Some(values) = gradient.unique_values() {
         let to = Pointer::to(values);
         over_blocks(len, |range| {
-            simd::dispatch(Back {
-                activation,
-                from: to,
-                kept,
-                to,
-                range,
-            });
+            simd::dispatch(Back { activation, from: to, kept, to, range });
         });
         return gradient;
     }
@@ -369,13 +347,7 @@ pub(crate) fn times_slope(
     let mut output = Output::new(gradient.shape());
     let to = output.pointer();
     over_blocks(len, |range| {
-        simd::dispatch(Back {
-            activation,
-            from,
-            kept,
-            to,
-            range,
-        });
+        simd::dispatch(Back { activation, from, kept, to, range });
     });
     // SAFETY: the blocks cover all values.
     unsafe { output.finish() }
@@ -419,10 +391,7 @@ mod tests {
     #[test]
     fn gelu_by_erf_has_the_exact_value_and_slope() {
         let x = Tensor::<1>::from_data(
-            (-60..60)
-                .map(|x| f64::from(x) / 10.0)
-                .collect::<Vec<_>>()
-                .as_slice(),
+            (-60..60).map(|x| f64::from(x) / 10.0).collect::<Vec<_>>().as_slice(),
             (&Device::flex(), DType::F64),
         );
         let value_and_slope = |gelu: fn(Tensor<1>) -> Tensor<1>| {
@@ -434,10 +403,7 @@ mod tests {
         let actual = value_and_slope(gelu_by_erf);
         let expected = value_and_slope(activation::gelu);
         for (actual, expected) in actual.iter().flatten().zip(expected.iter().flatten()) {
-            assert!(
-                (actual - expected).abs() < 1e-12,
-                "{actual} is not {expected}"
-            );
+            assert!((actual - expected).abs() < 1e-12, "{actual} is not {expected}");
         }
     }
 }

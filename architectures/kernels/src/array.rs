@@ -26,11 +26,7 @@ impl Array {
     pub fn from_vec(values: Vec<f32>, shape: &[usize]) -> Self {
         assert_eq!(values.len(), shape.iter().product::<usize>());
         let layout = Layout::contiguous(Shape::from(shape.to_vec()));
-        Self(FlexTensor::new(
-            Bytes::from_elems(values),
-            layout,
-            DType::F32,
-        ))
+        Self(FlexTensor::new(Bytes::from_elems(values), layout, DType::F32))
     }
 
     /// The tensor.
@@ -45,9 +41,7 @@ impl Array {
 
     /// The axes' sizes, of which there must be so many.
     pub fn dims<const D: usize>(&self) -> [usize; D] {
-        self.shape()
-            .try_into()
-            .unwrap_or_else(|_| panic!("{D} axes expected, {:?} given", self.shape()))
+        self.shape().try_into().unwrap_or_else(|_| panic!("{D} axes expected, {:?} given", self.shape()))
     }
 
     /// The values in row-major order.
@@ -63,10 +57,7 @@ impl Array {
 
     /// The same values under another shape of as many elements.
     pub fn reshape(self, shape: &[usize]) -> Self {
-        assert_eq!(
-            self.shape().iter().product::<usize>(),
-            shape.iter().product::<usize>()
-        );
+        assert_eq!(self.shape().iter().product::<usize>(), shape.iter().product::<usize>());
         let shape = Shape::from(shape.to_vec());
         let start = self.0.layout().start_offset();
         let layout = match start {
@@ -102,10 +93,7 @@ impl Output {
         let mut values = Vec::with_capacity(len);
         // SAFETY: a `MaybeUninit` needs no value.
         unsafe { values.set_len(len) };
-        Self {
-            values,
-            shape: shape.to_vec(),
-        }
+        Self { values, shape: shape.to_vec() }
     }
 
     /// Where the values go, in row-major order.
@@ -120,13 +108,7 @@ impl Output {
     pub unsafe fn finish(self) -> Array {
         let mut values = std::mem::ManuallyDrop::new(self.values);
         // SAFETY: the same allocation; the caller has written all values.
-        let values = unsafe {
-            Vec::from_raw_parts(
-                values.as_mut_ptr().cast::<f32>(),
-                values.len(),
-                values.capacity(),
-            )
-        };
+        let values = unsafe { Vec::from_raw_parts(values.as_mut_ptr().cast::<f32>(), values.len(), values.capacity()) };
         Array::from_vec(values, &self.shape)
     }
 }

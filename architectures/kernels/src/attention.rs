@@ -36,20 +36,12 @@ impl Operation for Attention {
 
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let sizes = Sizes::new(self, &inputs[0], inputs.get(1));
-        let Sizes {
-            batch,
-            tokens,
-            heads,
-            size,
-            ..
-        } = sizes;
+        let Sizes { batch, tokens, heads, size, .. } = sizes;
         let mut output = Output::new(&[batch, tokens, heads * size]);
         let mut statistics = keep.then(|| Output::new(&[batch, heads, tokens, 2]));
         // An image's head is a task; where these are few, the queries are divided as well.
         let blocks = tokens.div_ceil(QUERIES);
-        let parts = (4 * current_num_threads())
-            .div_ceil((batch * heads).max(1))
-            .clamp(1, blocks.max(1));
+        let parts = (4 * current_num_threads()).div_ceil((batch * heads).max(1)).clamp(1, blocks.max(1));
         let body = Forward {
             sizes,
             scale: self.scale as f32,
@@ -79,9 +71,7 @@ impl Operation for Attention {
         let (qkv, bias) = (&saved[0], saved.get(1));
         let sizes = Sizes::new(self, qkv, bias);
         let mut to_qkv = Output::new(qkv.shape());
-        let mut to_bias = bias
-            .filter(|_| wanted[1])
-            .map(|bias| (vec![0.0; bias.values().len()], bias.shape()));
+        let mut to_bias = bias.filter(|_| wanted[1]).map(|bias| (vec![0.0; bias.values().len()], bias.shape()));
         // Images that share a bias are one task if its gradient is wanted, so that it has one order.
         let images_per_task = match &to_bias {
             Some(_) => sizes.batch.div_ceil(sizes.groups),
@@ -135,19 +125,12 @@ impl Sizes {
     fn new(attention: &Attention, qkv: &Array, bias: Option<&Array>) -> Self {
         let [batch, tokens, channels] = qkv.dims();
         let heads = attention.heads;
-        assert!(
-            channels % (3 * heads) == 0,
-            "{channels} channels are no queries, keys and values of {heads} heads"
-        );
+        assert!(channels % (3 * heads) == 0, "{channels} channels are no queries, keys and values of {heads} heads");
         let size = channels / (3 * heads);
         let groups = bias.map_or(1, |bias| {
             let per_group = heads * tokens * tokens;
             let len = bias.values().len();
-            assert!(
-                len > 0 && len % per_group == 0,
-                "the bias {:?} belongs to other tokens or heads",
-                bias.shape()
-            );
+            assert!(len > 0 && len % per_group == 0, "the bias {:?} belongs to other tokens or heads", bias.shape());
             len / per_group
         });
         Self {
@@ -230,13 +213,7 @@ impl Sizes {
     unsafe fn pack_transposed(&self, source: *const f32, to: *mut f32) {
         // SAFETY: the caller's promise that source and goal exist.
         unsafe {
-            transpose(
-                source,
-                self.step(),
-                [self.tokens, self.size],
-                to,
-                self.padded_tokens,
-            );
+            transpose(source, self.step(), [self.tokens, self.size], to, self.padded_tokens);
             for channel in 0..self.size {
                 let end = to.add(channel * self.padded_tokens + self.tokens);
                 clear(end, self.padded_tokens - self.tokens);
@@ -246,15 +223,7 @@ impl Sizes {
 
     /// Copies padded rows, times `factor`, to a head's channels.
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(
-        &self,
-        simd: S,
-        from: *const f32,
-        rows: usize,
-        factor: f32,
-        to: *mut f32,
-        step: usize,
-    ) {
+    unsafe fn unpack<S: Simd>(&self, simd: S, from: *const f32, rows: usize, factor: f32, to: *mut f32, step: usize) {
         let factor = simd.splat_f32s(factor);
         for row in 0..rows {
             // SAFETY: the caller's promise that source and goal have so many rows.
@@ -309,14 +278,7 @@ impl Sizes {
 
     /// Transposed rows of scores times as many packed rows: one row for each token.
     #[inline(always)]
-    fn collected(
-        &self,
-        rows: usize,
-        scores: *const f32,
-        packed: *const f32,
-        to: *mut f32,
-        add: bool,
-    ) -> Product {
+    fn collected(&self, rows: usize, scores: *const f32, packed: *const f32, to: *mut f32, add: bool) -> Product {
         Product {
             rows: self.tokens.next_multiple_of(ROWS),
             columns: self.padded_size,
@@ -475,14 +437,7 @@ impl Back {
             per_head,
         ];
         let scratch = Scratch::new(lengths);
-        let [
-            keys_transposed,
-            values_transposed,
-            keys,
-            queries,
-            gradients,
-            ..,
-        ] = scratch.pieces;
+        let [keys_transposed, values_transposed, keys, queries, gradients, ..] = scratch.pieces;
         let [.., scores, slopes, to_queries, to_keys, to_values] = scratch.pieces;
         // SAFETY: the scratch is as large as the sizes say; the head belongs to this task.
         unsafe {
@@ -501,24 +456,16 @@ impl Back {
                 let start = sizes.output_start(image, head) + first * output_step;
                 let start = [start, output_step];
                 sizes.pack(simd, start, self.gradient, padded, 1.0, gradients);
-                sizes
-                    .scores(rows, queries, keys_transposed, scores)
-                    .compute(simd);
-                sizes
-                    .scores(rows, gradients, values_transposed, slopes)
-                    .compute(simd);
+                sizes.scores(rows, queries, keys_transposed, scores).compute(simd);
+                sizes.scores(rows, gradients, values_transposed, slopes).compute(simd);
                 for row in 0..rows {
                     let scores = scores.add(row * sizes.padded_tokens);
                     let slopes = slopes.add(row * sizes.padded_tokens);
                     self.row(simd, [image, head, first + row], scores, slopes);
                 }
                 let add = first > 0;
-                sizes
-                    .collected(rows, scores, gradients, to_values, add)
-                    .compute(simd);
-                sizes
-                    .collected(rows, slopes, queries, to_keys, add)
-                    .compute(simd);
+                sizes.collected(rows, scores, gradients, to_values, add).compute(simd);
+                sizes.collected(rows, slopes, queries, to_keys, add).compute(simd);
                 sizes.mixed(rows, slopes, keys, to_queries).compute(simd);
                 let to = self.to_qkv.at(query_start + first * sizes.step());
                 sizes.unpack(simd, to_queries, rows, self.scale, to, sizes.step());
@@ -532,13 +479,7 @@ impl Back {
 
     /// One query: its scores become probabilities, and the gradients to these the gradients to the scores.
     #[inline(always)]
-    unsafe fn row<S: Simd>(
-        &self,
-        simd: S,
-        [image, head, query]: [usize; 3],
-        scores: *mut f32,
-        slopes: *mut f32,
-    ) {
+    unsafe fn row<S: Simd>(&self, simd: S, [image, head, query]: [usize; 3], scores: *mut f32, slopes: *mut f32) {
         let sizes = &self.sizes;
         let of_bias = sizes.bias_start(image, head) + query * sizes.tokens;
         // SAFETY: the rows exist and belong to this task.

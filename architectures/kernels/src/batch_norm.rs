@@ -33,11 +33,7 @@ impl Operation for Moments {
     fn forward(&self, inputs: Vec<Array>, _keep: bool) -> (Array, Saved) {
         let planes = Planes::new(&inputs[0]);
         let mut output = Output::new(&[2, planes.channels]);
-        let body = MomentsBody {
-            planes,
-            x: Pointer::reading(inputs[0].values()),
-            to: output.pointer(),
-        };
+        let body = MomentsBody { planes, x: Pointer::reading(inputs[0].values()), to: output.pointer() };
         // SAFETY: every channel writes its own two values.
         unsafe {
             over(planes.channels, planes.images * planes.places, &body);
@@ -60,11 +56,7 @@ struct Planes {
 impl Planes {
     fn new(x: &Array) -> Self {
         let [images, channels, height, width] = x.dims();
-        Self {
-            images,
-            channels,
-            places: height * width,
-        }
+        Self { images, channels, places: height * width }
     }
 
     /// Where a channel of an image begins.
@@ -83,11 +75,7 @@ struct MomentsBody {
 impl Body for MomentsBody {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
-        let Planes {
-            images,
-            channels,
-            places,
-        } = self.planes;
+        let Planes { images, channels, places } = self.planes;
         for channel in range {
             // Each plane by its own mean while it is in the cache, then all together in f64 (Chan et al. 1979).
             let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
@@ -97,8 +85,7 @@ impl Body for MomentsBody {
                     let x = self.x.at(self.planes.start(image, channel));
                     moments(simd, places, x)
                 };
-                let (of_plane, squares_of_plane) =
-                    (f64::from(of_plane), f64::from(squares_of_plane));
+                let (of_plane, squares_of_plane) = (f64::from(of_plane), f64::from(squares_of_plane));
                 let more = places as f64;
                 let distance = of_plane - mean;
                 let together = count + more;
@@ -136,15 +123,9 @@ impl Operation for BatchNorm {
         let [x, scale, shift, moments]: [Array; 4] = inputs.try_into().expect("four arrays");
         let planes = Planes::new(&x);
         let (means, variances) = moments.values().split_at(planes.channels);
-        let inverses: Vec<f32> = variances
-            .iter()
-            .map(|&variance| (1.0 / (f64::from(variance) + self.epsilon).sqrt()) as f32)
-            .collect();
-        let kept = if keep {
-            self.activation.kept()
-        } else {
-            Kept::Nothing
-        };
+        let inverses: Vec<f32> =
+            variances.iter().map(|&variance| (1.0 / (f64::from(variance) + self.epsilon).sqrt()) as f32).collect();
+        let kept = if keep { self.activation.kept() } else { Kept::Nothing };
         let mut slope = (kept == Kept::Slope).then(|| Output::new(x.shape()));
         let kept_x = keep.then(|| x.clone());
         let target = Target::over(x);
@@ -303,10 +284,7 @@ impl Body for Back<'_> {
                             }
                             // Zero in lanes without values, because the gradient is.
                             let centred = simd.sub_f32s(part.load(simd, x), mean);
-                            [
-                                simd.add_f32s(sum, gradient),
-                                simd.mul_add_f32s(gradient, centred, aligned),
-                            ]
+                            [simd.add_f32s(sum, gradient), simd.mul_add_f32s(gradient, centred, aligned)]
                         },
                     );
                     sum += f64::from(sum_of_plane);

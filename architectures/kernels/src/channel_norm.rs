@@ -91,11 +91,7 @@ struct Places {
 impl Places {
     fn new(x: &Array) -> Self {
         let [images, channels, height, width] = x.dims();
-        Self {
-            images,
-            channels,
-            places: height * width,
-        }
+        Self { images, channels, places: height * width }
     }
 
     fn per_image(&self) -> usize {
@@ -121,10 +117,7 @@ impl Places {
     #[inline(always)]
     fn task(&self, task: usize) -> (usize, Range<usize>) {
         let start = task % self.per_image() * PLACES;
-        (
-            task / self.per_image(),
-            start..(start + PLACES).min(self.places),
-        )
+        (task / self.per_image(), start..(start + PLACES).min(self.places))
     }
 }
 
@@ -136,10 +129,7 @@ fn groups<S: Simd>(_simd: S, range: Range<usize>, mut body: impl FnMut([Part; TO
     while index + TOGETHER * lanes <= range.end {
         body(std::array::from_fn(
             #[inline(always)]
-            |number| Part {
-                index: index + number * lanes,
-                count: lanes,
-            },
+            |number| Part { index: index + number * lanes, count: lanes },
         ));
         index += TOGETHER * lanes;
     }
@@ -168,9 +158,7 @@ struct PlacesForward {
 impl Body for PlacesForward {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
-        let Places {
-            channels, places, ..
-        } = self.places;
+        let Places { channels, places, .. } = self.places;
         let per_channel = simd.splat_f32s(1.0 / channels as f32);
         let one = simd.splat_f32s(1.0);
         let zeros = [simd.splat_f32s(0.0); TOGETHER];
@@ -199,8 +187,7 @@ impl Body for PlacesForward {
                             for number in 0..TOGETHER {
                                 let x = group[number].load(simd, from);
                                 let centred = simd.sub_f32s(x, mean[number]);
-                                inverse[number] =
-                                    simd.mul_add_f32s(centred, centred, inverse[number]);
+                                inverse[number] = simd.mul_add_f32s(centred, centred, inverse[number]);
                             }
                         }
                         let epsilon = simd.splat_f32s(self.epsilon);
@@ -209,10 +196,8 @@ impl Body for PlacesForward {
                             *inverse = simd.div_f32s(one, simd.sqrt_f32s(variance));
                         }
                         for channel in 0..channels {
-                            let (from, to) = (
-                                self.places.at(self.from, image, channel),
-                                self.places.at(self.to, image, channel),
-                            );
+                            let (from, to) =
+                                (self.places.at(self.from, image, channel), self.places.at(self.to, image, channel));
                             let scale = simd.splat_f32s(*self.scale.at(channel));
                             let shift = simd.splat_f32s(*self.shift.at(channel));
                             for number in 0..TOGETHER {
@@ -277,9 +262,7 @@ impl Body for PlacesBackward {
 impl PlacesBackward {
     #[inline(always)]
     unsafe fn task<S: Simd>(&self, simd: S, task: usize, sums: Option<*mut f32>) {
-        let Places {
-            channels, places, ..
-        } = self.places;
+        let Places { channels, places, .. } = self.places;
         let per_channel = simd.splat_f32s(1.0 / channels as f32);
         let zeros = [simd.splat_f32s(0.0); TOGETHER];
         let lanes = S::F32_LANES;
@@ -299,10 +282,8 @@ impl PlacesBackward {
                     }
                     let (mut sum, mut aligned) = (zeros, zeros);
                     for channel in 0..channels {
-                        let (gradient, x) = (
-                            self.places.at(self.gradient, image, channel),
-                            self.places.at(self.x, image, channel),
-                        );
+                        let (gradient, x) =
+                            (self.places.at(self.gradient, image, channel), self.places.at(self.x, image, channel));
                         let scale = simd.splat_f32s(*self.scale.at(channel));
                         let (mut of_scale, mut of_shift) = (zeros[0], zeros[0]);
                         for number in 0..TOGETHER {
@@ -319,14 +300,9 @@ impl PlacesBackward {
                             }
                         }
                         if let Some(sums) = sums {
-                            for (index, values) in
-                                [(channel, of_scale), (channels + channel, of_shift)]
-                            {
+                            for (index, values) in [(channel, of_scale), (channels + channel, of_shift)] {
                                 let index = index * lanes;
-                                let whole = Part {
-                                    index,
-                                    count: lanes,
-                                };
+                                let whole = Part { index, count: lanes };
                                 let so_far = whole.load(simd, sums);
                                 whole.store(simd, sums, simd.add_f32s(so_far, values));
                             }
@@ -337,10 +313,8 @@ impl PlacesBackward {
                         aligned[number] = simd.mul_f32s(aligned[number], per_channel);
                     }
                     for channel in 0..channels {
-                        let (gradient, x) = (
-                            self.places.at(self.gradient, image, channel),
-                            self.places.at(self.x, image, channel),
-                        );
+                        let (gradient, x) =
+                            (self.places.at(self.gradient, image, channel), self.places.at(self.x, image, channel));
                         let to = self.places.at(self.to, image, channel);
                         let scale = simd.splat_f32s(*self.scale.at(channel));
                         for number in 0..TOGETHER {

@@ -30,11 +30,7 @@ impl Operation for Affine {
         let x = inputs.remove(0);
         let layout = Layout::new(&x, self.axis);
         let fits = |input: &Array| input.values().len() == layout.channels;
-        assert!(
-            inputs.iter().all(fits),
-            "one scale and shift for each of {} channels",
-            layout.channels
-        );
+        assert!(inputs.iter().all(fits), "one scale and shift for each of {} channels", layout.channels);
         let kept = (keep && self.trainable).then(|| x.clone());
         let target = Target::over(x);
         let body = Scaled {
@@ -61,10 +57,7 @@ impl Operation for Affine {
         let parameters = wanted[1..].contains(&true);
         let mut results = vec![None; wanted.len()];
         if parameters {
-            assert!(
-                self.trainable,
-                "an affine map that is not trainable has no gradients to its scale"
-            );
+            assert!(self.trainable, "an affine map that is not trainable has no gradients to its scale");
             let x = saved.pop().expect("kept for training");
             let sums = layout.parameter_gradients(&gradient, &x);
             for ((result, sums), parameter) in results[1..].iter_mut().zip(sums).zip(&saved) {
@@ -106,15 +99,8 @@ struct Layout {
 impl Layout {
     fn new(x: &Array, axis: usize) -> Self {
         let shape = x.shape();
-        assert!(
-            axis < shape.len(),
-            "axis {axis} of an array of shape {shape:?}"
-        );
-        Self {
-            outer: shape[..axis].iter().product(),
-            channels: shape[axis],
-            inner: shape[axis + 1..].iter().product(),
-        }
+        assert!(axis < shape.len(), "axis {axis} of an array of shape {shape:?}");
+        Self { outer: shape[..axis].iter().product(), channels: shape[axis], inner: shape[axis + 1..].iter().product() }
     }
 
     /// Whether a row of neighbouring values has all channels, or only one.
@@ -126,19 +112,11 @@ impl Layout {
     /// Values of a row.
     #[inline(always)]
     fn row(&self) -> usize {
-        if self.is_last() {
-            self.channels
-        } else {
-            self.inner
-        }
+        if self.is_last() { self.channels } else { self.inner }
     }
 
     fn rows(&self) -> usize {
-        if self.is_last() {
-            self.outer
-        } else {
-            self.outer * self.channels
-        }
+        if self.is_last() { self.outer } else { self.outer * self.channels }
     }
 
     /// The sums of gradient · x and of the gradient for each channel.
@@ -263,10 +241,7 @@ impl Body for ChannelSums {
                             #[inline(always)]
                             |[aligned, sum], part: Part| {
                                 let gradient = part.load(simd, gradient);
-                                [
-                                    simd.mul_add_f32s(gradient, part.load(simd, x), aligned),
-                                    simd.add_f32s(gradient, sum),
-                                ]
+                                [simd.mul_add_f32s(gradient, part.load(simd, x), aligned), simd.add_f32s(gradient, sum)]
                             },
                         );
                         *first.add(channel) = aligned;
@@ -295,11 +270,7 @@ impl Operation for Add {
         if x.unique_values().is_none() {
             std::mem::swap(&mut x, &mut y);
         }
-        let kept = if keep {
-            self.activation.kept()
-        } else {
-            Kept::Nothing
-        };
+        let kept = if keep { self.activation.kept() } else { Kept::Nothing };
         let mut slope = (kept == Kept::Slope).then(|| Output::new(x.shape()));
         let len = x.values().len();
         let target = Target::over(x);
@@ -325,10 +296,7 @@ impl Operation for Add {
 
     fn backward(&self, gradient: Array, saved: Saved, wanted: &[bool]) -> Vec<Option<Array>> {
         let gradient = times_slope(self.activation, gradient, saved.first());
-        wanted
-            .iter()
-            .map(|&wanted| wanted.then(|| gradient.clone()))
-            .collect()
+        wanted.iter().map(|&wanted| wanted.then(|| gradient.clone())).collect()
     }
 }
 
@@ -398,9 +366,7 @@ impl Operation for Multiply {
         if !(wanted[0] && wanted[1]) {
             let to_x = wanted[0].then_some(&y);
             let to_y = wanted[1].then_some(&x);
-            return [to_x, to_y]
-                .map(|factor| factor.map(|factor| product(gradient.clone(), factor)))
-                .into();
+            return [to_x, to_y].map(|factor| factor.map(|factor| product(gradient.clone(), factor))).into();
         }
         let len = gradient.values().len();
         let mut to_y = Output::new(y.shape());
@@ -425,11 +391,7 @@ impl Operation for Multiply {
 fn product(x: Array, y: &Array) -> Array {
     let len = x.values().len();
     let target = Target::over(x);
-    let body = Product {
-        x: target.from,
-        y: Pointer::reading(y.values()),
-        to: target.to,
-    };
+    let body = Product { x: target.from, y: Pointer::reading(y.values()), to: target.to };
     // SAFETY: every value writes to itself, and all are written.
     unsafe {
         over(len, 1, &body);
@@ -512,12 +474,7 @@ impl Operation for MeanTokens {
         let [batch, tokens, channels] = x.dims();
         assert_eq!(tokens, self.tokens, "as many tokens as were announced");
         let mut output = Output::new(&[batch, channels]);
-        let body = Means {
-            tokens,
-            channels,
-            x: Pointer::reading(x.values()),
-            to: output.pointer(),
-        };
+        let body = Means { tokens, channels, x: Pointer::reading(x.values()), to: output.pointer() };
         // SAFETY: every task writes its own channels of an image, and all are written.
         unsafe {
             let tasks = batch * channels.div_ceil(MEANS);
@@ -556,9 +513,7 @@ struct Means {
 impl Body for Means {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
-        let Self {
-            tokens, channels, ..
-        } = *self;
+        let Self { tokens, channels, .. } = *self;
         let per_token = simd.splat_f32s(1.0 / tokens as f32);
         let per_image = channels.div_ceil(MEANS);
         for task in range {
@@ -576,18 +531,12 @@ impl Body for Means {
                     for token in 0..tokens {
                         let x = x.add(token * channels + index);
                         for (number, sum) in sums.iter_mut().enumerate() {
-                            let whole = Part {
-                                index: number * lanes,
-                                count: lanes,
-                            };
+                            let whole = Part { index: number * lanes, count: lanes };
                             *sum = simd.add_f32s(*sum, whole.load(simd, x));
                         }
                     }
                     for (number, &sum) in sums.iter().enumerate() {
-                        let whole = Part {
-                            index: number * lanes,
-                            count: lanes,
-                        };
+                        let whole = Part { index: number * lanes, count: lanes };
                         whole.store(simd, to.add(index), simd.mul_f32s(sum, per_token));
                     }
                     index += 8 * lanes;

@@ -26,10 +26,7 @@ impl Fold {
     pub(crate) fn new(channels: usize, bias: Option<&Array>, norm: Option<Norm>) -> Self {
         let bias = |channel| bias.map_or(0.0, |bias| f64::from(bias.values()[channel]));
         let Some(norm) = norm else {
-            return Self {
-                scale: None,
-                shift: (0..channels).map(|channel| bias(channel) as f32).collect(),
-            };
+            return Self { scale: None, shift: (0..channels).map(|channel| bias(channel) as f32).collect() };
         };
         let value = |array: &Array, channel: usize| f64::from(array.values()[channel]);
         let (scale, shift) = (0..channels)
@@ -37,31 +34,20 @@ impl Fold {
                 let deviation = (value(norm.variance, channel) + norm.epsilon).sqrt();
                 let scale = value(norm.scale, channel) / deviation;
                 let centred = bias(channel) - value(norm.mean, channel);
-                (
-                    scale as f32,
-                    (scale * centred + value(norm.shift, channel)) as f32,
-                )
+                (scale as f32, (scale * centred + value(norm.shift, channel)) as f32)
             })
             .unzip();
-        Self {
-            scale: Some(scale),
-            shift,
-        }
+        Self { scale: Some(scale), shift }
     }
 
     /// scale·(x + bias).
     pub(crate) fn scaled(bias: Option<&Array>, scale: &Array) -> Self {
         let scale = scale.values().to_vec();
         let shift = match bias {
-            Some(bias) => std::iter::zip(&scale, bias.values())
-                .map(|(a, b)| a * b)
-                .collect(),
+            Some(bias) => std::iter::zip(&scale, bias.values()).map(|(a, b)| a * b).collect(),
             None => vec![0.0; scale.len()],
         };
-        Self {
-            scale: Some(scale),
-            shift,
-        }
+        Self { scale: Some(scale), shift }
     }
 
     /// The scale and shift of a channel for every lane.

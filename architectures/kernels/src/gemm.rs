@@ -45,13 +45,7 @@ pub(crate) unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
         return unsafe { accumulate_at_once(simd, depth, left, right, right_step, sums) };
     }
     // Sixteen registers: tiles of four rows and two vectors, and what remains.
-    let mut part = Parts {
-        depth,
-        left,
-        right,
-        right_step,
-        sums,
-    };
+    let mut part = Parts { depth, left, right, right_step, sums };
     // SAFETY: the caller's promise.
     unsafe {
         let mut row = 0;
@@ -91,10 +85,7 @@ impl<T: Copy, const ROWS: usize, const COLUMNS: usize> Parts<'_, T, ROWS, COLUMN
         for (to, from) in sums.iter_mut().zip(&self.sums[row..]) {
             to.copy_from_slice(&from[vector..vector + V]);
         }
-        let left = Left {
-            pointer: self.left.pointer.wrapping_add(row * self.left.row),
-            ..self.left
-        };
+        let left = Left { pointer: self.left.pointer.wrapping_add(row * self.left.row), ..self.left };
         let right = self.right.wrapping_add(vector * S::F32_LANES);
         // SAFETY: the caller's promise.
         unsafe {
@@ -149,13 +140,7 @@ pub(crate) struct RightPanels {
 
 impl RightPanels {
     /// Packs a matrix whose element (k, column) is at `k·step + column·stride`.
-    pub(crate) fn pack(
-        values: &[f32],
-        depth: usize,
-        columns: usize,
-        step: usize,
-        stride: usize,
-    ) -> Self {
+    pub(crate) fn pack(values: &[f32], depth: usize, columns: usize, step: usize, stride: usize) -> Self {
         let width = width();
         let panels = columns.div_ceil(width);
         let mut packed = vec![0.0f32; panels * depth * width];
@@ -184,12 +169,7 @@ impl RightPanels {
                 }
             }
         });
-        Self {
-            values: packed,
-            depth,
-            columns,
-            width,
-        }
+        Self { values: packed, depth, columns, width }
     }
 
     /// Where the panel begins, at this depth.

@@ -25,11 +25,7 @@ impl Operation for LayerNorm {
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let [x, scale, shift] = three(inputs);
         let columns = scale.values().len();
-        assert_eq!(
-            x.shape().last(),
-            Some(&columns),
-            "layer norm over the last axis"
-        );
+        assert_eq!(x.shape().last(), Some(&columns), "layer norm over the last axis");
         let rows = x.values().len() / columns.max(1);
         let kept = keep.then(|| x.clone());
         let mut statistics = keep.then(|| Output::new(&[rows, 2]));
@@ -89,20 +85,13 @@ pub(crate) fn three(arrays: Vec<Array>) -> [Array; 3] {
 }
 
 /// Gradients to scale and shift from sums `[scale … shift …]`.
-pub(crate) fn parameter_gradients(
-    partial: Option<Partial>,
-    shape: &[usize],
-    wanted: &[bool],
-) -> [Option<Array>; 2] {
+pub(crate) fn parameter_gradients(partial: Option<Partial>, shape: &[usize], wanted: &[bool]) -> [Option<Array>; 2] {
     let Some(partial) = partial else {
         return [None, None];
     };
     let mut to_scale = partial.total();
     let to_shift = to_scale.split_off(to_scale.len() / 2);
-    [
-        wanted[1].then(|| Array::from_vec(to_scale, shape)),
-        wanted[2].then(|| Array::from_vec(to_shift, shape)),
-    ]
+    [wanted[1].then(|| Array::from_vec(to_scale, shape)), wanted[2].then(|| Array::from_vec(to_shift, shape))]
 }
 
 struct RowsForward {
@@ -185,13 +174,9 @@ impl Body for RowsBackward {
                         #[inline(always)]
                         |[sum, aligned], part: Part| {
                             // Zero in lanes without values, because the gradient is.
-                            let scaled =
-                                simd.mul_f32s(part.load(simd, gradient), part.load(simd, scale));
+                            let scaled = simd.mul_f32s(part.load(simd, gradient), part.load(simd, scale));
                             let centred = simd.sub_f32s(part.load(simd, x), mean);
-                            [
-                                simd.add_f32s(sum, scaled),
-                                simd.mul_add_f32s(scaled, centred, aligned),
-                            ]
+                            [simd.add_f32s(sum, scaled), simd.mul_add_f32s(scaled, centred, aligned)]
                         },
                     );
                     let sum = simd.mul_f32s(simd.splat_f32s(sum), per_column);

@@ -74,26 +74,14 @@ impl Operation for Linear {
     }
 
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
-        let Inputs {
-            x,
-            weight,
-            bias,
-            scale,
-            residual,
-        } = self.sort(inputs);
+        let Inputs { x, weight, bias, scale, residual } = self.sort(inputs);
         let [outputs, depth] = weight.dims();
         let rows = x.values().len() / depth;
-        let right = self.packed("forward", &[&weight], || {
-            RightPanels::pack(weight.values(), depth, outputs, 1, depth)
-        });
+        let right = self.packed("forward", &[&weight], || RightPanels::pack(weight.values(), depth, outputs, 1, depth));
         let mut shape = x.shape().to_vec();
         *shape.last_mut().expect("at least one axis") = outputs;
         let mut output = Output::new(&shape);
-        let kept = if keep {
-            self.activation.kept()
-        } else {
-            Kept::Nothing
-        };
+        let kept = if keep { self.activation.kept() } else { Kept::Nothing };
         // With a scale behind it, the activation's own output is not there to tell the slope.
         let kept_slope = kept == Kept::Slope || (kept == Kept::Output && self.scale);
         let mut slope = kept_slope.then(|| Output::new(&shape));
@@ -151,9 +139,8 @@ impl Operation for Linear {
                 None => RightPanels::pack(weight.values(), outputs, inputs, inputs, 1),
                 Some(scale) => {
                     let rows = weight.values().chunks_exact(inputs).zip(scale.values());
-                    let scaled: Vec<f32> = rows
-                        .flat_map(|(row, &scale)| row.iter().map(move |weight| weight * scale))
-                        .collect();
+                    let scaled: Vec<f32> =
+                        rows.flat_map(|(row, &scale)| row.iter().map(move |weight| weight * scale)).collect();
                     RightPanels::pack(&scaled, outputs, inputs, inputs, 1)
                 }
             });
@@ -186,11 +173,7 @@ fn weight_gradient(gradient: &Array, x: &Array, outputs: usize, inputs: usize) -
 }
 
 /// left · right: `[rows, column]`; the left factor's element (row, depth) is at row·strides[0] + depth·strides[1].
-pub(crate) fn plain_product(
-    left: &Array,
-    [rows, row_stride, depth_stride]: [usize; 3],
-    right: &RightPanels,
-) -> Array {
+pub(crate) fn plain_product(left: &Array, [rows, row_stride, depth_stride]: [usize; 3], right: &RightPanels) -> Array {
     let mut output = Output::new(&[rows, right.columns]);
     let product = Product {
         rows,
@@ -246,10 +229,7 @@ fn multiply(product: Product, strides: [usize; 2]) {
     let threads = rayon::current_num_threads();
     // As much for each thread, of whole tiles; the order of each sum does not depend on the cut.
     let row_panels = rows.div_ceil(ROWS);
-    let row_parts = row_panels
-        .div_ceil(ROW_BLOCK)
-        .next_multiple_of(threads)
-        .min(row_panels);
+    let row_parts = row_panels.div_ceil(ROW_BLOCK).next_multiple_of(threads).min(row_panels);
     let panel_parts = match row_parts < 2 * threads {
         true => (2 * threads).div_ceil(row_parts).min(panels),
         false => 1,
@@ -336,17 +316,7 @@ impl Block<'_> {
         panel: usize,
         part: &std::ops::Range<usize>,
     ) {
-        let Product {
-            left,
-            right,
-            to,
-            bias,
-            scale,
-            residual,
-            activation,
-            slope,
-            ..
-        } = *self.product;
+        let Product { left, right, to, bias, scale, residual, activation, slope, .. } = *self.product;
         let first = panel * right.width;
         let used = right.width.min(right.columns - first);
         let at = |row: usize, vector: usize| row * right.columns + first + vector * S::F32_LANES;
@@ -355,11 +325,7 @@ impl Block<'_> {
         // SAFETY: rows and columns are within the matrices, and this task is the only one that writes to them.
         unsafe {
             let start = row * self.strides[0] + part.start * self.strides[1];
-            let left = Left {
-                pointer: left.as_ptr().add(start),
-                row: self.strides[0],
-                step: self.strides[1],
-            };
+            let left = Left { pointer: left.as_ptr().add(start), row: self.strides[0], step: self.strides[1] };
             let right_at = right.at(panel, part.start);
             if left.step == 1 {
                 // A known step lets the compiler address the rows without multiplying.

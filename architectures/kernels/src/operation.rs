@@ -9,8 +9,8 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    Autodiff, Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor,
-    DispatchTensorKind, ExtensionType, Flex, backend_extension,
+    Autodiff, Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
+    ExtensionType, Flex, backend_extension,
 };
 use burn::tensor::{DType, Tensor};
 
@@ -42,10 +42,7 @@ pub fn applies<const D: usize>(x: &Tensor<D>) -> bool {
 ///
 /// # Panics
 /// If there are no inputs, or more than eight.
-pub fn run<const D: usize>(
-    operation: impl Operation,
-    inputs: Vec<FloatTensor<Dispatch>>,
-) -> Tensor<D> {
+pub fn run<const D: usize>(operation: impl Operation, inputs: Vec<FloatTensor<Dispatch>>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::run_operation(Inputs(inputs), Arc::new(operation)))
 }
 
@@ -59,10 +56,7 @@ impl<B: Backend> ExtensionType<B> for Inputs<B> {
     where
         F: Fn(BackendTensor<B>) -> DispatchTensorKind,
     {
-        let wrap = |tensor| DispatchTensor {
-            kind: map_kind(BackendTensor::Float(tensor)),
-            autodiff,
-        };
+        let wrap = |tensor| DispatchTensor { kind: map_kind(BackendTensor::Float(tensor)), autodiff };
         Inputs(self.0.into_iter().map(wrap).collect())
     }
 
@@ -84,10 +78,7 @@ impl<B: Backend> ExtensionType<B> for Inputs<B> {
 
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
         let contexts = target.0.iter().map(|tensor| tensor.autodiff);
-        contexts.fold(
-            DispatchAutodiffContext::Disabled,
-            DispatchAutodiffContext::merge,
-        )
+        contexts.fold(DispatchAutodiffContext::Disabled, DispatchAutodiffContext::merge)
     }
 }
 
@@ -95,26 +86,17 @@ impl<B: Backend> ExtensionType<B> for Inputs<B> {
 #[backend_extension(Autodiff, Flex)]
 pub trait Kernels: Backend {
     /// See [`run`].
-    fn run_operation(
-        #[extension_type] inputs: Inputs<Self>,
-        operation: Arc<dyn Operation>,
-    ) -> FloatTensor<Self>;
+    fn run_operation(#[extension_type] inputs: Inputs<Self>, operation: Arc<dyn Operation>) -> FloatTensor<Self>;
 }
 
 impl Kernels for Flex {
-    fn run_operation(
-        Inputs(inputs): Inputs<Self>,
-        operation: Arc<dyn Operation>,
-    ) -> FloatTensor<Self> {
+    fn run_operation(Inputs(inputs): Inputs<Self>, operation: Arc<dyn Operation>) -> FloatTensor<Self> {
         forward(&*operation, inputs, false).0.into_tensor()
     }
 }
 
 impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
-    fn run_operation(
-        Inputs(inputs): Inputs<Self>,
-        operation: Arc<dyn Operation>,
-    ) -> FloatTensor<Self> {
+    fn run_operation(Inputs(inputs): Inputs<Self>, operation: Arc<dyn Operation>) -> FloatTensor<Self> {
         match inputs.len() {
             1 => tracked::<C, 1>(inputs, operation),
             2 => tracked::<C, 2>(inputs, operation),
@@ -129,17 +111,10 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
     }
 }
 
-fn forward(
-    operation: &dyn Operation,
-    inputs: Vec<FloatTensor<Flex>>,
-    keep: bool,
-) -> (Array, Saved) {
+fn forward(operation: &dyn Operation, inputs: Vec<FloatTensor<Flex>>, keep: bool) -> (Array, Saved) {
     let inputs: Vec<Array> = inputs.into_iter().map(Array::new).collect();
     let label = || {
-        let shapes = inputs
-            .iter()
-            .take(2)
-            .map(|input| format!(" {:?}", input.shape()));
+        let shapes = inputs.iter().take(2).map(|input| format!(" {:?}", input.shape()));
         operation.name().to_owned() + &shapes.collect::<String>()
     };
     let watch = Watch::start(label);
@@ -152,8 +127,7 @@ fn tracked<C: CheckpointStrategy, const N: usize>(
     inputs: Vec<FloatTensor<Autodiff<Flex, C>>>,
     operation: Arc<dyn Operation>,
 ) -> FloatTensor<Autodiff<Flex, C>> {
-    let (inputs, nodes): (Vec<_>, Vec<_>) =
-        inputs.into_iter().map(|tensor| tensor.into_parts()).unzip();
+    let (inputs, nodes): (Vec<_>, Vec<_>) = inputs.into_iter().map(|tensor| tensor.into_parts()).unzip();
     let nodes: [_; N] = nodes.try_into().expect("as many as were counted");
     match Gradient.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => {
@@ -179,12 +153,7 @@ struct State {
 impl<const N: usize> Backward<Flex, N> for Gradient {
     type State = State;
 
-    fn backward(
-        self,
-        ops: Ops<State, N>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
+    fn backward(self, ops: Ops<State, N>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = Array::new(gradients.consume::<Flex>(&ops.node));
         let State { operation, saved } = ops.state;
         let wanted = ops.parents.each_ref().map(Option::is_some);
@@ -223,13 +192,9 @@ impl Cache {
     ) -> Arc<T> {
         let mut entries = self.0.lock().expect("no panic while packing");
         let same = |entry: &Entry| {
-            entry.sources.len() == sources.len()
-                && std::iter::zip(&entry.sources, sources).all(|(a, b)| a.is_same(b))
+            entry.sources.len() == sources.len() && std::iter::zip(&entry.sources, sources).all(|(a, b)| a.is_same(b))
         };
-        if let Some(entry) = entries
-            .iter()
-            .find(|entry| entry.purpose == purpose && same(entry))
-        {
+        if let Some(entry) = entries.iter().find(|entry| entry.purpose == purpose && same(entry)) {
             let made = Arc::clone(&entry.made);
             return made.downcast().expect("one type per purpose");
         }

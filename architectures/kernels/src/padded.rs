@@ -65,13 +65,7 @@ pub(crate) struct Axis {
 
 impl Axis {
     /// From input to output.
-    pub fn forward(
-        [input, output]: [usize; 2],
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-        dilation: usize,
-    ) -> Self {
+    pub fn forward([input, output]: [usize; 2], kernel: usize, stride: usize, padding: usize, dilation: usize) -> Self {
         Self {
             source: input,
             output,
@@ -103,20 +97,12 @@ impl Axis {
             let taps = meets(phase).map(|(tap, offset)| (tap, (offset + before) as usize));
             taps.collect()
         });
-        Self {
-            source: output,
-            output: input,
-            before: before as usize,
-            split: 1,
-            phases: phases.collect(),
-        }
+        Self { source: output, output: input, before: before as usize, split: 1, phases: phases.collect() }
     }
 
     /// How many outputs the phase has.
     pub fn outputs(&self, phase: usize) -> usize {
-        self.output
-            .saturating_sub(phase)
-            .div_ceil(self.phases.len())
+        self.output.saturating_sub(phase).div_ceil(self.phases.len())
     }
 
     /// How many places of the padded source are met, if so many outputs of each phase are computed.
@@ -156,10 +142,7 @@ impl Padded {
         // The source's first column and all rows begin with a cache line.
         let lead = (columns.before / columns.split).wrapping_neg() % LINE;
         let copied = (columns.before + columns.source) / columns.split + LINE;
-        let widest = columns
-            .reach(outputs[1])
-            .div_ceil(columns.split)
-            .max(copied);
+        let widest = columns.reach(outputs[1]).div_ceil(columns.split).max(copied);
         let widest = (lead + widest).next_multiple_of(LINE);
         let row = widest * columns.split;
         Self {
@@ -249,19 +232,9 @@ impl Padded {
     /// # Safety
     /// `to` must point to [`Self::len`] values that nobody else uses.
     #[inline(always)]
-    pub unsafe fn fill<S: Simd>(
-        &self,
-        simd: S,
-        from: &[f32],
-        to: *mut f32,
-        rows: Range<usize>,
-        scale: f32,
-    ) {
+    pub unsafe fn fill<S: Simd>(&self, simd: S, from: &[f32], to: *mut f32, rows: Range<usize>, scale: f32) {
         let first = rows.start.max(self.before[0]);
-        let last = rows
-            .end
-            .min(self.before[0] + self.source[0])
-            .min(self.reach[0]);
+        let last = rows.end.min(self.before[0] + self.source[0]).min(self.reach[0]);
         let count = self.source[1].min(self.reach[1].saturating_sub(self.before[1]));
         let split = self.split[1];
         if count == 0 || first >= last {
@@ -342,9 +315,8 @@ struct Row<S: Simd> {
 impl<S: Simd> Row<S> {
     #[inline(always)]
     fn new(simd: S, count: usize, scale: f32, padding: f32) -> Self {
-        const PLACES: [f32; LINE] = [
-            0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
-        ];
+        const PLACES: [f32; LINE] =
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
         // SAFETY: no vector has more lanes.
         let places = unsafe { simd::load(simd, PLACES.as_ptr()) };
         Self {
@@ -358,21 +330,8 @@ impl<S: Simd> Row<S> {
 
     /// Copies rows, which begin so many values apart.
     #[inline(always)]
-    unsafe fn copy_rows(
-        &self,
-        rows: usize,
-        from: &[f32],
-        apart: usize,
-        to: *mut f32,
-        to_apart: usize,
-    ) {
-        let Self {
-            simd,
-            count,
-            scale,
-            padding,
-            inside,
-        } = *self;
+    unsafe fn copy_rows(&self, rows: usize, from: &[f32], apart: usize, to: *mut f32, to_apart: usize) {
+        let Self { simd, count, scale, padding, inside } = *self;
         let lanes = S::F32_LANES;
         // SAFETY: what is read is within `from`, and behind a short row there is place for a vector.
         unsafe {
@@ -383,11 +342,7 @@ impl<S: Simd> Row<S> {
                 let [mut place, mut to] = [from.as_ptr(), to.cast_const()];
                 while row < rows.min(whole) {
                     let values = simd.mul_f32s(simd::load(simd, place), scale);
-                    simd::store(
-                        simd,
-                        to.cast_mut(),
-                        simd.select_f32s(inside, values, padding),
-                    );
+                    simd::store(simd, to.cast_mut(), simd.select_f32s(inside, values, padding));
                     prefetch(place.wrapping_add(AHEAD));
                     place = place.add(apart);
                     to = to.add(to_apart);
@@ -416,11 +371,7 @@ impl<S: Simd> Row<S> {
                     false => simd::load(simd, from),
                 };
                 let values = simd.mul_f32s(values, self.scale);
-                simd::store(
-                    simd,
-                    to,
-                    simd.select_f32s(self.inside, values, self.padding),
-                );
+                simd::store(simd, to, simd.select_f32s(self.inside, values, self.padding));
                 prefetch(from.wrapping_add(AHEAD));
                 return;
             }
@@ -473,9 +424,7 @@ pub(crate) fn interleave(from: &[f32], pitch: usize, phases: usize, to: &mut [f3
         let place = index.min(pairs - PAIRS);
         let even: &[f32; PAIRS] = even[place..][..PAIRS].try_into().expect("as many");
         let odd: &[f32; PAIRS] = odd[place..][..PAIRS].try_into().expect("as many");
-        let to: &mut [f32; 2 * PAIRS] = (&mut to[2 * place..][..2 * PAIRS])
-            .try_into()
-            .expect("as many");
+        let to: &mut [f32; 2 * PAIRS] = (&mut to[2 * place..][..2 * PAIRS]).try_into().expect("as many");
         let mut both = [0.0; 2 * PAIRS];
         for pair in 0..PAIRS {
             both[2 * pair] = even[pair];

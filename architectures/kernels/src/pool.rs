@@ -82,23 +82,9 @@ impl Operation for MaxPool {
 
     fn backward(&self, gradient: Array, saved: Saved, _wanted: &[bool]) -> Vec<Option<Array>> {
         let [taps, size] = saved.try_into().expect("as kept");
-        let back = |size: f32, output| {
-            Axis::backward(
-                [size as usize, output],
-                self.kernel,
-                self.stride,
-                self.padding,
-                1,
-            )
-        };
-        vec![Some(spread(
-            &gradient,
-            &size,
-            back,
-            Reduce::Max,
-            Some(&taps),
-            self.kernel,
-        ))]
+        let back =
+            |size: f32, output| Axis::backward([size as usize, output], self.kernel, self.stride, self.padding, 1);
+        vec![Some(spread(&gradient, &size, back, Reduce::Max, Some(&taps), self.kernel))]
     }
 }
 
@@ -125,27 +111,14 @@ impl Operation for AveragePool {
             reduce: Reduce::Mean,
         };
         windows.run(batch * channels, self.kernel);
-        let saved = if keep {
-            vec![sizes(height, width)]
-        } else {
-            vec![]
-        };
+        let saved = if keep { vec![sizes(height, width)] } else { vec![] };
         // SAFETY: all planes were computed.
         (unsafe { output.finish() }, saved)
     }
 
     fn backward(&self, gradient: Array, saved: Saved, _wanted: &[bool]) -> Vec<Option<Array>> {
-        let back = |size: f32, output| {
-            Axis::backward([size as usize, output], self.kernel, self.stride, 0, 1)
-        };
-        vec![Some(spread(
-            &gradient,
-            &saved[0],
-            back,
-            Reduce::Mean,
-            None,
-            self.kernel,
-        ))]
+        let back = |size: f32, output| Axis::backward([size as usize, output], self.kernel, self.stride, 0, 1);
+        vec![Some(spread(&gradient, &saved[0], back, Reduce::Mean, None, self.kernel))]
     }
 }
 
@@ -166,19 +139,11 @@ impl Operation for GlobalAveragePool {
         let x = &inputs[0];
         let [batch, channels, height, width] = x.dims();
         let mut output = Output::new(&[batch, channels]);
-        let pool = Mean {
-            x: x.values(),
-            plane: height * width,
-            to: output.pointer(),
-        };
+        let pool = Mean { x: x.values(), plane: height * width, to: output.pointer() };
         parallel::for_ranges(batch * channels, 1, x.values().len(), |range| {
             simd::dispatch(MeanOf { pool: &pool, range });
         });
-        let saved = if keep {
-            vec![sizes(height, width)]
-        } else {
-            vec![]
-        };
+        let saved = if keep { vec![sizes(height, width)] } else { vec![] };
         // SAFETY: all means were computed.
         (unsafe { output.finish() }, saved)
     }
@@ -223,13 +188,7 @@ impl Operation for Gate {
         };
         let plane = height * width;
         parallel::for_ranges(batch * channels, 1, len, |range| {
-            simd::dispatch(Times {
-                from,
-                gate: gate.values(),
-                to,
-                plane,
-                range,
-            });
+            simd::dispatch(Times { from, gate: gate.values(), to, plane, range });
         });
         // SAFETY: all planes were written.
         (output.map_or(x, |output| unsafe { output.finish() }), saved)
@@ -244,13 +203,7 @@ impl Operation for Gate {
             let to = of_gate.pointer();
             let [x, gradient] = [x.values(), gradient.values()];
             parallel::for_ranges(count, 1, 2 * x.len(), |range| {
-                simd::dispatch(Products {
-                    x,
-                    gradient,
-                    to,
-                    plane,
-                    range,
-                });
+                simd::dispatch(Products { x, gradient, to, plane, range });
             });
         }
         let of_x = wanted[0].then(|| {
@@ -263,13 +216,7 @@ impl Operation for Gate {
                 }
             };
             parallel::for_ranges(count, 1, count * plane, |range| {
-                simd::dispatch(Times {
-                    from,
-                    gate: gate.values(),
-                    to,
-                    plane,
-                    range,
-                });
+                simd::dispatch(Times { from, gate: gate.values(), to, plane, range });
             });
             // SAFETY: all planes were written.
             output.map_or(gradient, |output| unsafe { output.finish() })
@@ -330,8 +277,7 @@ impl Windows<'_> {
             columns.map(move |&(_, column)| self.padded.index(row, column))
         });
         let offsets: Vec<usize> = offsets.collect();
-        let counts = [&self.rows, &self.columns]
-            .map(|axis| inside(axis.source, axis.output, kernel, stride));
+        let counts = [&self.rows, &self.columns].map(|axis| inside(axis.source, axis.output, kernel, stride));
         let mut counts = match self.reduce {
             Reduce::Max => [vec![], vec![]],
             Reduce::Mean => counts,
@@ -339,12 +285,7 @@ impl Windows<'_> {
         counts[1].resize(self.columns.output.next_multiple_of(LANES), 1.0);
         let work = planes * self.rows.output * self.columns.output * offsets.len();
         parallel::for_ranges(planes, 1, work, |range| {
-            simd::dispatch(WindowsOf {
-                windows: self,
-                offsets: &offsets,
-                counts: &counts,
-                range,
-            });
+            simd::dispatch(WindowsOf { windows: self, offsets: &offsets, counts: &counts, range });
         });
     }
 }
@@ -361,18 +302,8 @@ impl WithSimd for WindowsOf<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            windows,
-            offsets,
-            counts,
-            range,
-        } = self;
-        let Windows {
-            rows,
-            columns,
-            padded,
-            ..
-        } = windows;
+        let Self { windows, offsets, counts, range } = self;
+        let Windows { rows, columns, padded, .. } = windows;
         let [height, width] = [rows.output, columns.output];
         let lanes = S::F32_LANES;
         let mut copy = padded.scratch(1);
@@ -436,11 +367,7 @@ unsafe fn largest<S: Simd>(simd: S, from: *const f32, offsets: &[usize]) -> S::f
 }
 
 #[inline(always)]
-unsafe fn largest_and_tap<S: Simd>(
-    simd: S,
-    from: *const f32,
-    offsets: &[usize],
-) -> (S::f32s, S::f32s) {
+unsafe fn largest_and_tap<S: Simd>(simd: S, from: *const f32, offsets: &[usize]) -> (S::f32s, S::f32s) {
     let mut best = simd.splat_f32s(f32::NEG_INFINITY);
     let mut tap = simd.splat_f32s(0.0);
     for (index, &offset) in offsets.iter().enumerate() {
@@ -515,10 +442,7 @@ fn spread(
         columns,
     };
     parallel::for_ranges(batch * channels, 1, work, |range| {
-        simd::dispatch(SpreadOf {
-            spread: &spread,
-            range,
-        });
+        simd::dispatch(SpreadOf { spread: &spread, range });
     });
     // SAFETY: all planes were written.
     unsafe { output.finish() }
@@ -548,14 +472,7 @@ impl WithSimd for SpreadOf<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { spread, range } = self;
-        let Spread {
-            rows,
-            columns,
-            padded,
-            phases,
-            counts,
-            ..
-        } = spread;
+        let Spread { rows, columns, padded, phases, counts, .. } = spread;
         let lanes = S::F32_LANES;
         let [height, width] = [rows.source, columns.source];
         let [row_phases, column_phases] = [rows.phases.len(), columns.phases.len()];
@@ -579,9 +496,7 @@ impl WithSimd for SpreadOf<'_> {
                     }
                     tapped.fill(simd, &plane_copy, taps.as_mut_ptr(), 0..usize::MAX, 1.0);
                 } else {
-                    let from = gradient
-                        .chunks_exact(width)
-                        .zip(plane_copy.chunks_exact_mut(width));
+                    let from = gradient.chunks_exact(width).zip(plane_copy.chunks_exact_mut(width));
                     for ((from, to), &rows) in from.zip(&counts[0]) {
                         for ((from, to), &columns) in from.iter().zip(to).zip(&counts[1]) {
                             *to = from / (rows * columns);
@@ -666,9 +581,7 @@ fn reduce<S: Simd>(simd: S, a: &[f32], b: &[f32], products: bool) -> f32 {
             unsafe {
                 let load = match count == lanes {
                     true => [a, b].map(|values| simd::load(simd, values[place..].as_ptr())),
-                    false => {
-                        [a, b].map(|values| simd::load_some(simd, values[place..].as_ptr(), count))
-                    }
+                    false => [a, b].map(|values| simd::load_some(simd, values[place..].as_ptr(), count)),
                 };
                 *sum = match products {
                     true => simd.mul_add_f32s(load[0], load[1], *sum),
@@ -732,8 +645,7 @@ impl WithSimd for Products<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         for index in self.range {
-            let [x, gradient] =
-                [self.x, self.gradient].map(|values| &values[index * self.plane..][..self.plane]);
+            let [x, gradient] = [self.x, self.gradient].map(|values| &values[index * self.plane..][..self.plane]);
             // SAFETY: the value belongs to this task.
             unsafe { *self.to.at(index) = reduce(simd, x, gradient, true) };
         }

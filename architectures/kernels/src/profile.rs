@@ -61,12 +61,7 @@ impl Watch {
         let time = start.elapsed();
         if let Some(records) = &mut *RECORDS.lock().expect("no panic while recording") {
             let key = (operation.clone(), pass);
-            let record = records.entry(key).or_insert(Record {
-                operation,
-                pass,
-                calls: 0,
-                time: Duration::ZERO,
-            });
+            let record = records.entry(key).or_insert(Record { operation, pass, calls: 0, time: Duration::ZERO });
             record.calls += 1;
             record.time += time;
         }

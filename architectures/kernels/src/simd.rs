@@ -86,15 +86,7 @@ pub fn polynomial<S: Simd, const N: usize>(simd: S, x: S::f32s, coefficients: [f
 #[inline(always)]
 pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // e^r on |r| ≤ ln 2 / 2: our own Chebyshev fit of the relative error.
-    const POLYNOMIAL: [f32; 7] = [
-        1.0,
-        1.0,
-        4.999_999e-1,
-        1.666_642_1e-1,
-        4.166_836e-2,
-        8.374_771e-3,
-        1.382_942_1e-3,
-    ];
+    const POLYNOMIAL: [f32; 7] = [1.0, 1.0, 4.999_999e-1, 1.666_642_1e-1, 4.166_836e-2, 8.374_771e-3, 1.382_942_1e-3];
     // Adding it leaves the nearest whole number in the lowest bits.
     const ROUNDER: f32 = 12_582_912.0;
     // ln 2 in two parts, the first with few bits, so that its multiples are exact.

@@ -63,12 +63,7 @@ impl Product {
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const V: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        column: usize,
-    ) {
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, row: usize, column: usize) {
         let lanes = S::F32_LANES;
         // SAFETY: as for `compute`.
         unsafe {

@@ -22,11 +22,7 @@ impl Operation for Softmax {
         let x = inputs.remove(0);
         let [rows, columns] = rows(&x);
         let target = Target::over(x);
-        let body = Forward {
-            columns,
-            from: target.from,
-            to: target.to,
-        };
+        let body = Forward { columns, from: target.from, to: target.to };
         // SAFETY: every row writes to itself, and all are written.
         let y = unsafe {
             over(rows, columns, &body);
@@ -40,12 +36,7 @@ impl Operation for Softmax {
         let y = &saved[0];
         let [rows, columns] = rows(y);
         let target = Target::over(gradient);
-        let body = Back {
-            columns,
-            gradient: target.from,
-            to: target.to,
-            y: Pointer::reading(y.values()),
-        };
+        let body = Back { columns, gradient: target.from, to: target.to, y: Pointer::reading(y.values()) };
         // SAFETY: as above.
         unsafe {
             over(rows, columns, &body);
@@ -64,12 +55,7 @@ fn rows(x: &Array) -> [usize; 2] {
 /// # Safety
 /// `len` values must exist at both places, and `to` be free to write.
 #[inline(always)]
-pub(crate) unsafe fn exponentials<S: Simd>(
-    simd: S,
-    len: usize,
-    from: *const f32,
-    to: *mut f32,
-) -> (f32, f32) {
+pub(crate) unsafe fn exponentials<S: Simd>(simd: S, len: usize, from: *const f32, to: *mut f32) -> (f32, f32) {
     // SAFETY: the caller's promise.
     unsafe {
         let largest = largest(simd, len, from);
@@ -176,13 +162,7 @@ impl Operation for CrossEntropy {
         let chosen = std::iter::zip(logits.values().chunks(classes), &self.labels);
         let mut losses: Vec<f32> = chosen.map(|(row, &label)| -row[label]).collect();
         let target = Target::over(logits);
-        let body = Losses {
-            classes,
-            from: target.from,
-            to: target.to,
-            losses: Pointer::to(&mut losses),
-            keep,
-        };
+        let body = Losses { classes, from: target.from, to: target.to, losses: Pointer::to(&mut losses), keep };
         // SAFETY: every row writes to itself, and all are written.
         let probabilities = unsafe {
             over(batch, classes, &body);
@@ -196,13 +176,8 @@ impl Operation for CrossEntropy {
         let probabilities = saved.remove(0);
         let [batch, classes] = probabilities.dims();
         let target = Target::over(probabilities);
-        let body = LossesBack {
-            classes,
-            labels: &self.labels,
-            gradient: gradient.values(),
-            from: target.from,
-            to: target.to,
-        };
+        let body =
+            LossesBack { classes, labels: &self.labels, gradient: gradient.values(), from: target.from, to: target.to };
         // SAFETY: as above.
         unsafe {
             over(batch, classes, &body);

@@ -39,12 +39,7 @@ fn swapped(x: &Array) -> Array {
     let mut output = Output::new(&shape);
     let len = x.values().len();
     let matrices = len / (rows * columns).max(1);
-    let body = Matrices {
-        rows,
-        columns,
-        from: Pointer::reading(x.values()),
-        to: output.pointer(),
-    };
+    let body = Matrices { rows, columns, from: Pointer::reading(x.values()), to: output.pointer() };
     // SAFETY: every task writes to its own rows of a matrix, which are all.
     unsafe {
         each(matrices * rows.div_ceil(ROWS), len, &body);
@@ -100,13 +95,7 @@ pub(crate) unsafe fn transpose(
 
 /// As [`transpose`], value by value.
 #[inline(always)]
-unsafe fn plain(
-    from: *const f32,
-    from_step: usize,
-    [rows, columns]: [usize; 2],
-    to: *mut f32,
-    to_step: usize,
-) {
+unsafe fn plain(from: *const f32, from_step: usize, [rows, columns]: [usize; 2], to: *mut f32, to_step: usize) {
     for column in 0..columns {
         for row in 0..rows {
             // SAFETY: the caller's promise.
@@ -150,13 +139,7 @@ mod eights {
                 }
                 if whole_columns < columns {
                     let (from, to) = (from.add(whole_columns), to.add(whole_columns * to_step));
-                    super::plain(
-                        from,
-                        from_step,
-                        [block, columns - whole_columns],
-                        to,
-                        to_step,
-                    );
+                    super::plain(from, from_step, [block, columns - whole_columns], to, to_step);
                 }
             }
         }
@@ -169,34 +152,17 @@ mod eights {
             // The halves of rows i and i + 4 side by side: then everything happens within halves.
             let half = |row: usize, column: usize| _mm_loadu_ps(from.add(row * from_step + column));
             let pair = |row: usize, column: usize| {
-                _mm256_insertf128_ps::<1>(
-                    _mm256_castps128_ps256(half(row, column)),
-                    half(row + 4, column),
-                )
+                _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(half(row, column)), half(row + 4, column))
             };
             for column in [0, 4] {
-                let rows = [
-                    pair(0, column),
-                    pair(1, column),
-                    pair(2, column),
-                    pair(3, column),
-                ];
-                let low = [
-                    _mm256_unpacklo_ps(rows[0], rows[1]),
-                    _mm256_unpacklo_ps(rows[2], rows[3]),
-                ];
-                let high = [
-                    _mm256_unpackhi_ps(rows[0], rows[1]),
-                    _mm256_unpackhi_ps(rows[2], rows[3]),
-                ];
+                let rows = [pair(0, column), pair(1, column), pair(2, column), pair(3, column)];
+                let low = [_mm256_unpacklo_ps(rows[0], rows[1]), _mm256_unpacklo_ps(rows[2], rows[3])];
+                let high = [_mm256_unpackhi_ps(rows[0], rows[1]), _mm256_unpackhi_ps(rows[2], rows[3])];
                 let to = to.add(column * to_step);
                 for (number, [first, second]) in [low, high].into_iter().enumerate() {
                     let to = to.add(2 * number * to_step);
                     _mm256_storeu_ps(to, _mm256_shuffle_ps::<0b01_00_01_00>(first, second));
-                    _mm256_storeu_ps(
-                        to.add(to_step),
-                        _mm256_shuffle_ps::<0b11_10_11_10>(first, second),
-                    );
+                    _mm256_storeu_ps(to.add(to_step), _mm256_shuffle_ps::<0b11_10_11_10>(first, second));
                 }
             }
         }

@@ -150,10 +150,7 @@ fn fold<S: Simd, const N: usize>(
     let [first, second, third, fourth] = chains;
     let mut result = first;
     for (number, value) in result.iter_mut().enumerate() {
-        *value = join(
-            join(first[number], second[number]),
-            join(third[number], fourth[number]),
-        );
+        *value = join(join(first[number], second[number]), join(third[number], fourth[number]));
     }
     result
 }
@@ -260,12 +257,7 @@ impl Target {
     /// In place if possible.
     pub fn over(mut input: Array) -> Self {
         match input.unique_values().map(Pointer::to) {
-            Some(pointer) => Self {
-                from: pointer,
-                to: pointer,
-                input,
-                output: None,
-            },
+            Some(pointer) => Self { from: pointer, to: pointer, input, output: None },
             None => Self::beside(input),
         }
     }
@@ -273,12 +265,7 @@ impl Target {
     /// In new memory.
     pub fn beside(input: Array) -> Self {
         let mut output = Output::new(input.shape());
-        Self {
-            from: Pointer::reading(input.values()),
-            to: output.pointer(),
-            input,
-            output: Some(output),
-        }
+        Self { from: Pointer::reading(input.values()), to: output.pointer(), input, output: Some(output) }
     }
 
     /// The result.
@@ -303,10 +290,7 @@ pub(crate) struct Partial {
 impl Partial {
     /// All zero.
     pub fn new(blocks: usize, len: usize) -> Self {
-        Self {
-            sums: vec![0.0; blocks * len],
-            len,
-        }
+        Self { sums: vec![0.0; blocks * len], len }
     }
 
     /// To the first block's first sum.

@@ -8,12 +8,7 @@ use common::{compare, distance, random};
 use netkin_kernels::{Activation, Cache, Convolution, run};
 use proptest::prelude::*;
 
-fn layer(
-    stride: usize,
-    padding: [(usize, usize); 2],
-    dilation: usize,
-    groups: usize,
-) -> Convolution {
+fn layer(stride: usize, padding: [(usize, usize); 2], dilation: usize, groups: usize) -> Convolution {
     Convolution {
         stride: [stride; 2],
         padding,
@@ -29,12 +24,7 @@ fn layer(
     }
 }
 
-fn plain(
-    layer: &Convolution,
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-) -> Tensor<4> {
+fn plain(layer: &Convolution, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     let mut options = ConvOptions::new(layer.stride, [0, 0], layer.dilation, layer.groups);
     options.padding = layer.padding;
     module::conv2d(x, weight, bias, options)
@@ -124,21 +114,13 @@ proptest! {
 
 #[test]
 fn the_residual_has_the_gradient_before_the_activation() {
-    let layer = Convolution {
-        residual: true,
-        activation: Activation::Relu,
-        trainable: false,
-        ..layer(1, [(1, 1); 2], 1, 1)
-    };
+    let layer =
+        Convolution { residual: true, activation: Activation::Relu, trainable: false, ..layer(1, [(1, 1); 2], 1, 1) };
     let weight = random([4, 4, 3, 3]);
     compare(
         &[random([2, 4, 9, 9])],
         |[x]| {
-            let inputs = vec![
-                x.clone().into_dispatch(),
-                weight.clone().into_dispatch(),
-                x.into_dispatch(),
-            ];
+            let inputs = vec![x.clone().into_dispatch(), weight.clone().into_dispatch(), x.into_dispatch()];
             run(layer.clone(), inputs)
         },
         |[x]| {
@@ -188,22 +170,11 @@ fn wide_three_by_three_kernels_are_like_any_other() {
 #[test]
 fn images_of_three_colours_are_like_any_other() {
     for (kernel, stride, size) in [(3, 1, 9), (3, 2, 33), (7, 2, 40), (5, 3, 80), (2, 3, 20)] {
-        let padding = [
-            ((kernel - 1) / 2, kernel / 2),
-            (kernel / 2, (kernel - 1) / 2),
-        ];
+        let padding = [((kernel - 1) / 2, kernel / 2), (kernel / 2, (kernel - 1) / 2)];
         let layer = layer(stride, padding, 1, 1);
         compare(
-            &[
-                random([2, 3, size, size + 3]),
-                random([10, 3, kernel, kernel]),
-            ],
-            |[x, weight]| {
-                run(
-                    layer.clone(),
-                    vec![x.into_dispatch(), weight.into_dispatch()],
-                )
-            },
+            &[random([2, 3, size, size + 3]), random([10, 3, kernel, kernel])],
+            |[x, weight]| run(layer.clone(), vec![x.into_dispatch(), weight.into_dispatch()]),
             |[x, weight]| plain(&layer, x, weight, None),
             3e-5,
         );
@@ -215,16 +186,8 @@ fn windows_that_tile_the_image_are_like_any_other() {
     for (size, groups) in [(2, 1), (4, 1), (3, 2)] {
         let layer = layer(size, [(0, 0); 2], 1, groups);
         compare(
-            &[
-                random([2, 3 * groups, 4 * size, 5 * size]),
-                random([10 * groups, 3, size, size]),
-            ],
-            |[x, weight]| {
-                run(
-                    layer.clone(),
-                    vec![x.into_dispatch(), weight.into_dispatch()],
-                )
-            },
+            &[random([2, 3 * groups, 4 * size, 5 * size]), random([10 * groups, 3, size, size])],
+            |[x, weight]| run(layer.clone(), vec![x.into_dispatch(), weight.into_dispatch()]),
             |[x, weight]| plain(&layer, x, weight, None),
             3e-5,
         );
@@ -233,17 +196,10 @@ fn windows_that_tile_the_image_are_like_any_other() {
 
 #[test]
 fn an_image_does_not_depend_on_the_others() {
-    let layer = Convolution {
-        trainable: false,
-        ..layer(1, [(1, 1); 2], 1, 1)
-    };
+    let layer = Convolution { trainable: false, ..layer(1, [(1, 1); 2], 1, 1) };
     let (x, weight) = (random([5, 130, 7, 7]), random([40, 130, 3, 3]));
-    let map = |x: Tensor<4>| -> Tensor<4> {
-        run(
-            layer.clone(),
-            vec![x.into_dispatch(), weight.clone().into_dispatch()],
-        )
-    };
+    let map =
+        |x: Tensor<4>| -> Tensor<4> { run(layer.clone(), vec![x.into_dispatch(), weight.clone().into_dispatch()]) };
     let all = map(x.clone());
     for image in 0..5 {
         let alone = map(x.clone().narrow(0, image, 1));

@@ -94,15 +94,8 @@ proptest! {
 
 #[test]
 fn what_is_not_a_number_stays() {
-    let x = Tensor::<4>::from_floats(
-        [[[[1.0, f32::NAN, 3.0], [4.0, 5.0, 6.0]]]],
-        &burn::tensor::Device::flex(),
-    );
-    let pool = MaxPool {
-        kernel: 2,
-        stride: 1,
-        padding: 0,
-    };
+    let x = Tensor::<4>::from_floats([[[[1.0, f32::NAN, 3.0], [4.0, 5.0, 6.0]]]], &burn::tensor::Device::flex());
+    let pool = MaxPool { kernel: 2, stride: 1, padding: 0 };
     let y: Tensor<4> = run(pool, vec![x.into_dispatch()]);
     assert!(y.into_data().iter::<f32>().all(f32::is_nan));
 }
@@ -110,11 +103,7 @@ fn what_is_not_a_number_stays() {
 #[test]
 fn an_image_alone_is_pooled_as_in_a_batch() {
     let x = random([3, 5, 17, 19]);
-    let pool = MaxPool {
-        kernel: 3,
-        stride: 2,
-        padding: 1,
-    };
+    let pool = MaxPool { kernel: 3, stride: 2, padding: 1 };
     let all: Tensor<4> = run(pool, vec![x.clone().into_dispatch()]);
     let one: Tensor<4> = run(pool, vec![x.narrow(0, 1, 1).into_dispatch()]);
     assert_eq!(distance(one, all.narrow(0, 1, 1)), 0.0);

@@ -7,8 +7,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
-    Activation, Conv2d, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise,
-    Then, global_average_pool,
+    Activation, Conv2d, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise, Then,
+    global_average_pool,
 };
 use crate::network::{Architecture, Outputs};
 use crate::registry::configuration;
@@ -59,50 +59,19 @@ const TINY: Config = Config {
     input_size: 224,
     num_classes: 1000,
 };
-const SMALL: Config = Config {
-    depths: [3, 3, 27, 3],
-    ..TINY
-};
-const BASE: Config = Config {
-    channels: [128, 256, 512, 1024],
-    ..SMALL
-};
-const LARGE: Config = Config {
-    channels: [192, 384, 768, 1536],
-    ..SMALL
-};
-const ATTO: Config = Config {
-    depths: [2, 2, 6, 2],
-    channels: [40, 80, 160, 320],
-    convolutional_mlp: true,
-    ..TINY
-};
-const FEMTO: Config = Config {
-    channels: [48, 96, 192, 384],
-    ..ATTO
-};
-const PICO: Config = Config {
-    channels: [64, 128, 256, 512],
-    ..ATTO
-};
-const NANO: Config = Config {
-    depths: [2, 2, 8, 2],
-    channels: [80, 160, 320, 640],
-    ..ATTO
-};
+const SMALL: Config = Config { depths: [3, 3, 27, 3], ..TINY };
+const BASE: Config = Config { channels: [128, 256, 512, 1024], ..SMALL };
+const LARGE: Config = Config { channels: [192, 384, 768, 1536], ..SMALL };
+const ATTO: Config = Config { depths: [2, 2, 6, 2], channels: [40, 80, 160, 320], convolutional_mlp: true, ..TINY };
+const FEMTO: Config = Config { channels: [48, 96, 192, 384], ..ATTO };
+const PICO: Config = Config { channels: [64, 128, 256, 512], ..ATTO };
+const NANO: Config = Config { depths: [2, 2, 8, 2], channels: [80, 160, 320, 640], ..ATTO };
 
 const fn overlap(middle: usize, config: Config) -> Config {
-    Config {
-        stem: StemKind::Overlap(middle),
-        ..config
-    }
+    Config { stem: StemKind::Overlap(middle), ..config }
 }
 const fn v2(config: Config) -> Config {
-    Config {
-        response_norm: true,
-        layer_scale: None,
-        ..config
-    }
+    Config { response_norm: true, layer_scale: None, ..config }
 }
 
 /// The networks of this family.
@@ -130,14 +99,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("convnext_nano", NANO),
     ("convnext_nano_ols", overlap(80, NANO)),
     ("convnext_tiny", TINY),
-    (
-        "convnext_tiny_hnf",
-        Config {
-            convolutional_mlp: true,
-            norm_before_pool: true,
-            ..TINY
-        },
-    ),
+    ("convnext_tiny_hnf", Config { convolutional_mlp: true, norm_before_pool: true, ..TINY }),
     ("convnext_small", SMALL),
     ("convnext_base", BASE),
     ("convnext_large", LARGE),
@@ -164,18 +126,12 @@ impl ConvNext {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.channels[3];
-        let norm_pre = config
-            .norm_before_pool
-            .then(|| LayerNorm2d::new(channels, EPSILON, device));
+        let norm_pre = config.norm_before_pool.then(|| LayerNorm2d::new(channels, EPSILON, device));
         Self {
             stem: Stem::new(config, device),
-            stages: (0..4)
-                .map(|index| Stage::new(config, index, device))
-                .collect(),
+            stages: (0..4).map(|index| Stage::new(config, index, device)).collect(),
             head: Head {
-                norm: norm_pre
-                    .is_none()
-                    .then(|| LayerNorm::new(channels, EPSILON, device)),
+                norm: norm_pre.is_none().then(|| LayerNorm::new(channels, EPSILON, device)),
                 fc: Linear::new(channels, num_classes, device),
             },
             norm_pre,
@@ -203,10 +159,7 @@ impl Architecture for ConvNext {
             Some(norm) => taps.map(|| "head.norm".into(), norm.forward(pooled)),
             None => taps.map(|| "head.global_pool".into(), pooled),
         };
-        Outputs {
-            logits: self.head.fc.forward(features.clone()),
-            features,
-        }
+        Outputs { logits: self.head.fc.forward(features.clone()), features }
     }
 }
 
@@ -266,17 +219,9 @@ impl Stage {
         let channels = config.channels[index];
         let downsample = index.checked_sub(1).map(|before| {
             let inputs = config.channels[before];
-            (
-                LayerNorm2d::new(inputs, EPSILON, device),
-                patches(inputs, channels, 2, device),
-            )
+            (LayerNorm2d::new(inputs, EPSILON, device), patches(inputs, channels, 2, device))
         });
-        Self {
-            downsample,
-            blocks: (0..config.depths[index])
-                .map(|_| Block::new(config, channels, device))
-                .collect(),
-        }
+        Self { downsample, blocks: (0..config.depths[index]).map(|_| Block::new(config, channels, device)).collect() }
     }
 }
 
@@ -296,9 +241,7 @@ impl Block {
             conv_dw: depthwise.bias().build(device),
             norm: LayerNorm2d::new(channels, EPSILON, device),
             mlp: Mlp::new(config, channels, device),
-            gamma: config
-                .layer_scale
-                .map(|value| Initializer::Constant { value }.init([channels], device)),
+            gamma: config.layer_scale.map(|value| Initializer::Constant { value }.init([channels], device)),
         }
     }
 
@@ -322,9 +265,7 @@ impl Mlp {
         let hidden = 4 * channels;
         Self {
             fc1: Pointwise::new(channels, hidden, config.convolutional_mlp, device),
-            grn: config
-                .response_norm
-                .then(|| GlobalResponseNorm::new(hidden, device)),
+            grn: config.response_norm.then(|| GlobalResponseNorm::new(hidden, device)),
             fc2: Pointwise::new(hidden, channels, config.convolutional_mlp, device),
         }
     }

@@ -7,8 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, Linear, MixedConv2d, Padding, Then, gated,
-    global_average_pool, make_divisible,
+    Activation, BatchNorm2d, Conv2d, Conv2dConfig, Linear, MixedConv2d, Padding, Then, gated, global_average_pool,
+    make_divisible,
 };
 use crate::network::{Architecture, Outputs};
 use crate::registry::configuration;
@@ -103,35 +103,20 @@ const fn inverted(
     expansion: usize,
     channels: usize,
 ) -> Blocks {
-    Blocks {
-        repeats,
-        kind: BlockKind::Inverted { expansion },
-        stride,
-        ..separable(kernels, channels)
-    }
+    Blocks { repeats, kind: BlockKind::Inverted { expansion }, stride, ..separable(kernels, channels) }
 }
 
 impl Blocks {
     const fn se(self, part: f64) -> Self {
-        Self {
-            squeeze_excite: Some(part),
-            ..self
-        }
+        Self { squeeze_excite: Some(part), ..self }
     }
 
     const fn grouped(self, expansion_groups: usize, projection_groups: usize) -> Self {
-        Self {
-            expansion_groups,
-            projection_groups,
-            ..self
-        }
+        Self { expansion_groups, projection_groups, ..self }
     }
 
     const fn silu(self) -> Self {
-        Self {
-            activation: Some(Activation::Silu),
-            ..self
-        }
+        Self { activation: Some(Activation::Silu), ..self }
     }
 }
 
@@ -185,14 +170,8 @@ const K357: &[usize] = &[3, 5, 7];
 const K3579: &[usize] = &[3, 5, 7, 9];
 const MIXNET_S: &[&[Blocks]] = &[
     &[separable(&[3], 16)],
-    &[
-        inverted(1, &[3], 2, 6, 24).grouped(2, 2),
-        inverted(1, &[3], 1, 3, 24).grouped(2, 2),
-    ],
-    &[
-        inverted(1, K357, 2, 6, 40).se(0.5).silu(),
-        inverted(3, K35, 1, 6, 40).grouped(2, 2).se(0.5).silu(),
-    ],
+    &[inverted(1, &[3], 2, 6, 24).grouped(2, 2), inverted(1, &[3], 1, 3, 24).grouped(2, 2)],
+    &[inverted(1, K357, 2, 6, 40).se(0.5).silu(), inverted(3, K35, 1, 6, 40).grouped(2, 2).se(0.5).silu()],
     &[
         inverted(1, K357, 2, 6, 80).grouped(1, 2).se(0.25).silu(),
         inverted(2, K35, 1, 6, 80).grouped(1, 2).se(0.25).silu(),
@@ -208,26 +187,11 @@ const MIXNET_S: &[&[Blocks]] = &[
 ];
 const MIXNET_M: &[&[Blocks]] = &[
     &[separable(&[3], 24)],
-    &[
-        inverted(1, K357, 2, 6, 32).grouped(2, 2),
-        inverted(1, &[3], 1, 3, 32).grouped(2, 2),
-    ],
-    &[
-        inverted(1, K3579, 2, 6, 40).se(0.5).silu(),
-        inverted(3, K35, 1, 6, 40).grouped(2, 2).se(0.5).silu(),
-    ],
-    &[
-        inverted(1, K357, 2, 6, 80).se(0.25).silu(),
-        inverted(3, K3579, 1, 6, 80).grouped(2, 2).se(0.25).silu(),
-    ],
-    &[
-        inverted(1, &[3], 1, 6, 120).se(0.5).silu(),
-        inverted(3, K3579, 1, 3, 120).grouped(2, 2).se(0.5).silu(),
-    ],
-    &[
-        inverted(1, K3579, 2, 6, 200).se(0.5).silu(),
-        inverted(3, K3579, 1, 6, 200).grouped(1, 2).se(0.5).silu(),
-    ],
+    &[inverted(1, K357, 2, 6, 32).grouped(2, 2), inverted(1, &[3], 1, 3, 32).grouped(2, 2)],
+    &[inverted(1, K3579, 2, 6, 40).se(0.5).silu(), inverted(3, K35, 1, 6, 40).grouped(2, 2).se(0.5).silu()],
+    &[inverted(1, K357, 2, 6, 80).se(0.25).silu(), inverted(3, K3579, 1, 6, 80).grouped(2, 2).se(0.25).silu()],
+    &[inverted(1, &[3], 1, 6, 120).se(0.5).silu(), inverted(3, K3579, 1, 3, 120).grouped(2, 2).se(0.5).silu()],
+    &[inverted(1, K3579, 2, 6, 200).se(0.5).silu(), inverted(3, K3579, 1, 6, 200).grouped(1, 2).se(0.5).silu()],
 ];
 
 const B0: Config = Config {
@@ -250,25 +214,12 @@ const LITE1: Config = lite(1.0, 1.1, 240);
 const LITE2: Config = lite(1.1, 1.2, 260);
 const LITE3: Config = lite(1.2, 1.4, 300);
 const LITE4: Config = lite(1.4, 1.8, 380);
-const MIX_S: Config = Config {
-    stem: 16,
-    stages: MIXNET_S,
-    head: 1536,
-    activation: Activation::Relu,
-    ..B0
-};
+const MIX_S: Config = Config { stem: 16, stages: MIXNET_S, head: 1536, activation: Activation::Relu, ..B0 };
 const MIX_M: Config = mixnet(1.0, 1.0, 24);
 const MIX_L: Config = mixnet(1.3, 1.0, 32);
 
 const fn b(width: f64, depth: f64, stem: usize, head: usize, input_size: usize) -> Config {
-    Config {
-        stem,
-        head,
-        width,
-        depth: Depth::Up(depth),
-        input_size,
-        ..B0
-    }
+    Config { stem, head, width, depth: Depth::Up(depth), input_size, ..B0 }
 }
 const fn lite(width: f64, depth: f64, input_size: usize) -> Config {
     Config {
@@ -292,44 +243,20 @@ const fn mobilenet(width: f64, depth: f64, stem: usize, head: usize) -> Config {
     }
 }
 const fn mnasnet(width: f64, stem: usize, stages: &'static [&'static [Blocks]]) -> Config {
-    Config {
-        stem,
-        stages,
-        width,
-        activation: Activation::Relu,
-        ..B0
-    }
+    Config { stem, stages, width, activation: Activation::Relu, ..B0 }
 }
 const fn mixnet(width: f64, depth: f64, stem: usize) -> Config {
-    Config {
-        stem,
-        stages: MIXNET_M,
-        width,
-        depth: Depth::Nearest(depth),
-        ..MIX_S
-    }
+    Config { stem, stages: MIXNET_M, width, depth: Depth::Nearest(depth), ..MIX_S }
 }
 const fn tensorflow(config: Config) -> Config {
-    Config {
-        tensorflow: true,
-        ..config
-    }
+    Config { tensorflow: true, ..config }
 }
 const fn sized(input_size: usize, config: Config) -> Config {
-    Config {
-        input_size,
-        ..config
-    }
+    Config { input_size, ..config }
 }
 
 /// For 28 × 28 images of ten classes.
-const DEMO: Config = Config {
-    stem: 16,
-    head: 160,
-    input_size: 28,
-    num_classes: 10,
-    ..B0
-};
+const DEMO: Config = Config { stem: 16, head: 160, input_size: 28, num_classes: 10, ..B0 };
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
@@ -487,10 +414,7 @@ impl Architecture for EfficientNet {
         }
         let x = self.conv_head.forward_then(x, then(&self.bn2));
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
-        Outputs {
-            logits: self.classifier.forward(features.clone()),
-            features,
-        }
+        Outputs { logits: self.classifier.forward(features.clone()), features }
     }
 }
 
@@ -542,12 +466,8 @@ enum Block {
 impl Block {
     fn new(config: &Config, like: &Blocks, shape: &BlockShape, device: &Device) -> Self {
         match like.kind {
-            BlockKind::Separable => {
-                Self::Separable(SeparableBlock::new(config, like, shape, device))
-            }
-            BlockKind::Inverted { .. } => {
-                Self::Inverted(InvertedBlock::new(config, like, shape, device))
-            }
+            BlockKind::Separable => Self::Separable(SeparableBlock::new(config, like, shape, device)),
+            BlockKind::Inverted { .. } => Self::Inverted(InvertedBlock::new(config, like, shape, device)),
         }
     }
 
@@ -574,9 +494,7 @@ struct SeparableBlock {
 
 impl SeparableBlock {
     fn new(config: &Config, like: &Blocks, shape: &BlockShape, device: &Device) -> Self {
-        let BlockShape {
-            inputs, outputs, ..
-        } = *shape;
+        let BlockShape { inputs, outputs, .. } = *shape;
         let activation = like.activation.unwrap_or(config.activation);
         Self {
             conv_dw: depthwise(config, like, shape, device),
@@ -618,12 +536,7 @@ struct InvertedBlock {
 
 impl InvertedBlock {
     fn new(config: &Config, like: &Blocks, shape: &BlockShape, device: &Device) -> Self {
-        let BlockShape {
-            inputs,
-            middle,
-            outputs,
-            ..
-        } = *shape;
+        let BlockShape { inputs, middle, outputs, .. } = *shape;
         let activation = like.activation.unwrap_or(config.activation);
         Self {
             conv_pw: pointwise(config, inputs, middle, like.expansion_groups, device),
@@ -659,13 +572,7 @@ fn depthwise(config: &Config, like: &Blocks, shape: &BlockShape, device: &Device
     MixedConv2d::new(shape.middle, shape.middle, like.kernels, build)
 }
 
-fn pointwise(
-    config: &Config,
-    inputs: usize,
-    outputs: usize,
-    groups: usize,
-    device: &Device,
-) -> MixedConv2d {
+fn pointwise(config: &Config, inputs: usize, outputs: usize, groups: usize, device: &Device) -> MixedConv2d {
     let build = |inputs, outputs, kernel| config.conv(inputs, outputs, kernel).build(device);
     MixedConv2d::new(inputs, outputs, &vec![1; groups], build)
 }

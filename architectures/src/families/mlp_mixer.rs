@@ -7,8 +7,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
-    Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed, add, mean_of_tokens, multiply,
-    scale_and_shift,
+    Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed, add, mean_of_tokens, multiply, scale_and_shift,
 };
 use crate::network::{Architecture, Outputs};
 use crate::registry::configuration;
@@ -53,10 +52,7 @@ pub enum BlockKind {
 }
 
 const MIXER_S: Config = Config {
-    block: BlockKind::Mixer {
-        token_ratio: 0.5,
-        gated: false,
-    },
+    block: BlockKind::Mixer { token_ratio: 0.5, gated: false },
     patch_size: 16,
     embed_dim: 512,
     depth: 8,
@@ -64,65 +60,26 @@ const MIXER_S: Config = Config {
     input_size: 224,
     num_classes: 1000,
 };
-const MIXER_B: Config = Config {
-    embed_dim: 768,
-    depth: 12,
-    ..MIXER_S
-};
+const MIXER_B: Config = Config { embed_dim: 768, depth: 12, ..MIXER_S };
 /// For 28 × 28 images of ten classes.
-const DEMO: Config = Config {
-    patch_size: 4,
-    embed_dim: 64,
-    depth: 4,
-    input_size: 28,
-    num_classes: 10,
-    ..MIXER_S
-};
+const DEMO: Config = Config { patch_size: 4, embed_dim: 64, depth: 4, input_size: 28, num_classes: 10, ..MIXER_S };
 
 const fn patch32(config: Config) -> Config {
-    Config {
-        patch_size: 32,
-        ..config
-    }
+    Config { patch_size: 32, ..config }
 }
 const fn gmixer(depth: usize) -> Config {
-    Config {
-        block: BlockKind::Mixer {
-            token_ratio: 1.0,
-            gated: true,
-        },
-        embed_dim: 384,
-        depth,
-        ..MIXER_S
-    }
+    Config { block: BlockKind::Mixer { token_ratio: 1.0, gated: true }, embed_dim: 384, depth, ..MIXER_S }
 }
 const fn resmlp(depth: usize, layer_scale: f64) -> Config {
-    Config {
-        block: BlockKind::Residual { layer_scale },
-        embed_dim: 384,
-        depth,
-        ..MIXER_S
-    }
+    Config { block: BlockKind::Residual { layer_scale }, embed_dim: 384, depth, ..MIXER_S }
 }
 const fn gmlp(embed_dim: usize) -> Config {
-    Config {
-        block: BlockKind::SpatialGating,
-        embed_dim,
-        depth: 30,
-        mlp_ratio: 6,
-        ..MIXER_S
-    }
+    Config { block: BlockKind::SpatialGating, embed_dim, depth: 30, mlp_ratio: 6, ..MIXER_S }
 }
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
-    (
-        "demo_gmlp",
-        Config {
-            block: BlockKind::SpatialGating,
-            ..DEMO
-        },
-    ),
+    ("demo_gmlp", Config { block: BlockKind::SpatialGating, ..DEMO }),
     ("demo_mixer", DEMO),
     ("gmixer_12_224", gmixer(12)),
     ("gmixer_24_224", gmixer(24)),
@@ -136,14 +93,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("resmlp_12_224", resmlp(12, 1e-4)),
     ("resmlp_24_224", resmlp(24, 1e-5)),
     ("resmlp_36_224", resmlp(36, 1e-6)),
-    (
-        "resmlp_big_24_224",
-        Config {
-            patch_size: 8,
-            embed_dim: 768,
-            ..resmlp(24, 1e-6)
-        },
-    ),
+    ("resmlp_big_24_224", Config { patch_size: 8, embed_dim: 768, ..resmlp(24, 1e-6) }),
 ];
 
 configuration!(MlpMixer, any_input_size: false);
@@ -163,9 +113,7 @@ impl MlpMixer {
         let channels = config.embed_dim;
         let stem = PatchEmbed::new(config.input_size, config.patch_size, channels, device);
         Self {
-            blocks: (0..config.depth)
-                .map(|_| Block::new(config, stem.tokens(), device))
-                .collect(),
+            blocks: (0..config.depth).map(|_| Block::new(config, stem.tokens(), device)).collect(),
             norm: match config.block {
                 BlockKind::Residual { .. } => Norm::Affine(Affine::new(channels, device)),
                 _ => Norm::Layer(LayerNorm::new(channels, 1e-6, device)),
@@ -184,10 +132,7 @@ impl Architecture for MlpMixer {
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(x));
         let features = mean_of_tokens(x);
-        Outputs {
-            logits: self.head.forward(features.clone()),
-            features,
-        }
+        Outputs { logits: self.head.forward(features.clone()), features }
     }
 }
 
@@ -232,8 +177,7 @@ impl Block {
                 })
             }
             BlockKind::Residual { layer_scale } => {
-                let scale =
-                    || Initializer::Constant { value: layer_scale }.init([channels], device);
+                let scale = || Initializer::Constant { value: layer_scale }.init([channels], device);
                 Self::Residual(ResidualBlock {
                     norm1: Affine::new(channels, device),
                     linear_tokens: Linear::new(tokens, tokens, device),
@@ -317,9 +261,7 @@ struct ResidualBlock {
 impl ResidualBlock {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let y = self
-            .linear_tokens
-            .forward_across(y, Activation::Identity, None);
+        let y = self.linear_tokens.forward_across(y, Activation::Identity, None);
         let y = scale_and_shift(y, 2, self.ls1.val(), None);
         let x = add(y, x, Activation::Identity);
         let y = self.norm2.forward(x.clone());
@@ -351,8 +293,7 @@ struct SpatialGatingMlp {
 impl SpatialGatingMlp {
     fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
         let hidden = self.fc1.forward_activated(x, Activation::Gelu);
-        self.fc2
-            .forward_residual(self.gate.forward(hidden), None, shortcut)
+        self.fc2.forward_residual(self.gate.forward(hidden), None, shortcut)
     }
 }
 
@@ -366,10 +307,7 @@ struct SpatialGate {
 impl SpatialGate {
     /// For 2 · `channels`. Begins open: the weights near zero, the biases one.
     fn new(channels: usize, tokens: usize, device: &Device) -> Self {
-        let near_zero = Initializer::Normal {
-            mean: 0.0,
-            std: 1e-6,
-        };
+        let near_zero = Initializer::Normal { mean: 0.0, std: 1e-6 };
         Self {
             norm: LayerNorm::new(channels, 1e-5, device),
             proj: Linear::with_initializers(tokens, tokens, [near_zero, Initializer::Ones], device),

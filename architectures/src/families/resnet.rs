@@ -8,8 +8,8 @@ use burn::nn::Relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then, add,
-    average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
+    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then, add, average_pool, blur_pool,
+    global_average_pool, make_divisible_limited, max_pool,
 };
 use crate::network::{Architecture, Outputs};
 use crate::registry::configuration;
@@ -80,10 +80,7 @@ const BASIC: Config = Config {
     input_size: 224,
     num_classes: 1000,
 };
-const BOTTLENECK: Config = Config {
-    block: BlockKind::Bottleneck,
-    ..BASIC
-};
+const BOTTLENECK: Config = Config { block: BlockKind::Bottleneck, ..BASIC };
 
 const LAYERS_34: [usize; 4] = [3, 4, 6, 3];
 const LAYERS_50: [usize; 4] = [3, 4, 6, 3];
@@ -92,57 +89,28 @@ const LAYERS_152: [usize; 4] = [3, 8, 36, 3];
 const LAYERS_200: [usize; 4] = [3, 24, 36, 3];
 
 const fn c(layers: [usize; 4]) -> Config {
-    Config {
-        layers,
-        stem: STEM_C,
-        ..BOTTLENECK
-    }
+    Config { layers, stem: STEM_C, ..BOTTLENECK }
 }
 const fn d(layers: [usize; 4]) -> Config {
-    Config {
-        average_down: true,
-        ..c(layers)
-    }
+    Config { average_down: true, ..c(layers) }
 }
 const fn s(layers: [usize; 4]) -> Config {
-    Config {
-        layers,
-        stem: STEM_S,
-        ..BOTTLENECK
-    }
+    Config { layers, stem: STEM_S, ..BOTTLENECK }
 }
 const fn t(layers: [usize; 4]) -> Config {
-    Config {
-        layers,
-        stem: STEM_T,
-        average_down: true,
-        ..BOTTLENECK
-    }
+    Config { layers, stem: STEM_T, average_down: true, ..BOTTLENECK }
 }
 const fn plain(layers: [usize; 4]) -> Config {
-    Config {
-        layers,
-        ..BOTTLENECK
-    }
+    Config { layers, ..BOTTLENECK }
 }
 const fn next(cardinality: usize, base_width: usize, config: Config) -> Config {
-    Config {
-        cardinality,
-        base_width,
-        ..config
-    }
+    Config { cardinality, base_width, ..config }
 }
 const fn se(config: Config) -> Config {
-    Config {
-        squeeze_excite: true,
-        ..config
-    }
+    Config { squeeze_excite: true, ..config }
 }
 const fn blur(config: Config) -> Config {
-    Config {
-        blur: true,
-        ..config
-    }
+    Config { blur: true, ..config }
 }
 
 /// For 28 × 28 images of ten classes.
@@ -161,62 +129,20 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("demo_resnet", DEMO),
     (
         "demo_resnext",
-        Config {
-            block: BlockKind::Bottleneck,
-            cardinality: 8,
-            base_width: 8,
-            channels: [16, 24, 48, 64],
-            ..DEMO
-        },
+        Config { block: BlockKind::Bottleneck, cardinality: 8, base_width: 8, channels: [16, 24, 48, 64], ..DEMO },
     ),
-    (
-        "demo_seresnet",
-        Config {
-            channels: [16, 32, 64, 96],
-            ..se(DEMO)
-        },
-    ),
-    (
-        "resnet10t",
-        Config {
-            block: BlockKind::Basic,
-            ..t([1, 1, 1, 1])
-        },
-    ),
+    ("demo_seresnet", Config { channels: [16, 32, 64, 96], ..se(DEMO) }),
+    ("resnet10t", Config { block: BlockKind::Basic, ..t([1, 1, 1, 1]) }),
     ("resnet14t", t([1, 1, 1, 1])),
     ("resnet18", BASIC),
-    (
-        "resnet18d",
-        Config {
-            block: BlockKind::Basic,
-            ..d([2, 2, 2, 2])
-        },
-    ),
+    ("resnet18d", Config { block: BlockKind::Basic, ..d([2, 2, 2, 2]) }),
     ("resnet26", plain([2, 2, 2, 2])),
     ("resnet26d", d([2, 2, 2, 2])),
     ("resnet26t", t([2, 2, 2, 2])),
-    (
-        "resnet34",
-        Config {
-            layers: LAYERS_34,
-            ..BASIC
-        },
-    ),
-    (
-        "resnet34d",
-        Config {
-            block: BlockKind::Basic,
-            ..d(LAYERS_34)
-        },
-    ),
+    ("resnet34", Config { layers: LAYERS_34, ..BASIC }),
+    ("resnet34d", Config { block: BlockKind::Basic, ..d(LAYERS_34) }),
     ("resnet50", plain(LAYERS_50)),
-    (
-        "resnet50_gn",
-        Config {
-            group_norm: true,
-            ..plain(LAYERS_50)
-        },
-    ),
+    ("resnet50_gn", Config { group_norm: true, ..plain(LAYERS_50) }),
     ("resnet50c", c(LAYERS_50)),
     ("resnet50d", d(LAYERS_50)),
     ("resnet50s", s(LAYERS_50)),
@@ -242,13 +168,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("resnext101_32x16d", next(32, 16, plain(LAYERS_101))),
     ("resnext101_64x4d", next(64, 4, plain(LAYERS_101))),
     ("seresnet18", se(BASIC)),
-    (
-        "seresnet34",
-        se(Config {
-            layers: LAYERS_34,
-            ..BASIC
-        }),
-    ),
+    ("seresnet34", se(Config { layers: LAYERS_34, ..BASIC })),
     ("seresnet50", se(plain(LAYERS_50))),
     ("seresnet50t", se(t(LAYERS_50))),
     ("seresnet101", se(plain(LAYERS_101))),
@@ -290,11 +210,7 @@ impl ResNet {
             (0..config.layers[index])
                 .map(|position| {
                     let stride = if index > 0 && position == 0 { 2 } else { 1 };
-                    let shape = BlockShape {
-                        inputs,
-                        channels: config.channels[index],
-                        stride,
-                    };
+                    let shape = BlockShape { inputs, channels: config.channels[index], stride };
                     inputs = shape.outputs(config);
                     Block::new(config, shape, device)
                 })
@@ -329,10 +245,7 @@ impl Architecture for ResNet {
             }
         }
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
-        Outputs {
-            logits: self.fc.forward(features.clone()),
-            features,
-        }
+        Outputs { logits: self.fc.forward(features.clone()), features }
     }
 }
 
@@ -352,17 +265,9 @@ impl Norm {
     }
 
     /// act(norm(conv(x)) + residual).
-    fn after(
-        &self,
-        conv: &Conv2d,
-        x: Tensor<4>,
-        residual: Option<Tensor<4>>,
-        activation: Activation,
-    ) -> Tensor<4> {
+    fn after(&self, conv: &Conv2d, x: Tensor<4>, residual: Option<Tensor<4>>, activation: Activation) -> Tensor<4> {
         match self {
-            Self::Batch(norm) => {
-                conv.forward_then(x, Then::norm(norm, activation).residual(residual))
-            }
+            Self::Batch(norm) => conv.forward_then(x, Then::norm(norm, activation).residual(residual)),
             Self::Group(norm) => {
                 let y = norm.forward(conv.forward(x));
                 match residual {
@@ -387,9 +292,7 @@ impl Stem {
     fn new(config: &Config, device: &Device) -> (Self, usize) {
         match config.stem {
             StemKind::Plain => {
-                let conv = Conv2d::config(3, 64, 7)
-                    .stride(2)
-                    .padding(Padding::Symmetric(3));
+                let conv = Conv2d::config(3, 64, 7).stride(2).padding(Padding::Symmetric(3));
                 (Self::Plain(conv.build(device)), 64)
             }
             StemKind::Deep([first, second, third]) => {
@@ -454,19 +357,12 @@ struct Block {
 
 impl Block {
     fn new(config: &Config, shape: BlockShape, device: &Device) -> Self {
-        let BlockShape {
-            inputs,
-            channels,
-            stride,
-        } = shape;
+        let BlockShape { inputs, channels, stride } = shape;
         let outputs = shape.outputs(config);
         let blur = (config.blur && stride == 2).then_some(stride);
         let conv_stride = if blur.is_some() { 1 } else { stride };
-        let strided = |conv: crate::layers::Conv2dConfig| {
-            conv.stride(conv_stride)
-                .padding(Padding::Symmetric(1))
-                .build(device)
-        };
+        let strided =
+            |conv: crate::layers::Conv2dConfig| conv.stride(conv_stride).padding(Padding::Symmetric(1)).build(device);
         let norm = |channels| Norm::new(config, channels, device);
         let (conv1, conv2, conv3, width) = match config.block {
             BlockKind::Basic => (
@@ -494,9 +390,7 @@ impl Block {
             bn2: norm(width),
             bn3: conv3.is_some().then(|| norm(outputs)),
             conv3,
-            se: config
-                .squeeze_excite
-                .then(|| SqueezeExcite::new(outputs, reduced, device)),
+            se: config.squeeze_excite.then(|| SqueezeExcite::new(outputs, reduced, device)),
             downsample: (stride != 1 || inputs != outputs)
                 .then(|| Shortcut::new(config, inputs, outputs, stride, device)),
             blur,
@@ -508,9 +402,7 @@ impl Block {
             Some(stride) => blur_pool(x, stride),
             None => x,
         };
-        let y = self
-            .bn1
-            .after(&self.conv1, x.clone(), None, Activation::Relu);
+        let y = self.bn1.after(&self.conv1, x.clone(), None, Activation::Relu);
         let (y, conv, norm) = match (&self.conv3, &self.bn3) {
             (Some(conv3), Some(bn3)) => {
                 let y = self.bn2.after(&self.conv2, y, None, Activation::Relu);
@@ -551,13 +443,7 @@ impl Shortcut {
         let conv = Conv2d::config(inputs, outputs, 1);
         let norm = Norm::new(config, outputs, device);
         match config.average_down {
-            true => Self::Average((
-                HalvingPool {
-                    halves: stride == 2,
-                },
-                conv.build(device),
-                norm,
-            )),
+            true => Self::Average((HalvingPool { halves: stride == 2 }, conv.build(device), norm)),
             false => {
                 let conv = conv.stride(stride).padding(Padding::Symmetric(0));
                 Self::Convolution((conv.build(device), norm))
@@ -569,11 +455,7 @@ impl Shortcut {
         match self {
             Self::Convolution((conv, norm)) => norm.after(conv, x, None, Activation::Identity),
             Self::Average((pool, conv, norm)) => {
-                let x = if pool.halves {
-                    average_pool(x, 2, 2)
-                } else {
-                    x
-                };
+                let x = if pool.halves { average_pool(x, 2, 2) } else { x };
                 norm.after(conv, x, None, Activation::Identity)
             }
         }

@@ -48,52 +48,23 @@ const TINY: Config = Config {
     input_size: 224,
     num_classes: 1000,
 };
-const SMALL: Config = Config {
-    embed_dim: 384,
-    heads: 6,
-    ..TINY
-};
-const MEDIUM: Config = Config {
-    embed_dim: 512,
-    heads: 8,
-    ..TINY
-};
-const BASE: Config = Config {
-    embed_dim: 768,
-    heads: 12,
-    ..TINY
-};
+const SMALL: Config = Config { embed_dim: 384, heads: 6, ..TINY };
+const MEDIUM: Config = Config { embed_dim: 512, heads: 8, ..TINY };
+const BASE: Config = Config { embed_dim: 768, heads: 12, ..TINY };
 /// For 28 × 28 images of ten classes.
-const DEMO: Config = Config {
-    input_size: 28,
-    num_classes: 10,
-    ..TINY
-};
+const DEMO: Config = Config { input_size: 28, num_classes: 10, ..TINY };
 
 const fn patch32(config: Config) -> Config {
-    Config {
-        patch_size: 32,
-        ..config
-    }
+    Config { patch_size: 32, ..config }
 }
 const fn at_384(config: Config) -> Config {
-    Config {
-        input_size: 384,
-        ..config
-    }
+    Config { input_size: 384, ..config }
 }
 const fn distilled(config: Config) -> Config {
-    Config {
-        distilled: true,
-        ..config
-    }
+    Config { distilled: true, ..config }
 }
 const fn deit3(config: Config) -> Config {
-    Config {
-        layer_scale: Some(1e-6),
-        embed_class: false,
-        ..config
-    }
+    Config { layer_scale: Some(1e-6), embed_class: false, ..config }
 }
 
 /// The networks of this family.
@@ -111,28 +82,8 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("deit_small_patch16_224", SMALL),
     ("deit_tiny_distilled_patch16_224", distilled(TINY)),
     ("deit_tiny_patch16_224", TINY),
-    (
-        "demo_vit_patch4",
-        Config {
-            patch_size: 4,
-            embed_dim: 64,
-            depth: 4,
-            heads: 4,
-            mlp_ratio: 2,
-            ..DEMO
-        },
-    ),
-    (
-        "demo_vit_patch7",
-        Config {
-            patch_size: 7,
-            embed_dim: 64,
-            depth: 3,
-            heads: 4,
-            mlp_ratio: 3,
-            ..DEMO
-        },
-    ),
+    ("demo_vit_patch4", Config { patch_size: 4, embed_dim: 64, depth: 4, heads: 4, mlp_ratio: 2, ..DEMO }),
+    ("demo_vit_patch7", Config { patch_size: 7, embed_dim: 64, depth: 3, heads: 4, mlp_ratio: 3, ..DEMO }),
     ("vit_base_patch16_224", BASE),
     ("vit_base_patch16_384", at_384(BASE)),
     ("vit_base_patch32_224", patch32(BASE)),
@@ -166,13 +117,7 @@ impl VisionTransformer {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.embed_dim;
         let patch_embed = PatchEmbed::new(config.input_size, config.patch_size, channels, device);
-        let drawn = |tokens: usize| {
-            Initializer::Normal {
-                mean: 0.0,
-                std: 0.02,
-            }
-            .init([1, tokens, channels], device)
-        };
+        let drawn = |tokens: usize| Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, tokens, channels], device);
         let head = || Linear::new(channels, num_classes, device);
         let class_positions = match (config.embed_class, config.distilled) {
             (false, _) => 0,
@@ -184,9 +129,7 @@ impl VisionTransformer {
             dist_token: config.distilled.then(|| drawn(1)),
             pos_embed: drawn(class_positions + patch_embed.tokens()),
             patch_embed,
-            blocks: (0..config.depth)
-                .map(|_| Block::new(config, device))
-                .collect(),
+            blocks: (0..config.depth).map(|_| Block::new(config, device)).collect(),
             norm: LayerNorm::new(channels, 1e-6, device),
             head: head(),
             head_dist: config.distilled.then(head),
@@ -205,15 +148,9 @@ impl VisionTransformer {
         let x = taps.map(|| "norm".into(), self.norm.forward(x));
         let outputs = |token: usize, head: &Linear| {
             let features = x.clone().narrow(1, token, 1).squeeze_dim(1);
-            Outputs {
-                logits: head.forward(features.clone()),
-                features,
-            }
+            Outputs { logits: head.forward(features.clone()), features }
         };
-        (
-            outputs(0, &self.head),
-            self.head_dist.as_ref().map(|head| outputs(1, head)),
-        )
+        (outputs(0, &self.head), self.head_dist.as_ref().map(|head| outputs(1, head)))
     }
 
     /// Puts the class tokens before the patches and adds the positions.
@@ -222,11 +159,8 @@ impl VisionTransformer {
         let positions = self.pos_embed.val();
         let with_class_tokens = |patches| {
             let tokens = [Some(&self.cls_token), self.dist_token.as_ref()];
-            let mut tokens: Vec<_> = tokens
-                .into_iter()
-                .flatten()
-                .map(|token| token.val().expand([batch, 1, channels]))
-                .collect();
+            let mut tokens: Vec<_> =
+                tokens.into_iter().flatten().map(|token| token.val().expand([batch, 1, channels])).collect();
             tokens.push(patches);
             Tensor::cat(tokens, 1)
         };
@@ -264,11 +198,7 @@ impl Block {
     fn new(config: &Config, device: &Device) -> Self {
         let channels = config.embed_dim;
         let norm = || LayerNorm::new(channels, 1e-6, device);
-        let scale = || {
-            config
-                .layer_scale
-                .map(|value| LayerScale::new(channels, value, device))
-        };
+        let scale = || config.layer_scale.map(|value| LayerScale::new(channels, value, device));
         let hidden = channels * config.mlp_ratio;
         Self {
             norm1: norm(),
@@ -282,12 +212,9 @@ impl Block {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = self
-            .attn
-            .forward_residual(y, LayerScale::gamma(&self.ls1), x);
+        let x = self.attn.forward_residual(y, LayerScale::gamma(&self.ls1), x);
         let y = self.norm2.forward(x.clone());
-        self.mlp
-            .forward_residual(y, LayerScale::gamma(&self.ls2), x)
+        self.mlp.forward_residual(y, LayerScale::gamma(&self.ls2), x)
     }
 }
 
@@ -298,13 +225,7 @@ mod tests {
     #[test]
     fn a_distilled_network_answers_with_the_mean_of_its_heads() {
         let device = Device::flex();
-        let config = Config {
-            patch_size: 14,
-            embed_dim: 8,
-            depth: 1,
-            heads: 2,
-            ..distilled(DEMO)
-        };
+        let config = Config { patch_size: 14, embed_dim: 8, depth: 1, heads: 2, ..distilled(DEMO) };
         let network = VisionTransformer::new(&config, 10, &device);
         let images = Tensor::ones([2, 3, 28, 28], &device);
         let (class, distillation) = network.forward_heads(images.clone(), &mut Taps::none());

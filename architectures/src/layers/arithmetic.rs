@@ -6,10 +6,7 @@ use netkin_kernels::{self as kernels, Activation};
 /// act(x + y).
 pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>, activation: Activation) -> Tensor<D> {
     match kernels::applies(&x) {
-        true => kernels::run(
-            kernels::Add { activation },
-            vec![x.into_dispatch(), y.into_dispatch()],
-        ),
+        true => kernels::run(kernels::Add { activation }, vec![x.into_dispatch(), y.into_dispatch()]),
         false => activation.forward(x + y),
     }
 }
@@ -17,10 +14,7 @@ pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>, activation: Activation) -
 /// x · y, value by value, of one shape.
 pub fn multiply<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
     match kernels::applies(&x) {
-        true => kernels::run(
-            kernels::Multiply,
-            vec![x.into_dispatch(), y.into_dispatch()],
-        ),
+        true => kernels::run(kernels::Multiply, vec![x.into_dispatch(), y.into_dispatch()]),
         false => x * y,
     }
 }
@@ -33,10 +27,7 @@ pub fn scale_and_shift<const D: usize>(
     shift: Option<Tensor<1>>,
 ) -> Tensor<D> {
     if kernels::applies(&x) {
-        let operation = kernels::Affine {
-            axis,
-            trainable: scale.is_tracked(),
-        };
+        let operation = kernels::Affine { axis, trainable: scale.is_tracked() };
         let mut inputs = vec![x.into_dispatch(), scale.into_dispatch()];
         inputs.extend(shift.map(Tensor::into_dispatch));
         return kernels::run(operation, inputs);
@@ -71,17 +62,11 @@ pub fn transposed(x: Tensor<3>) -> Tensor<3> {
 pub fn cross_entropy(logits: Tensor<2>, labels: &[usize]) -> Tensor<1> {
     if kernels::applies(&logits) {
         let labels = labels.to_vec();
-        return kernels::run(
-            kernels::CrossEntropy { labels },
-            vec![logits.into_dispatch()],
-        );
+        return kernels::run(kernels::CrossEntropy { labels }, vec![logits.into_dispatch()]);
     }
     let labels: Vec<i64> = labels.iter().map(|&label| label as i64).collect();
     let count = labels.len();
     let device = logits.device().without_autodiff();
     let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [count, 1]), &device);
-    activation::log_softmax(logits, 1)
-        .gather(1, labels)
-        .reshape([count])
-        .neg()
+    activation::log_softmax(logits, 1).gather(1, labels).reshape([count]).neg()
 }

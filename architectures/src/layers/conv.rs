@@ -18,13 +18,7 @@ pub enum Padding {
 
 impl Padding {
     /// Pixels (before, after) along one axis.
-    pub(super) fn amount(
-        self,
-        size: usize,
-        kernel: usize,
-        stride: usize,
-        dilation: usize,
-    ) -> (usize, usize) {
+    pub(super) fn amount(self, size: usize, kernel: usize, stride: usize, dilation: usize) -> (usize, usize) {
         match self {
             Self::Symmetric(amount) => (amount, amount),
             Self::Same => {
@@ -65,36 +59,22 @@ pub struct Then<'a> {
 impl<'a> Then<'a> {
     /// An activation alone.
     pub fn activation(activation: Activation) -> Self {
-        Self {
-            norm: None,
-            scale: None,
-            residual: None,
-            activation,
-        }
+        Self { norm: None, scale: None, residual: None, activation }
     }
 
     /// A normalisation, and an activation behind it.
     pub fn norm(norm: &'a BatchNorm2d, activation: Activation) -> Self {
-        Self {
-            norm: Some(norm),
-            ..Self::activation(activation)
-        }
+        Self { norm: Some(norm), ..Self::activation(activation) }
     }
 
     /// A scale per channel, `[output]`.
     pub fn scale(scale: Option<&'a Param<Tensor<1>>>) -> Self {
-        Self {
-            scale,
-            ..Self::activation(Activation::Identity)
-        }
+        Self { scale, ..Self::activation(Activation::Identity) }
     }
 
     /// Something of the output's shape is added before the activation.
     pub fn residual(self, residual: impl Into<Option<Tensor<4>>>) -> Self {
-        Self {
-            residual: residual.into(),
-            ..self
-        }
+        Self { residual: residual.into(), ..self }
     }
 
     /// What follows, step by step.
@@ -132,16 +112,7 @@ pub struct Conv2dConfig {
 impl Conv2d {
     /// A square kernel from `inputs` to `outputs` channels.
     pub fn config(inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
-        Conv2dConfig {
-            inputs,
-            outputs,
-            kernel,
-            stride: 1,
-            padding: None,
-            dilation: 1,
-            groups: 1,
-            bias: false,
-        }
+        Conv2dConfig { inputs, outputs, kernel, stride: 1, padding: None, dilation: 1, groups: 1, bias: false }
     }
 
     /// `[batch, input, height, width]` → `[batch, output, height', width']`.
@@ -159,10 +130,7 @@ impl Conv2d {
         let [_, _, kernel_height, kernel_width] = weight.dims();
         let convolution = Convolution {
             stride: [self.stride; 2],
-            padding: [
-                self.amount(height, kernel_height),
-                self.amount(width, kernel_width),
-            ],
+            padding: [self.amount(height, kernel_height), self.amount(width, kernel_width)],
             dilation: [self.dilation; 2],
             groups: self.groups,
             ..Convolution::pointwise(self.cache.clone())
@@ -174,18 +142,13 @@ impl Conv2d {
     fn forward_plain(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
         let [_, _, kernel_height, kernel_width] = weight.dims();
-        let mut options =
-            ConvOptions::new([self.stride; 2], [0, 0], [self.dilation; 2], self.groups);
-        options.padding = [
-            self.amount(height, kernel_height),
-            self.amount(width, kernel_width),
-        ];
+        let mut options = ConvOptions::new([self.stride; 2], [0, 0], [self.dilation; 2], self.groups);
+        options.padding = [self.amount(height, kernel_height), self.amount(width, kernel_width)];
         module::conv2d(x, weight, bias, options)
     }
 
     fn amount(&self, size: usize, kernel: usize) -> (usize, usize) {
-        self.padding
-            .amount(size, kernel, self.stride, self.dilation)
+        self.padding.amount(size, kernel, self.stride, self.dilation)
     }
 }
 
@@ -256,32 +219,19 @@ impl Conv2dConfig {
     /// # Panics
     /// If the groups divide the inputs or the outputs with a remainder.
     pub fn build(self, device: &Device) -> Conv2d {
-        let Self {
-            inputs,
-            outputs,
-            kernel,
-            stride,
-            dilation,
-            groups,
-            ..
-        } = self;
+        let Self { inputs, outputs, kernel, stride, dilation, groups, .. } = self;
         assert!(
             inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups),
             "{groups} groups divide neither {inputs} inputs nor {outputs} outputs"
         );
         let area = kernel * kernel;
         let (fan_in, fan_out) = (inputs / groups * area, outputs / groups * area);
-        let initializer = Initializer::KaimingNormal {
-            gain: 2f64.sqrt(),
-            fan_out_only: true,
-        };
+        let initializer = Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true };
         let shape = [outputs, inputs / groups, kernel, kernel];
         let size_keeping = Padding::Symmetric((stride - 1 + dilation * (kernel - 1)) / 2);
         Conv2d {
             weight: initializer.init_with(shape, Some(fan_in), Some(fan_out), device),
-            bias: self
-                .bias
-                .then(|| Initializer::Zeros.init([outputs], device)),
+            bias: self.bias.then(|| Initializer::Zeros.init([outputs], device)),
             stride,
             padding: self.padding.unwrap_or(size_keeping),
             dilation,

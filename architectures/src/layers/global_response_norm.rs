@@ -20,10 +20,7 @@ impl GlobalResponseNorm {
 
     /// For so many channels; starts as the identity.
     pub fn new(channels: usize, device: &Device) -> Self {
-        Self {
-            weight: Initializer::Zeros.init([channels], device),
-            bias: Initializer::Zeros.init([channels], device),
-        }
+        Self { weight: Initializer::Zeros.init([channels], device), bias: Initializer::Zeros.init([channels], device) }
     }
 
     /// The shape stays.
@@ -47,9 +44,7 @@ mod tests {
         let device = Device::flex();
         let mut norm = GlobalResponseNorm::new(2, &device);
         norm.weight = Initializer::Ones.init([2], &device);
-        let x = Tensor::<4>::from_data([[[[3.0, 4.0]], [[0.0, 0.0]]]], &device)
-            .autodiff()
-            .require_grad();
+        let x = Tensor::<4>::from_data([[[[3.0, 4.0]], [[0.0, 0.0]]]], &device).autodiff().require_grad();
         let y = norm.forward(x.clone());
         // The strengths are 5 and 0, their mean 2.5: the first channel grows by the factor 1 + 2.
         y.clone().inner().into_data().assert_approx_eq::<f32>(

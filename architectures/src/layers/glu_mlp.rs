@@ -31,11 +31,7 @@ impl GluMlp {
                 Tensor::cat(vec![values, gates + 1.0], 0)
             })
         });
-        Self {
-            fc1,
-            fc2: Linear::new(half, channels, device),
-            activation,
-        }
+        Self { fc1, fc2: Linear::new(half, channels, device), activation }
     }
 
     /// shortcut + the perceptron over the last axis of `[batch, token, channel]`.
@@ -47,8 +43,7 @@ impl GluMlp {
     /// shortcut + the perceptron over the middle axis of `[batch, channel, other]`.
     pub fn forward_across(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
         let hidden = self.fc1.forward_across(x, Activation::Identity, None);
-        self.fc2
-            .forward_across(self.gate(hidden, 1), Activation::Identity, Some(shortcut))
+        self.fc2.forward_across(self.gate(hidden, 1), Activation::Identity, Some(shortcut))
     }
 
     /// The first half of an axis times the activation of the other half.

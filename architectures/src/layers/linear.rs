@@ -21,19 +21,11 @@ pub struct Linear {
 impl Linear {
     /// With a bias. Weights are drawn by Xavier's uniform rule, biases are zero.
     pub fn new(inputs: usize, outputs: usize, device: &Device) -> Self {
-        Self {
-            bias: Some(Initializer::Zeros.init([outputs], device)),
-            ..Self::without_bias(inputs, outputs, device)
-        }
+        Self { bias: Some(Initializer::Zeros.init([outputs], device)), ..Self::without_bias(inputs, outputs, device) }
     }
 
     /// With a bias; weights and biases begin as these say.
-    pub fn with_initializers(
-        inputs: usize,
-        outputs: usize,
-        [weight, bias]: [Initializer; 2],
-        device: &Device,
-    ) -> Self {
+    pub fn with_initializers(inputs: usize, outputs: usize, [weight, bias]: [Initializer; 2], device: &Device) -> Self {
         Self {
             weight: weight.init([outputs, inputs], device),
             bias: Some(bias.init([outputs], device)),
@@ -57,11 +49,7 @@ impl Linear {
     }
 
     /// The map and an activation behind it.
-    pub fn forward_activated<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        activation: Activation,
-    ) -> Tensor<D> {
+    pub fn forward_activated<const D: usize>(&self, x: Tensor<D>, activation: Activation) -> Tensor<D> {
         self.compute(x, activation, None, None)
     }
 
@@ -77,20 +65,14 @@ impl Linear {
 
     /// act(map(x) + shortcut) with the map over the middle axis: `[batch, input, other]` → `[batch, output, other]`; the
     /// shortcut of the output's shape, if there is one.
-    pub fn forward_across(
-        &self,
-        x: Tensor<3>,
-        activation: Activation,
-        shortcut: Option<Tensor<3>>,
-    ) -> Tensor<3> {
+    pub fn forward_across(&self, x: Tensor<3>, activation: Activation, shortcut: Option<Tensor<3>>) -> Tensor<3> {
         let ([batch, _, others], [outputs, _]) = (x.dims(), self.weight.dims());
         let flat = |x: Tensor<3>| {
             let [batch, channels, others] = x.dims();
             x.reshape([batch, channels, others, 1])
         };
         let then = Then::activation(activation).residual(shortcut.map(flat));
-        self.forward_channels(flat(x), then)
-            .reshape([batch, outputs, others])
+        self.forward_channels(flat(x), then).reshape([batch, outputs, others])
     }
 
     /// The map at every place: `[batch, input, height, width]` → `[batch, output, height, width]`, and what follows.
@@ -138,11 +120,7 @@ impl Linear {
             inputs.extend(bias.map(Tensor::into_dispatch));
             inputs.extend(scale.map(Tensor::into_dispatch));
             inputs.extend(residual.map(Tensor::into_dispatch));
-            return follow(
-                netkin_kernels::run(operation, inputs),
-                later,
-                residual_later,
-            );
+            return follow(netkin_kernels::run(operation, inputs), later, residual_later);
         }
         let y = activation.forward(module::linear(x, weight.transpose(), bias));
         follow(y, scale, residual)
@@ -150,11 +128,7 @@ impl Linear {
 }
 
 /// scale·y + residual, each if there is one.
-fn follow<const D: usize>(
-    y: Tensor<D>,
-    scale: Option<Tensor<1>>,
-    residual: Option<Tensor<D>>,
-) -> Tensor<D> {
+fn follow<const D: usize>(y: Tensor<D>, scale: Option<Tensor<1>>, residual: Option<Tensor<D>>) -> Tensor<D> {
     let y = match scale {
         Some(scale) => scale_and_shift(y, D - 1, scale, None),
         None => y,

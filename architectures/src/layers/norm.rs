@@ -73,29 +73,15 @@ impl BatchNorm2d {
         [self.weight.val(), self.bias.val(), mean, variance]
     }
 
-    fn forward_training(
-        &self,
-        x: Tensor<4>,
-        weight: Tensor<1>,
-        bias: Tensor<1>,
-        activation: Activation,
-    ) -> Tensor<4> {
+    fn forward_training(&self, x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, activation: Activation) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         if netkin_kernels::applies(&x) {
             let moments = netkin_kernels::batch_moments(&x);
             let moment = |index| moments.clone().narrow(0, index, 1).reshape([channels]);
             self.follow(moment(0), moment(1), batch * height * width);
-            let inputs = vec![
-                x.into_dispatch(),
-                weight.into_dispatch(),
-                bias.into_dispatch(),
-                moments.into_dispatch(),
-            ];
+            let inputs = vec![x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), moments.into_dispatch()];
             let epsilon = self.epsilon;
-            let operation = netkin_kernels::BatchNorm {
-                epsilon,
-                activation,
-            };
+            let operation = netkin_kernels::BatchNorm { epsilon, activation };
             return netkin_kernels::run(operation, inputs);
         }
         let result = module::batch_norm_train(x, weight, bias, self.epsilon);
@@ -140,11 +126,7 @@ impl LayerNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
         if netkin_kernels::applies(&x) {
-            let inputs = [
-                x.into_dispatch(),
-                weight.into_dispatch(),
-                bias.into_dispatch(),
-            ];
+            let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
             return netkin_kernels::run(netkin_kernels::LayerNorm { epsilon }, inputs.into());
         }
         module::layer_norm(x, weight, Some(bias), epsilon)
@@ -164,27 +146,15 @@ pub struct LayerNorm2d {
 impl LayerNorm2d {
     /// For so many channels.
     pub fn new(channels: usize, epsilon: f64, device: &Device) -> Self {
-        let LayerNorm {
-            weight,
-            bias,
-            epsilon,
-        } = LayerNorm::new(channels, epsilon, device);
-        Self {
-            weight,
-            bias,
-            epsilon,
-        }
+        let LayerNorm { weight, bias, epsilon } = LayerNorm::new(channels, epsilon, device);
+        Self { weight, bias, epsilon }
     }
 
     /// The shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
         if netkin_kernels::applies(&x) {
-            let inputs = [
-                x.into_dispatch(),
-                weight.into_dispatch(),
-                bias.into_dispatch(),
-            ];
+            let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
             return netkin_kernels::run(netkin_kernels::ChannelNorm { epsilon }, inputs.into());
         }
         let last = x.permute([0, 2, 3, 1]);
@@ -206,17 +176,8 @@ pub struct GroupNorm {
 impl GroupNorm {
     /// `groups` must divide `channels`.
     pub fn new(groups: usize, channels: usize, epsilon: f64, device: &Device) -> Self {
-        let LayerNorm {
-            weight,
-            bias,
-            epsilon,
-        } = LayerNorm::new(channels, epsilon, device);
-        Self {
-            weight,
-            bias,
-            groups,
-            epsilon,
-        }
+        let LayerNorm { weight, bias, epsilon } = LayerNorm::new(channels, epsilon, device);
+        Self { weight, bias, groups, epsilon }
     }
 
     /// The shape stays.

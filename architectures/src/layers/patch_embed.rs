@@ -31,10 +31,7 @@ impl PatchEmbed {
     /// normal distribution that keeps the variance, biases are zero.
     pub fn new(image_size: usize, patch_size: usize, channels: usize, device: &Device) -> Self {
         let inputs = 3 * patch_size * patch_size;
-        let variance_keeping = Initializer::Normal {
-            mean: 0.0,
-            std: (inputs as f64).powf(-0.5),
-        };
+        let variance_keeping = Initializer::Normal { mean: 0.0, std: (inputs as f64).powf(-0.5) };
         Self {
             proj: Projection {
                 weight: variance_keeping.init([channels, 3, patch_size, patch_size], device),
@@ -66,10 +63,7 @@ impl PatchEmbed {
         let (weight, bias) = (self.proj.weight.val(), self.proj.bias.val());
         let [channels, ..] = weight.dims();
         if netkin_kernels::applies(&images) {
-            let convolution = Convolution {
-                stride: [size; 2],
-                ..Convolution::pointwise(self.cache.clone())
-            };
+            let convolution = Convolution { stride: [size; 2], ..Convolution::pointwise(self.cache.clone()) };
             let then = Then::activation(Activation::Identity);
             let planes = fused(convolution, images, weight, Some(bias), then);
             return transposed(planes.reshape([batch, channels, self.tokens()]));
@@ -94,18 +88,10 @@ mod tests {
         let mut embed = PatchEmbed::new(4, 2, 1, &device);
         assert_eq!(embed.tokens(), 4);
         embed.proj.weight = Initializer::Ones.init([1, 3, 2, 2], &device);
-        let rows = [
-            [1.0, 1.0, 2.0, 2.0],
-            [1.0, 1.0, 2.0, 2.0],
-            [3.0, 3.0, 4.0, 4.0],
-            [3.0, 3.0, 4.0, 4.0],
-        ];
+        let rows = [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0], [3.0, 3.0, 4.0, 4.0]];
         let images = Tensor::<4>::from_data([[rows; 3]], &device);
         let tokens = embed.forward(images).into_data();
-        assert_eq!(
-            tokens.try_into_vec::<f32>().unwrap(),
-            [12.0, 24.0, 36.0, 48.0]
-        );
+        assert_eq!(tokens.try_into_vec::<f32>().unwrap(), [12.0, 24.0, 36.0, 48.0]);
     }
 
     #[test]

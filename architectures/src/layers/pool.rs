@@ -7,11 +7,7 @@ use netkin_kernels as kernels;
 /// The largest value of each square window; outside the image nothing counts.
 pub fn max_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
     if kernels::applies(&x) {
-        let operation = kernels::MaxPool {
-            kernel,
-            stride,
-            padding,
-        };
+        let operation = kernels::MaxPool { kernel, stride, padding };
         return kernels::run(operation, vec![x.into_dispatch()]);
     }
     let mut options = MaxPoolOptions::new([kernel; 2]);
@@ -24,10 +20,7 @@ pub fn max_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> T
 /// average what lies inside (PyTorch: `ceil_mode=True, count_include_pad=False`).
 pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
     if kernels::applies(&x) {
-        return kernels::run(
-            kernels::AveragePool { kernel, stride },
-            vec![x.into_dispatch()],
-        );
+        return kernels::run(kernels::AveragePool { kernel, stride }, vec![x.into_dispatch()]);
     }
     let mut options = AvgPoolOptions::new([kernel; 2]);
     options.stride = [stride; 2];
@@ -42,9 +35,7 @@ pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
         return kernels::run(kernels::GlobalAveragePool, vec![x.into_dispatch()]);
     }
     let [batch, channels, height, width] = x.dims();
-    x.reshape([batch, channels, height * width])
-        .mean_dim(2)
-        .reshape([batch, channels])
+    x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
 }
 
 /// x · gate with one gate per channel, `[batch, channel]`.
@@ -67,14 +58,10 @@ pub fn blur_pool(x: Tensor<4>, stride: usize) -> Tensor<4> {
     };
     let x = mirrored(mirrored(x, 2, height), 3, width);
     let row = [1.0f64, 2.0, 1.0];
-    let kernel: Vec<f64> = row
-        .iter()
-        .flat_map(|a| row.iter().map(move |b| a * b / 16.0))
-        .collect();
+    let kernel: Vec<f64> = row.iter().flat_map(|a| row.iter().map(move |b| a * b / 16.0)).collect();
     let device = x.device().without_autodiff();
     let kernel =
-        Tensor::<4>::from_data(TensorData::new(kernel, [1, 1, 3, 3]), (&device, x.dtype()))
-            .repeat_dim(0, channels);
+        Tensor::<4>::from_data(TensorData::new(kernel, [1, 1, 3, 3]), (&device, x.dtype())).repeat_dim(0, channels);
     if kernels::applies(&x) {
         let convolution = kernels::Convolution {
             stride: [stride; 2],

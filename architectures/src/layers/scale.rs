@@ -15,9 +15,7 @@ pub struct LayerScale {
 impl LayerScale {
     /// All scales begin with `value`; the deeper the network, the smaller.
     pub fn new(channels: usize, value: f64, device: &Device) -> Self {
-        Self {
-            gamma: Initializer::Constant { value }.init([channels], device),
-        }
+        Self { gamma: Initializer::Constant { value }.init([channels], device) }
     }
 
     /// The scales, if there are any; what applies them is the last layer of the branch.

@@ -4,9 +4,7 @@
 
 /// The 64-bit FNV-1a hash.
 pub fn fnv1a(data: &[u8]) -> u64 {
-    data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// For index 0, 1, …: 64 bits that look random, the SplitMix64 generator seeded with the name's hash.
@@ -45,26 +43,17 @@ pub fn parameter_values(key: &str, shape: &[usize], gain: f64) -> Vec<f64> {
         }
         _ => (0.0, 0.1),
     };
-    uniform(key)
-        .map(|u| offset + scale * u)
-        .take(shape.iter().product())
-        .collect()
+    uniform(key).map(|u| offset + scale * u).take(shape.iter().product()).collect()
 }
 
 /// So many values of pixels in [0, 1).
 pub fn pixel_values(count: usize) -> Vec<f64> {
-    uniform("pixels")
-        .map(|u| 0.5 * (u + 1.0))
-        .take(count)
-        .collect()
+    uniform("pixels").map(|u| 0.5 * (u + 1.0)).take(count).collect()
 }
 
 /// So many labels below `classes`.
 pub fn label_values(count: usize, classes: usize) -> Vec<i64> {
-    bits("labels")
-        .map(|bits| (bits % classes as u64) as i64)
-        .take(count)
-        .collect()
+    bits("labels").map(|bits| (bits % classes as u64) as i64).take(count).collect()
 }
 
 #[test]

@@ -30,12 +30,7 @@ struct Packed {
 
 impl Packed {
     /// `weight` gives the element of (group, row, depth).
-    fn new(
-        groups: usize,
-        rows: usize,
-        depth: usize,
-        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
-    ) -> Self {
+    fn new(groups: usize, rows: usize, depth: usize, weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
         let panels = rows.div_ceil(ROWS);
         let mut values = vec![0.0f32; groups * panels * depth * ROWS];
         let work = values.len();
@@ -50,11 +45,7 @@ impl Packed {
                 }
             }
         });
-        Self {
-            values,
-            rows,
-            depth,
-        }
+        Self { values, rows, depth }
     }
 
     fn at(&self, group: usize, row: usize, depth: usize) -> *const f32 {
@@ -96,9 +87,7 @@ pub(crate) fn forward(
     keep: bool,
     cache: Option<&Cache>,
 ) -> (Array, Option<Array>) {
-    let &Geometry {
-        groups, outputs, ..
-    } = geometry;
+    let &Geometry { groups, outputs, .. } = geometry;
     let [kernel_rows, kernel_columns] = geometry.kernel;
     let area = kernel_rows * kernel_columns;
     let (inputs, outputs_of_group) = (geometry.inputs / groups, outputs / groups);
@@ -110,17 +99,9 @@ pub(crate) fn forward(
         })
     };
     let packed = cached(cache, "forward", &[weight], pack);
-    let offset = |axis: usize, tap: usize| {
-        (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize
-    };
-    let taps: Vec<[isize; 2]> = (0..area)
-        .map(|tap| {
-            [
-                offset(0, tap / kernel_columns),
-                offset(1, tap % kernel_columns),
-            ]
-        })
-        .collect();
+    let offset = |axis: usize, tap: usize| (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize;
+    let taps: Vec<[isize; 2]> =
+        (0..area).map(|tap| [offset(0, tap / kernel_columns), offset(1, tap % kernel_columns)]).collect();
     let mut made = Outputs::new(geometry, activation, keep);
     let grid = Grid {
         batch: geometry.batch,
@@ -137,13 +118,7 @@ pub(crate) fn forward(
         taps: &taps,
     };
     let finish = made.finish_with(activation, residual);
-    product(
-        &grid,
-        Source::plain(x.values()),
-        &packed,
-        Some(fold),
-        finish,
-    );
+    product(&grid, Source::plain(x.values()), &packed, Some(fold), finish);
     // SAFETY: the grid is the whole output.
     unsafe { made.into_arrays() }
 }
@@ -196,10 +171,7 @@ pub(crate) fn input_gradient(
     let pack = || -> Vec<Packed> {
         parities(geometry)
             .map(|[row_parity, column_parity]| {
-                let (rows, columns) = (
-                    geometry.reaching(0, row_parity),
-                    geometry.reaching(1, column_parity),
-                );
+                let (rows, columns) = (geometry.reaching(0, row_parity), geometry.reaching(1, column_parity));
                 let taps: Vec<usize> = rows
                     .iter()
                     .flat_map(|(row, _)| columns.iter().map(move |(c, _)| row * kernel_columns + c))
@@ -214,17 +186,11 @@ pub(crate) fn input_gradient(
     };
     let packed = cached(cache, "backward", &sources, pack);
     for (parity, packed) in parities(geometry).zip(packed.iter()) {
-        let (rows, columns) = (
-            geometry.reaching(0, parity[0]),
-            geometry.reaching(1, parity[1]),
-        );
-        let taps: Vec<[isize; 2]> = rows
-            .iter()
-            .flat_map(|&(_, row)| columns.iter().map(move |&(_, column)| [row, column]))
-            .collect();
-        let size = [0, 1].map(|axis| {
-            (geometry.input[axis].saturating_sub(parity[axis])).div_ceil(geometry.stride[axis])
-        });
+        let (rows, columns) = (geometry.reaching(0, parity[0]), geometry.reaching(1, parity[1]));
+        let taps: Vec<[isize; 2]> =
+            rows.iter().flat_map(|&(_, row)| columns.iter().map(move |&(_, column)| [row, column])).collect();
+        let size =
+            [0, 1].map(|axis| (geometry.input[axis].saturating_sub(parity[axis])).div_ceil(geometry.stride[axis]));
         let grid = Grid {
             batch: geometry.batch,
             groups,
@@ -395,30 +361,14 @@ impl Part<'_> {
         if pieces > 1 && scratch.sums.len() < sums_len {
             scratch.sums.resize(sums_len, 0.0);
         }
-        self.moves(
-            width,
-            packed_depth * width,
-            &scratch.runs,
-            &mut scratch.moves,
-        );
+        self.moves(width, packed_depth * width, &scratch.runs, &mut scratch.moves);
         for piece in 0..pieces {
             let piece_channels = piece * channels..((piece + 1) * channels).min(self.grid.inputs);
             let (start, len) = (piece_channels.start * taps, piece_channels.len() * taps);
             // SAFETY: there is room for all tiles.
-            unsafe {
-                self.pack(
-                    simd,
-                    &scratch.moves,
-                    piece_channels,
-                    scratch.right.as_mut_ptr(),
-                )
-            };
+            unsafe { self.pack(simd, &scratch.moves, piece_channels, scratch.right.as_mut_ptr()) };
             for (panel_index, panel) in self.panels.clone().enumerate() {
-                let left = Left {
-                    pointer: self.weights.at(self.group, panel * ROWS, start),
-                    row: 1,
-                    step: ROWS,
-                };
+                let left = Left { pointer: self.weights.at(self.group, panel * ROWS, start), row: 1, step: ROWS };
                 for (tile, runs) in scratch.runs.iter().enumerate() {
                     let right = scratch.right[tile * packed_depth * width..].as_ptr();
                     let at = (panel_index * tiles + tile) * ROWS * width;
@@ -426,13 +376,7 @@ impl Part<'_> {
                         1 => std::ptr::null_mut(),
                         _ => scratch.sums[at..].as_mut_ptr(),
                     };
-                    let place = Place {
-                        panel,
-                        runs,
-                        partial,
-                        begin: piece == 0,
-                        end: piece + 1 == pieces,
-                    };
+                    let place = Place { panel, runs, partial, begin: piece == 0, end: piece + 1 == pieces };
                     let used: usize = runs.iter().map(|run| run.len).sum();
                     // SAFETY: packed just now; the output's elements are this task's alone.
                     unsafe {
@@ -462,19 +406,9 @@ impl Part<'_> {
         let mut place = places.start;
         while place < places.end {
             let (image, inside) = (place / plane, place % plane);
-            let left_over = if flat {
-                plane - inside
-            } else {
-                columns - inside % columns
-            };
+            let left_over = if flat { plane - inside } else { columns - inside % columns };
             let len = left_over.min(places.end - place);
-            runs.push(Run {
-                column: place - places.start,
-                len,
-                image,
-                y: inside / columns,
-                x: inside % columns,
-            });
+            runs.push(Run { column: place - places.start, len, image, y: inside / columns, x: inside % columns });
             place += len;
         }
         runs
@@ -498,9 +432,7 @@ impl Part<'_> {
                     let flat = run.x + run.len > grid.size[1];
                     let fits = match flat {
                         true => run.len,
-                        false => ((row_len as isize - x).max(0) as usize)
-                            .div_ceil(step)
-                            .min(run.len),
+                        false => ((row_len as isize - x).max(0) as usize).div_ceil(step).min(run.len),
                     };
                     let inside = (0..height as isize).contains(&y);
                     moves.push(Move {
@@ -624,13 +556,7 @@ impl Part<'_> {
 
     /// A row of whole vectors that lies in one piece.
     #[inline(always)]
-    unsafe fn finish_whole<S: Simd, const V: usize>(
-        &self,
-        simd: S,
-        channel: usize,
-        run: &Run,
-        sums: [S::f32s; V],
-    ) {
+    unsafe fn finish_whole<S: Simd, const V: usize>(&self, simd: S, channel: usize, run: &Run, sums: [S::f32s; V]) {
         let target = self.target(channel, run);
         for (vector, sum) in sums.into_iter().enumerate() {
             let at = target + vector * S::F32_LANES;
@@ -656,13 +582,7 @@ impl Part<'_> {
 
     /// A row of several runs, by way of a row in one piece.
     #[inline(always)]
-    unsafe fn finish_parts<S: Simd, const V: usize>(
-        &self,
-        simd: S,
-        channel: usize,
-        runs: &[Run],
-        sums: [S::f32s; V],
-    ) {
+    unsafe fn finish_parts<S: Simd, const V: usize>(&self, simd: S, channel: usize, runs: &[Run], sums: [S::f32s; V]) {
         let step = self.grid.step[1];
         let mut row = [0.0f32; MOST_COLUMNS];
         let mut slopes = [0.0f32; MOST_COLUMNS];

@@ -29,34 +29,18 @@ pub(crate) fn forward(
     let finish = made.finish_with(activation, residual);
     let scale = fold.scale.as_deref();
     let [rows, columns] = geometry.forward_axes();
-    let planes = Planes::new(
-        geometry,
-        rows,
-        columns,
-        x,
-        weight,
-        scale,
-        Some(&fold.shift),
-        finish,
-    );
+    let planes = Planes::new(geometry, rows, columns, x, weight, scale, Some(&fold.shift), finish);
     planes.run(geometry.work());
     // SAFETY: all planes were computed.
     unsafe { made.into_arrays() }
 }
 
 /// The gradient of x, from that of scale·(weight ∗ x).
-pub(crate) fn input_gradient(
-    geometry: &Geometry,
-    gradient: &Array,
-    weight: &Array,
-    scale: Option<&[f32]>,
-) -> Array {
+pub(crate) fn input_gradient(geometry: &Geometry, gradient: &Array, weight: &Array, scale: Option<&[f32]>) -> Array {
     let mut output = Output::new(&geometry.input_shape());
     let finish = Finish::plain(output.pointer());
     let [rows, columns] = geometry.backward_axes();
-    let planes = Planes::new(
-        geometry, rows, columns, gradient, weight, scale, None, finish,
-    );
+    let planes = Planes::new(geometry, rows, columns, gradient, weight, scale, None, finish);
     planes.run(geometry.work());
     // SAFETY: all planes were computed.
     unsafe { output.finish() }
@@ -68,21 +52,11 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: &Array, gradient: &Array) 
     let mut output = Output::new(&[geometry.outputs, 1, rows, columns]);
     let to = output.pointer();
     let [row_axis, column_axis] = geometry.forward_axes();
-    let padded = Padded::by_rows(
-        &row_axis,
-        &column_axis,
-        [
-            geometry.output[0],
-            geometry.output[1].next_multiple_of(LANES),
-        ],
-    );
+    let padded =
+        Padded::by_rows(&row_axis, &column_axis, [geometry.output[0], geometry.output[1].next_multiple_of(LANES)]);
     let taps: Vec<usize> = row_axis.phases[0]
         .iter()
-        .flat_map(|&(_, row)| {
-            column_axis.phases[0]
-                .iter()
-                .map(move |&(_, column)| (row, column))
-        })
+        .flat_map(|&(_, row)| column_axis.phases[0].iter().map(move |&(_, column)| (row, column)))
         .map(|(row, column)| padded.index(row, column))
         .collect();
     parallel::for_ranges(geometry.outputs, 1, geometry.work(), |channels| {
@@ -152,21 +126,13 @@ impl<'a> Planes<'a> {
         for row_taps in &rows.phases {
             for column_taps in &columns.phases {
                 let follow = row_taps.windows(2).all(|pair| pair[1].1 == pair[0].1 + 1);
-                let taps = column_taps.iter().flat_map(|&(column, _)| {
-                    row_taps
-                        .iter()
-                        .map(move |&(row, _)| row * geometry.kernel[1] + column)
-                });
+                let taps = column_taps
+                    .iter()
+                    .flat_map(|&(column, _)| row_taps.iter().map(move |&(row, _)| row * geometry.kernel[1] + column));
                 parts.push(Part {
                     taps: taps.collect(),
-                    row_offsets: row_taps
-                        .iter()
-                        .map(|&(_, row)| padded.index(row, 0))
-                        .collect(),
-                    column_offsets: column_taps
-                        .iter()
-                        .map(|&(_, column)| padded.index(0, column))
-                        .collect(),
+                    row_offsets: row_taps.iter().map(|&(_, row)| padded.index(row, 0)).collect(),
+                    column_offsets: column_taps.iter().map(|&(_, column)| padded.index(0, column)).collect(),
                     dense: if follow { row_taps.len() } else { 0 },
                 });
             }
@@ -189,10 +155,7 @@ impl<'a> Planes<'a> {
 
     fn run(&self, work: usize) {
         parallel::for_ranges(self.count, 1, work, |range| {
-            simd::dispatch(Task {
-                planes: self,
-                range,
-            });
+            simd::dispatch(Task { planes: self, range });
         });
     }
 }
@@ -230,15 +193,7 @@ unsafe fn convolve<S: Simd>(
     sums: &mut [f32],
     taps: &mut [f32],
 ) {
-    let Planes {
-        rows,
-        columns,
-        padded,
-        parts,
-        kernel,
-        finish,
-        ..
-    } = planes;
+    let Planes { rows, columns, padded, parts, kernel, finish, .. } = planes;
     let channel = plane % planes.channels;
     let [height, width] = [rows.output, columns.output];
     let from = &planes.from[plane * rows.source * columns.source..];
@@ -257,19 +212,11 @@ unsafe fn convolve<S: Simd>(
     let lanes = S::F32_LANES;
     // Then rows come in order, and overwrite what the row before left where they begin.
     let ordered = phases[0] == 1;
-    let direct = if phases == [1, 1] {
-        finish.direct()
-    } else {
-        None
-    };
+    let direct = if phases == [1, 1] { finish.direct() } else { None };
     let mut filled = 0;
     let mut row = 0;
     while row < counts[0] {
-        let block = if counts[0] - row > SMALL_BLOCK {
-            BLOCK
-        } else {
-            SMALL_BLOCK
-        };
+        let block = if counts[0] - row > SMALL_BLOCK { BLOCK } else { SMALL_BLOCK };
         // The last block may compute some rows again.
         let first = row.min(counts[0].saturating_sub(block));
         row += block;
@@ -380,11 +327,7 @@ impl View<'_> {
 
     /// `K` neighbouring rows of the kernel, `STEP` rows from one output to the next.
     #[inline(always)]
-    unsafe fn dense<S: Simd, const R: usize, const K: usize, const STEP: usize>(
-        &self,
-        simd: S,
-        start: S::f32s,
-    ) {
+    unsafe fn dense<S: Simd, const R: usize, const K: usize, const STEP: usize>(&self, simd: S, start: S::f32s) {
         let mut sums = [start; R];
         let mut taps = self.taps;
         let from = self.from.wrapping_add(self.part.row_offsets[0]);
@@ -488,14 +431,7 @@ impl WithSimd for WeightGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Geometry {
-            batch,
-            outputs: channels,
-            input,
-            output,
-            stride,
-            ..
-        } = *self.geometry;
+        let Geometry { batch, outputs: channels, input, output, stride, .. } = *self.geometry;
         let [height, width] = output;
         let lanes = S::F32_LANES;
         let row = width.next_multiple_of(lanes);
@@ -508,15 +444,9 @@ impl WithSimd for WeightGradient<'_> {
                 let plane = image * channels + channel;
                 let x = &self.x[plane * input[0] * input[1]..];
                 // SAFETY: the plane and its copy have the size for it.
-                unsafe {
-                    self.padded
-                        .fill(simd, x, copy.as_mut_ptr(), 0..usize::MAX, 1.0)
-                };
+                unsafe { self.padded.fill(simd, x, copy.as_mut_ptr(), 0..usize::MAX, 1.0) };
                 let source = &self.gradient[plane * height * width..][..height * width];
-                for (to, from) in gradient
-                    .chunks_exact_mut(row)
-                    .zip(source.chunks_exact(width))
-                {
+                for (to, from) in gradient.chunks_exact_mut(row).zip(source.chunks_exact(width)) {
                     to[..width].copy_from_slice(from);
                 }
                 let pair = Pair {
@@ -573,12 +503,7 @@ impl Pair {
     }
 
     #[inline(always)]
-    unsafe fn correlate_some<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        taps: &[usize],
-        sums: &mut [S::f32s],
-    ) {
+    unsafe fn correlate_some<S: Simd, const N: usize>(&self, simd: S, taps: &[usize], sums: &mut [S::f32s]) {
         let taps: [usize; N] = std::array::from_fn(|tap| taps[tap]);
         let mut local: [S::f32s; N] = std::array::from_fn(|tap| sums[tap]);
         for row in 0..self.rows {
@@ -605,11 +530,7 @@ mod tests {
     use super::super::tests::{Functions, cases, check};
     use super::*;
 
-    const DEPTHWISE: Functions = Functions {
-        forward,
-        input_gradient,
-        weight_gradient,
-    };
+    const DEPTHWISE: Functions = Functions { forward, input_gradient, weight_gradient };
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]

@@ -17,10 +17,7 @@ impl Outputs {
     /// Memory for them; `keep` says whether there will be a backward pass.
     pub fn new(geometry: &Geometry, activation: Activation, keep: bool) -> Self {
         let new = || Output::new(&geometry.output_shape());
-        Self {
-            y: new(),
-            slope: (keep && activation.kept() == Kept::Slope).then(new),
-        }
+        Self { y: new(), slope: (keep && activation.kept() == Kept::Slope).then(new) }
     }
 
     /// How to come there from the sums.
@@ -64,12 +61,7 @@ pub(crate) enum Direct {
 impl Finish {
     /// Only stores.
     pub fn plain(to: Pointer) -> Self {
-        Self {
-            to,
-            residual: None,
-            activation: Activation::Identity,
-            slope: None,
-        }
+        Self { to, residual: None, activation: Activation::Identity, slope: None }
     }
 
     /// What to do with a sum, if that is so little that it may as well be done at once.

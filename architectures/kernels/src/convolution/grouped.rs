@@ -53,12 +53,7 @@ pub(crate) fn forward(
 }
 
 /// The gradient of x, from that of scale·(weight ∗ x).
-pub(crate) fn input_gradient(
-    geometry: &Geometry,
-    gradient: &Array,
-    weight: &Array,
-    scale: Option<&[f32]>,
-) -> Array {
+pub(crate) fn input_gradient(geometry: &Geometry, gradient: &Array, weight: &Array, scale: Option<&[f32]>) -> Array {
     let mut output = Output::new(&geometry.input_shape());
     let [inputs, outputs] = [geometry.inputs, geometry.outputs].map(|all| all / geometry.groups);
     let taps = geometry.kernel[0] * geometry.kernel[1];
@@ -87,26 +82,15 @@ pub(crate) fn input_gradient(
 /// The gradient of the weights, from that of weight ∗ x.
 pub(crate) fn weight_gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Array {
     let [inputs, outputs] = [geometry.inputs, geometry.outputs].map(|all| all / geometry.groups);
-    let mut output = Output::new(&[
-        geometry.outputs,
-        inputs,
-        geometry.kernel[0],
-        geometry.kernel[1],
-    ]);
+    let mut output = Output::new(&[geometry.outputs, inputs, geometry.kernel[0], geometry.kernel[1]]);
     let to = output.pointer();
     let [rows, columns] = geometry.forward_axes();
     let padded = Padded::by_planes(&rows, &columns);
     let taps: Vec<usize> = (0..inputs)
         .flat_map(|channel| {
-            let taps = taps_of(
-                &padded,
-                &rows.phases[0],
-                &columns.phases[0],
-                geometry.kernel[1],
-            );
+            let taps = taps_of(&padded, &rows.phases[0], &columns.phases[0], geometry.kernel[1]);
             let start = channel * padded.len();
-            taps.map(move |(_, offset)| start + offset)
-                .collect::<Vec<_>>()
+            taps.map(move |(_, offset)| start + offset).collect::<Vec<_>>()
         })
         .collect();
     let blocks = outputs.div_ceil(CHANNELS);
@@ -143,9 +127,7 @@ fn taps_of(
     width: usize,
 ) -> impl Iterator<Item = (usize, usize)> {
     rows.iter().flat_map(move |&(row_tap, row)| {
-        columns
-            .iter()
-            .map(move |&(tap, column)| (row_tap * width + tap, padded.index(row, column)))
+        columns.iter().map(move |&(tap, column)| (row_tap * width + tap, padded.index(row, column)))
     })
 }
 
@@ -193,11 +175,7 @@ impl Groups<'_> {
             .map(|(rows, columns)| taps(rows, columns))
             .collect();
         parallel::for_ranges(self.batch * self.groups, 1, work, |range| {
-            simd::dispatch(Task {
-                groups: self,
-                phases: &phases,
-                range,
-            });
+            simd::dispatch(Task { groups: self, phases: &phases, range });
         });
     }
 }
@@ -213,11 +191,7 @@ impl WithSimd for Task<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            groups,
-            phases,
-            range,
-        } = self;
+        let Self { groups, phases, range } = self;
         let mut copy = groups.padded.scratch(groups.channels[0]);
         let pitch = groups.padded.pitch();
         let band = (BAND / pitch).clamp(1, groups.rows.outputs(0));
@@ -244,26 +218,14 @@ impl WithSimd for Task<'_> {
 
 /// Copies the group's planes.
 #[inline(always)]
-unsafe fn fill<S: Simd>(
-    simd: S,
-    groups: &Groups,
-    group: usize,
-    copy: &mut [f32],
-    rows: Range<usize>,
-) {
+unsafe fn fill<S: Simd>(simd: S, groups: &Groups, group: usize, copy: &mut [f32], rows: Range<usize>) {
     let channels = groups.channels[0];
     let plane = groups.rows.source * groups.columns.source;
     for (channel, copy) in copy.chunks_exact_mut(groups.padded.len()).enumerate() {
         let from = &groups.from[(group * channels + channel) * plane..];
-        let scale = groups.scale_before.map_or(1.0, |scale| {
-            scale[group % groups.groups * channels + channel]
-        });
+        let scale = groups.scale_before.map_or(1.0, |scale| scale[group % groups.groups * channels + channel]);
         // SAFETY: the plane and its copy have the size for it.
-        unsafe {
-            groups
-                .padded
-                .fill(simd, from, copy.as_mut_ptr(), rows.clone(), scale)
-        };
+        unsafe { groups.padded.fill(simd, from, copy.as_mut_ptr(), rows.clone(), scale) };
     }
 }
 
@@ -288,11 +250,7 @@ unsafe fn compute<S: Simd>(
     let weight = groups.weight.len() / groups.groups;
     let weight = &groups.weight[group % groups.groups * weight..][..weight];
     for row_phase in 0..row_phases {
-        let valid = groups
-            .rows
-            .outputs(row_phase)
-            .saturating_sub(rows.start)
-            .min(rows.len());
+        let valid = groups.rows.outputs(row_phase).saturating_sub(rows.start).min(rows.len());
         if valid == 0 {
             continue;
         }
@@ -339,9 +297,7 @@ unsafe fn compute<S: Simd>(
                         let room = if row_phases == 1 { end - to } else { width };
                         // SAFETY: the row is in one of this task's planes.
                         unsafe {
-                            groups
-                                .finish
-                                .row(simd, sums.as_ptr(), to, [width, room], affine);
+                            groups.finish.row(simd, sums.as_ptr(), to, [width, room], affine);
                         }
                     } else {
                         // SAFETY: as above.
@@ -441,15 +397,8 @@ impl WithSimd for WeightGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Geometry {
-            batch,
-            groups,
-            input,
-            output: [height, width],
-            ..
-        } = *self.geometry;
-        let [inputs, outputs] =
-            [self.geometry.inputs, self.geometry.outputs].map(|all| all / groups);
+        let Geometry { batch, groups, input, output: [height, width], .. } = *self.geometry;
+        let [inputs, outputs] = [self.geometry.inputs, self.geometry.outputs].map(|all| all / groups);
         let pitch = self.padded.pitch();
         // The gradient's rows as far apart as those of the copy, with zeros between.
         let places = (height * pitch).next_multiple_of(S::F32_LANES);
@@ -462,26 +411,15 @@ impl WithSimd for WeightGradient<'_> {
             for (channel, copy) in copy.chunks_exact_mut(self.padded.len()).enumerate() {
                 let x = &self.x[(group * inputs + channel) * input[0] * input[1]..];
                 // SAFETY: the plane and its copy have the size for it.
-                unsafe {
-                    self.padded
-                        .fill(simd, x, copy.as_mut_ptr(), 0..usize::MAX, 1.0)
-                };
+                unsafe { self.padded.fill(simd, x, copy.as_mut_ptr(), 0..usize::MAX, 1.0) };
             }
             for (channel, to) in self.channels.clone().zip(gradient.chunks_exact_mut(places)) {
                 let from = &self.gradient[(group * outputs + channel) * height * width..];
-                for (to, from) in to
-                    .chunks_mut(pitch)
-                    .zip(from.chunks_exact(width))
-                    .take(height)
-                {
+                for (to, from) in to.chunks_mut(pitch).zip(from.chunks_exact(width)).take(height) {
                     to[..width].copy_from_slice(from);
                 }
             }
-            let pair = Pair {
-                copy: copy.as_ptr(),
-                gradient: gradient.as_ptr(),
-                places,
-            };
+            let pair = Pair { copy: copy.as_ptr(), gradient: gradient.as_ptr(), places };
             for (taps, sums) in self.taps.chunks(TAPS).zip(sums.chunks_mut(TAPS * count)) {
                 // SAFETY: the copy is large enough for every tap.
                 unsafe {
@@ -519,12 +457,7 @@ struct Pair {
 
 impl Pair {
     #[inline(always)]
-    unsafe fn one_by_one<S: Simd, const C: usize>(
-        &self,
-        simd: S,
-        taps: &[usize],
-        sums: &mut [S::f32s],
-    ) {
+    unsafe fn one_by_one<S: Simd, const C: usize>(&self, simd: S, taps: &[usize], sums: &mut [S::f32s]) {
         for (tap, sums) in taps.chunks_exact(1).zip(sums.chunks_exact_mut(C)) {
             // SAFETY: the caller's promise.
             unsafe { self.correlate::<S, C, 1>(simd, tap, sums) };
@@ -533,12 +466,7 @@ impl Pair {
 
     /// Adds, for every tap and channel, the products of the gradient with what the tap sees.
     #[inline(always)]
-    unsafe fn correlate<S: Simd, const C: usize, const N: usize>(
-        &self,
-        simd: S,
-        taps: &[usize],
-        sums: &mut [S::f32s],
-    ) {
+    unsafe fn correlate<S: Simd, const C: usize, const N: usize>(&self, simd: S, taps: &[usize], sums: &mut [S::f32s]) {
         let taps: [usize; N] = std::array::from_fn(|tap| taps[tap]);
         let mut local: [[S::f32s; C]; N] =
             std::array::from_fn(|tap| std::array::from_fn(|channel| sums[tap * C + channel]));
@@ -571,11 +499,7 @@ mod tests {
     use super::super::tests::{Functions, cases, check};
     use super::*;
 
-    const GROUPED: Functions = Functions {
-        forward,
-        input_gradient,
-        weight_gradient,
-    };
+    const GROUPED: Functions = Functions { forward, input_gradient, weight_gradient };
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]

@@ -94,10 +94,7 @@ impl Geometry {
     /// Whether every input belongs to exactly one window.
     pub(crate) fn is_tiling(&self) -> bool {
         let whole = [0, 1].map(|axis| self.output[axis] * self.stride[axis] == self.input[axis]);
-        self.kernel == self.stride
-            && self.padding == [0, 0]
-            && self.dilation == [1, 1]
-            && whole == [true, true]
+        self.kernel == self.stride && self.padding == [0, 0] && self.dilation == [1, 1] && whole == [true, true]
     }
 
     /// The taps that reach the rows (axis 0) or columns (axis 1) of this parity, the same for all of them, and how far
@@ -218,13 +215,7 @@ impl Convolution {
         }
     }
 
-    fn fold(
-        &self,
-        channels: usize,
-        bias: Option<&Array>,
-        norm: Option<&[Array; 4]>,
-        scale: Option<&Array>,
-    ) -> Fold {
+    fn fold(&self, channels: usize, bias: Option<&Array>, norm: Option<&[Array; 4]>, scale: Option<&Array>) -> Fold {
         if let Some(scale) = scale {
             return Fold::scaled(bias, scale);
         }
@@ -249,47 +240,19 @@ impl Operation for Convolution {
     }
 
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
-        let Inputs {
-            x,
-            weight,
-            bias,
-            norm,
-            scale,
-            residual,
-        } = self.sort(inputs);
+        let Inputs { x, weight, bias, norm, scale, residual } = self.sort(inputs);
         let geometry = self.geometry(x.shape(), weight.shape());
-        let fold = self.fold(
-            geometry.outputs,
-            bias.as_ref(),
-            norm.as_ref(),
-            scale.as_ref(),
-        );
+        let fold = self.fold(geometry.outputs, bias.as_ref(), norm.as_ref(), scale.as_ref());
         let (residual, activation) = (residual.as_ref(), self.activation);
         let (y, slope) = match geometry.kind() {
-            Kind::Depthwise => {
-                depthwise::forward(&geometry, &x, &weight, &fold, residual, activation, keep)
+            Kind::Depthwise => depthwise::forward(&geometry, &x, &weight, &fold, residual, activation, keep),
+            Kind::Grouped => grouped::forward(&geometry, &x, &weight, &fold, residual, activation, keep),
+            Kind::Dense if !self.trainable && winograd::applies(&geometry) => {
+                winograd::forward(&geometry, [&x, &weight], &fold, residual, activation, keep, &self.cache)
             }
-            Kind::Grouped => {
-                grouped::forward(&geometry, &x, &weight, &fold, residual, activation, keep)
+            Kind::Dense => {
+                dense::forward(&geometry, [&x, &weight], &fold, residual, activation, keep, self.lasting_cache())
             }
-            Kind::Dense if !self.trainable && winograd::applies(&geometry) => winograd::forward(
-                &geometry,
-                [&x, &weight],
-                &fold,
-                residual,
-                activation,
-                keep,
-                &self.cache,
-            ),
-            Kind::Dense => dense::forward(
-                &geometry,
-                [&x, &weight],
-                &fold,
-                residual,
-                activation,
-                keep,
-                self.lasting_cache(),
-            ),
         };
         if !keep {
             return (y, vec![]);
@@ -331,13 +294,9 @@ impl Operation for Convolution {
             let fold = self.fold(geometry.outputs, None, norm.as_ref(), scale.as_ref());
             let factors = fold.scale.as_deref();
             match geometry.kind() {
-                Kind::Depthwise => {
-                    depthwise::input_gradient(&geometry, &gradient, &weight, factors)
-                }
+                Kind::Depthwise => depthwise::input_gradient(&geometry, &gradient, &weight, factors),
                 Kind::Grouped => grouped::input_gradient(&geometry, &gradient, &weight, factors),
-                Kind::Dense if stem::applies(&geometry) => {
-                    stem::input_gradient(&geometry, &gradient, &weight, factors)
-                }
+                Kind::Dense if stem::applies(&geometry) => stem::input_gradient(&geometry, &gradient, &weight, factors),
                 Kind::Dense => {
                     // The arrays that the scale was made from, by which the packed weights are known again.
                     let sources = match (&norm, &scale) {
@@ -347,9 +306,7 @@ impl Operation for Convolution {
                     let scale = factors.map(|scale| (scale, &sources[..]));
                     let gradient = match &kept {
                         None => Source::plain(gradient.values()),
-                        Some(kept) => {
-                            Source::before(self.activation, gradient.values(), kept.values())
-                        }
+                        Some(kept) => Source::before(self.activation, gradient.values(), kept.values()),
                     };
                     match self.lasting_cache() {
                         Some(cache) if winograd::applies(&geometry) => {

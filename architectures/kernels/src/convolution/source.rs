@@ -16,19 +16,13 @@ pub(crate) struct Source<'a> {
 impl<'a> Source<'a> {
     /// The values themselves.
     pub fn plain(values: &'a [f32]) -> Self {
-        Self {
-            values,
-            behind: None,
-        }
+        Self { values, behind: None }
     }
 
     /// The gradient before `activation`, from that behind it and what it kept.
     pub fn before(activation: Activation, gradient: &'a [f32], kept: &'a [f32]) -> Self {
         assert_eq!(gradient.len(), kept.len());
-        Self {
-            values: gradient,
-            behind: Some((activation, kept)),
-        }
+        Self { values: gradient, behind: Some((activation, kept)) }
     }
 
     pub fn len(&self) -> usize {
@@ -55,9 +49,7 @@ impl<'a> Source<'a> {
             let value = *self.values.get_unchecked(index);
             match self.behind {
                 None => value,
-                Some((activation, kept)) => {
-                    activation.times_slope(Scalar::new(), value, *kept.get_unchecked(index))
-                }
+                Some((activation, kept)) => activation.times_slope(Scalar::new(), value, *kept.get_unchecked(index)),
             }
         }
     }
@@ -67,14 +59,7 @@ impl<'a> Source<'a> {
     /// # Safety
     /// There must be `len` values, rounded up to whole vectors, and `len` places.
     #[inline(always)]
-    pub unsafe fn copy<S: Simd>(
-        &self,
-        simd: S,
-        index: usize,
-        to: *mut f32,
-        len: usize,
-        room: usize,
-    ) {
+    pub unsafe fn copy<S: Simd>(&self, simd: S, index: usize, to: *mut f32, len: usize, room: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let values = self.values.as_ptr().add(index);
@@ -83,8 +68,7 @@ impl<'a> Source<'a> {
                 Some((activation, kept)) => {
                     let kept = kept.as_ptr().add(index);
                     copy(simd, to, len, room, |at| {
-                        let [value, kept] =
-                            [values, kept].map(|from| simd::load(simd, from.add(at)));
+                        let [value, kept] = [values, kept].map(|from| simd::load(simd, from.add(at)));
                         activation.times_slope(simd, value, kept)
                     });
                 }
@@ -119,13 +103,7 @@ impl<'a> Source<'a> {
 
 /// Writes the vectors that `from` gives, whole as long as there is room.
 #[inline(always)]
-unsafe fn copy<S: Simd>(
-    simd: S,
-    to: *mut f32,
-    len: usize,
-    room: usize,
-    from: impl Fn(usize) -> S::f32s,
-) {
+unsafe fn copy<S: Simd>(simd: S, to: *mut f32, len: usize, room: usize, from: impl Fn(usize) -> S::f32s) {
     for index in (0..len).step_by(S::F32_LANES) {
         let values = from(index);
         // SAFETY: the caller's promise.

@@ -32,12 +32,7 @@ struct Tap {
 }
 
 /// See [`dense::input_gradient`](super::dense::input_gradient).
-pub(crate) fn input_gradient(
-    geometry: &Geometry,
-    gradient: &Array,
-    weight: &Array,
-    scale: Option<&[f32]>,
-) -> Array {
+pub(crate) fn input_gradient(geometry: &Geometry, gradient: &Array, weight: &Array, scale: Option<&[f32]>) -> Array {
     let [row_stride, column_stride] = geometry.stride;
     let area = geometry.kernel[0] * geometry.kernel[1];
     let parities: Vec<Vec<Tap>> = (0..row_stride * column_stride)
@@ -49,9 +44,7 @@ pub(crate) fn input_gradient(
                 column: x,
                 index: row * geometry.kernel[1] + column,
             };
-            rows.iter()
-                .flat_map(|&row| columns.iter().map(move |&column| tap(row, column)))
-                .collect()
+            rows.iter().flat_map(|&row| columns.iter().map(move |&column| tap(row, column))).collect()
         })
         .collect();
     // For each parity `[channel, tap, colour]`.
@@ -65,9 +58,7 @@ pub(crate) fn input_gradient(
                     scale * values[(channel * COLOURS + colour) * area + tap.index]
                 })
             };
-            (0..geometry.outputs)
-                .flat_map(|channel| taps.iter().flat_map(move |tap| of_tap(channel, tap)))
-                .collect()
+            (0..geometry.outputs).flat_map(|channel| taps.iter().flat_map(move |tap| of_tap(channel, tap))).collect()
         })
         .collect();
     let taps = || parities.iter().flatten();
@@ -88,11 +79,7 @@ pub(crate) fn input_gradient(
     };
     let rows = geometry.input[0].div_ceil(row_stride);
     parallel::for_each(geometry.batch * rows, geometry.work() / 16, |task| {
-        simd::dispatch(Row {
-            job: &job,
-            image: task / rows,
-            row: task % rows,
-        });
+        simd::dispatch(Row { job: &job, image: task / rows, row: task % rows });
     });
     // SAFETY: rows and parities together are the whole image.
     unsafe { output.finish() }
@@ -133,14 +120,8 @@ impl WithSimd for Row<'_> {
 impl Row<'_> {
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, scratch: &mut Vec<f32>) {
-        let Job {
-            geometry,
-            gradient,
-            parities,
-            weights,
-            reach: [first_row, last_row, first_column, last_column],
-            to,
-        } = *self.job;
+        let Job { geometry, gradient, parities, weights, reach: [first_row, last_row, first_column, last_column], to } =
+            *self.job;
         let [row_stride, column_stride] = geometry.stride;
         let [height, width] = geometry.input;
         let [gradient_rows, gradient_columns] = geometry.output;

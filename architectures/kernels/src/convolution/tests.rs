@@ -12,15 +12,7 @@ use crate::fold::Fold;
 /// A way to compute convolutions.
 pub(super) struct Functions {
     #[allow(clippy::type_complexity)]
-    pub forward: fn(
-        &Geometry,
-        &Array,
-        &Array,
-        &Fold,
-        Option<&Array>,
-        Activation,
-        bool,
-    ) -> (Array, Option<Array>),
+    pub forward: fn(&Geometry, &Array, &Array, &Fold, Option<&Array>, Activation, bool) -> (Array, Option<Array>),
     pub input_gradient: fn(&Geometry, &Array, &Array, Option<&[f32]>) -> Array,
     pub weight_gradient: fn(&Geometry, &Array, &Array) -> Array,
 }
@@ -105,18 +97,13 @@ fn activate(activation: Activation, x: Tensor<4>) -> Tensor<4> {
 /// `padding` zeros before and after rows and columns.
 fn pad(x: Tensor<4>, padding: [[usize; 2]; 2]) -> Tensor<4> {
     let [[top, bottom], [left, right]] = padding;
-    x.pad(
-        (left, right, top, bottom),
-        burn::tensor::ops::PadMode::Constant(0.0),
-    )
+    x.pad((left, right, top, bottom), burn::tensor::ops::PadMode::Constant(0.0))
 }
 
 fn assert_close(what: &str, actual: &Array, expected: &Tensor<4>) {
     let expected_values: Vec<f64> = expected.to_data().iter::<f64>().collect();
     assert_eq!(actual.shape(), expected.dims(), "{what}");
-    let size = expected_values
-        .iter()
-        .fold(1.0, |size: f64, value| size.max(value.abs()));
+    let size = expected_values.iter().fold(1.0, |size: f64, value| size.max(value.abs()));
     for (index, (actual, expected)) in actual.values().iter().zip(&expected_values).enumerate() {
         let distance = (f64::from(*actual) - expected).abs() / size;
         assert!(distance < 1e-5, "{what} {index}: {actual} for {expected}");
@@ -125,16 +112,7 @@ fn assert_close(what: &str, actual: &Array, expected: &Tensor<4>) {
 
 /// Compares value and gradients with Burn's, and an image alone with the same in a batch.
 pub(super) fn check(functions: &Functions, case: Case) {
-    let Case {
-        batch,
-        groups,
-        channels,
-        kernel,
-        stride,
-        padding,
-        dilation,
-        ..
-    } = case;
+    let Case { batch, groups, channels, kernel, stride, padding, dilation, .. } = case;
     let [inputs, outputs] = channels.map(|channels| groups * channels);
     let [height, width] = case.size;
     let output = [0, 1].map(|axis| {
@@ -184,10 +162,8 @@ pub(super) fn check(functions: &Functions, case: Case) {
     let mut gradients = (convolved * weights).sum().backward();
     let expected_of_weight = tracked.grad_remove(&mut gradients).expect("tracked");
 
-    let fold = Fold {
-        scale: case.scaled.then(|| array(&scale).values().to_vec()),
-        shift: array(&shift).values().to_vec(),
-    };
+    let fold =
+        Fold { scale: case.scaled.then(|| array(&scale).values().to_vec()), shift: array(&shift).values().to_vec() };
     let [x, weight, gradient, residual] = [&x, &weight, &gradient, &residual].map(array);
     let residual = case.residual.then_some(residual);
     let forward = |geometry: &Geometry, x: &Array, residual: Option<&Array>, keep| {
@@ -219,28 +195,13 @@ pub(super) fn check(functions: &Functions, case: Case) {
         let values = array.values();
         let mut shape = array.shape().to_vec();
         shape[0] = 1;
-        Array::from_vec(
-            values[values.len() / batch * (batch - 1)..].to_vec(),
-            &shape,
-        )
+        Array::from_vec(values[values.len() / batch * (batch - 1)..].to_vec(), &shape)
     };
-    let alone = Geometry {
-        batch: 1,
-        ..geometry
-    };
-    let (one, none) = forward(
-        &alone,
-        &last(&x),
-        residual.as_ref().map(last).as_ref(),
-        false,
-    );
+    let alone = Geometry { batch: 1, ..geometry };
+    let (one, none) = forward(&alone, &last(&x), residual.as_ref().map(last).as_ref(), false);
     assert_eq!(one.values(), last(&y).values(), "alone and in a batch");
     assert!(none.is_none());
     let scale = fold.scale.as_deref();
     let of_one = (functions.input_gradient)(&alone, &last(&before), &weight, scale);
-    assert_eq!(
-        of_one.values(),
-        last(&of_x).values(),
-        "alone and in a batch"
-    );
+    assert_eq!(of_one.values(), last(&of_x).values(), "alone and in a batch");
 }

@@ -41,10 +41,7 @@ pub(crate) fn gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Arra
         geometry.input = [1, geometry.input[0] * geometry.input[1]];
         geometry.output = geometry.input;
     }
-    let (inputs, outputs) = (
-        geometry.inputs / geometry.groups,
-        geometry.outputs / geometry.groups,
-    );
+    let (inputs, outputs) = (geometry.inputs / geometry.groups, geometry.outputs / geometry.groups);
     let [kernel_rows, kernel_columns] = geometry.kernel;
     let (taps, rows) = match few {
         true => (inputs * kernel_rows, kernel_columns),
@@ -54,17 +51,8 @@ pub(crate) fn gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Arra
     let panels = outputs.div_ceil(width);
     let packed = pack(&geometry, gradient.values(), width, panels);
     let mut output = Output::new(&[geometry.outputs, inputs, kernel_rows, kernel_columns]);
-    let tiles = Tiles {
-        few,
-        taps,
-        rows,
-        panels,
-        outputs,
-        x,
-        gradient: &packed,
-        to: output.pointer(),
-        geometry: &geometry,
-    };
+    let tiles =
+        Tiles { few, taps, rows, panels, outputs, x, gradient: &packed, to: output.pointer(), geometry: &geometry };
     let places = geometry.batch * geometry.output[0] * geometry.output[1];
     let count = geometry.groups * panels * rows.div_ceil(ROWS) * taps;
     // SAFETY: the tiles are the whole output, and no two share an element.
@@ -82,9 +70,7 @@ impl Geometry {
 
     /// Padded rows (axis 0) or columns (axis 1) up to the last that a window sees.
     fn reach(&self, axis: usize) -> usize {
-        (self.output[axis] - 1) * self.stride[axis]
-            + (self.kernel[axis] - 1) * self.dilation[axis]
-            + 1
+        (self.output[axis] - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
     }
 }
 
@@ -190,13 +176,7 @@ impl Body for Tiles<'_> {
 impl Tiles<'_> {
     /// A tile of up to `left` rows; says of how many.
     #[inline(always)]
-    unsafe fn some_rows<S: Simd, const V: usize>(
-        &self,
-        simd: S,
-        at: [usize; 4],
-        left: usize,
-        used: usize,
-    ) -> usize {
+    unsafe fn some_rows<S: Simd, const V: usize>(&self, simd: S, at: [usize; 4], left: usize, used: usize) -> usize {
         // SAFETY: the caller's promise.
         unsafe {
             match left {
@@ -216,9 +196,8 @@ impl Tiles<'_> {
             true => [tap / kernel_rows, tap % kernel_rows, row],
             false => [row, tap / kernel_columns, tap % kernel_columns],
         };
-        let offset = |axis: usize, tap: usize| {
-            (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize
-        };
+        let offset =
+            |axis: usize, tap: usize| (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize;
         let [y, x] = [offset(0, kernel_row), offset(1, kernel_column)];
         let inside = |axis: usize, offset: isize| {
             let stride = geometry.stride[axis];
@@ -229,8 +208,7 @@ impl Tiles<'_> {
         };
         let [height, width] = geometry.input;
         let plane = (group * inputs + channel) * height * width;
-        let panel_len =
-            geometry.batch * geometry.output[0] * geometry.output[1] * gemm::columns::<S>();
+        let panel_len = geometry.batch * geometry.output[0] * geometry.output[1] * gemm::columns::<S>();
         Source {
             x: plane as isize + y * width as isize + x,
             row: match self.few {
@@ -247,12 +225,7 @@ impl Tiles<'_> {
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const V: usize>(
-        &self,
-        simd: S,
-        at: [usize; 4],
-        used: usize,
-    ) -> usize {
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, at: [usize; 4], used: usize) -> usize {
         let geometry = self.geometry;
         let source = self.source::<S>(at);
         let [rows, columns] = source.inside.clone();
@@ -276,24 +249,13 @@ impl Tiles<'_> {
             let mut piece = [[simd.splat_f32s(0.0); V]; R];
             for run in first..(first + per_piece).min(runs) {
                 let [image, row, column] = match along_images {
-                    true => [
-                        0,
-                        rows.start + run / columns.len(),
-                        columns.start + run % columns.len(),
-                    ],
-                    false => [
-                        run / rows.len(),
-                        rows.start + run % rows.len(),
-                        columns.start,
-                    ],
+                    true => [0, rows.start + run / columns.len(), columns.start + run % columns.len()],
+                    false => [run / rows.len(), rows.start + run % rows.len(), columns.start],
                 };
                 let from = image * image_len + row * row_step + column * column_step;
                 let place = image * places + row * geometry.output[1] + column;
-                let left = Left {
-                    pointer: self.x.as_ptr().wrapping_offset(source.x + from as isize),
-                    row: source.row,
-                    step,
-                };
+                let left =
+                    Left { pointer: self.x.as_ptr().wrapping_offset(source.x + from as isize), row: source.row, step };
                 // SAFETY: places inside the image, whose gradient is packed.
                 unsafe {
                     let right = source.gradient.add(place * width);
@@ -326,11 +288,7 @@ impl Tiles<'_> {
 }
 
 #[inline(always)]
-fn add_all<S: Simd, const R: usize, const V: usize>(
-    simd: S,
-    sums: &mut [[S::f32s; V]; R],
-    more: &[[S::f32s; V]; R],
-) {
+fn add_all<S: Simd, const R: usize, const V: usize>(simd: S, sums: &mut [[S::f32s; V]; R], more: &[[S::f32s; V]; R]) {
     for (sums, more) in sums.iter_mut().zip(more) {
         for (sum, &more) in sums.iter_mut().zip(more) {
             *sum = simd.add_f32s(*sum, more);
@@ -349,25 +307,11 @@ mod tests {
 
     const DENSE: Functions = Functions {
         forward: |geometry, x, weight, fold, residual, activation, keep| {
-            dense::forward(
-                geometry,
-                [x, weight],
-                fold,
-                residual,
-                activation,
-                keep,
-                None,
-            )
+            dense::forward(geometry, [x, weight], fold, residual, activation, keep, None)
         },
         input_gradient: |geometry, gradient, weight, scale| {
             let gradient = Source::plain(gradient.values());
-            dense::input_gradient(
-                geometry,
-                gradient,
-                weight,
-                scale.map(|scale| (scale, &[][..])),
-                None,
-            )
+            dense::input_gradient(geometry, gradient, weight, scale.map(|scale| (scale, &[][..])), None)
         },
         weight_gradient: gradient,
     };

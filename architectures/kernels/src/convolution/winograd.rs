@@ -49,11 +49,7 @@ struct Packed(Vec<f32>);
 
 impl Packed {
     /// `weight` gives the 3 × 3 weights from an input to an output.
-    fn new(
-        inputs: usize,
-        outputs: usize,
-        weight: impl Fn(usize, usize) -> [f64; 9] + Sync,
-    ) -> Self {
+    fn new(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> [f64; 9] + Sync) -> Self {
         const G: [[f64; 3]; WINDOW] = [
             [1.0 / 4.0, 0.0, 0.0],
             [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
@@ -96,9 +92,7 @@ pub(crate) fn forward(
     keep: bool,
     cache: &Cache,
 ) -> (Array, Option<Array>) {
-    let &Geometry {
-        inputs, outputs, ..
-    } = geometry;
+    let &Geometry { inputs, outputs, .. } = geometry;
     let packed = cached(Some(cache), "forward", &[weight], || {
         Packed::new(inputs, outputs, |output, input| {
             let from = (output * inputs + input) * 9;
@@ -130,9 +124,7 @@ pub(crate) fn input_gradient(
     scale: Option<(&[f32], &[&Array])>,
     cache: &Cache,
 ) -> Array {
-    let &Geometry {
-        inputs, outputs, ..
-    } = geometry;
+    let &Geometry { inputs, outputs, .. } = geometry;
     let mut sources = vec![weight];
     sources.extend(scale.iter().flat_map(|(_, sources)| sources.iter()));
     // A convolution of the gradient with the turned kernel.
@@ -183,10 +175,7 @@ fn product(job: &Job) {
     let parts = tiles.div_ceil(TILES).next_multiple_of(threads).min(tiles);
     let work = tiles * job.inputs * job.outputs * PLACES / 16;
     parallel::for_each(parts, work, |part| {
-        simd::dispatch(Part {
-            job,
-            tiles: tiles * part / parts..tiles * (part + 1) / parts,
-        });
+        simd::dispatch(Part { job, tiles: tiles * part / parts..tiles * (part + 1) / parts });
     });
 }
 
@@ -312,13 +301,7 @@ impl Part<'_> {
 
     /// The windows of a channel, transformed: Bᵀ·d·B.
     #[inline(always)]
-    unsafe fn transform<S: Simd>(
-        &self,
-        simd: S,
-        input: usize,
-        width: usize,
-        scratch: &mut Scratch,
-    ) {
+    unsafe fn transform<S: Simd>(&self, simd: S, input: usize, width: usize, scratch: &mut Scratch) {
         let job = self.job;
         let [height, row_len] = job.from;
         // `[place, tile]`.
@@ -357,9 +340,7 @@ impl Part<'_> {
                 let mut window = [simd.splat_f32s(0.0); WINDOW];
                 for (column, value) in window.iter_mut().enumerate() {
                     // SAFETY: the width is a multiple of a vector.
-                    *value = unsafe {
-                        simd::load(simd, gathered[row * WINDOW + column].as_ptr().add(start))
-                    };
+                    *value = unsafe { simd::load(simd, gathered[row * WINDOW + column].as_ptr().add(start)) };
                 }
                 *values = window_transform(simd, window);
             }
@@ -379,13 +360,7 @@ impl Part<'_> {
 
     /// A channel's tiles: Aᵀ·m·A, and what follows the convolution.
     #[inline(always)]
-    unsafe fn finish<S: Simd>(
-        &self,
-        simd: S,
-        output: usize,
-        [outputs, width]: [usize; 2],
-        scratch: &mut Scratch,
-    ) {
+    unsafe fn finish<S: Simd>(&self, simd: S, output: usize, [outputs, width]: [usize; 2], scratch: &mut Scratch) {
         let job = self.job;
         // `[row, column, tile]`.
         let mut tiles = [[[0.0f32; MOST_TILES]; TILE]; TILE];
@@ -422,8 +397,7 @@ impl Part<'_> {
                     for (column, values) in columns.iter().enumerate() {
                         // SAFETY: the line holds all tiles of the run.
                         unsafe {
-                            *line.get_unchecked_mut(TILE * tile + column) =
-                                values[run.column + tile];
+                            *line.get_unchecked_mut(TILE * tile + column) = values[run.column + tile];
                         }
                     }
                 }

@@ -21,46 +21,31 @@ pub fn compare<const D: usize, const N: usize>(
     plain: impl Fn([Tensor<D>; N]) -> Tensor<D>,
     bound: f32,
 ) {
-    let tracked = || {
-        inputs
-            .each_ref()
-            .map(|x| x.clone().autodiff().require_grad())
-    };
+    let tracked = || inputs.each_ref().map(|x| x.clone().autodiff().require_grad());
     let (inputs_of_ours, inputs_of_plain) = (tracked(), tracked());
     let output = ours(inputs_of_ours.clone());
     let expected_output = plain(inputs_of_plain.clone());
     let (value, expected) = (output.clone().inner(), expected_output.clone().inner());
     let distance_of_values = distance(value.clone(), expected.clone());
-    assert!(
-        distance_of_values <= bound,
-        "values differ by {distance_of_values}"
-    );
+    assert!(distance_of_values <= bound, "values differ by {distance_of_values}");
     // A gradient of the output that differs from place to place.
     let weights = random(value.dims()).mask_fill(on_two_sides_of_a_turn(&value, &expected), 0.0);
     let gradients = |output: Tensor<D>, inputs: [Tensor<D>; N]| {
         let mut gradients = (output * weights.clone().autodiff()).sum().backward();
         inputs.map(|x| x.grad_remove(&mut gradients).expect("an input's gradient"))
     };
-    let pairs = gradients(output, inputs_of_ours)
-        .into_iter()
-        .zip(gradients(expected_output, inputs_of_plain));
+    let pairs = gradients(output, inputs_of_ours).into_iter().zip(gradients(expected_output, inputs_of_plain));
     for (index, (gradient, expected)) in pairs.enumerate() {
         let distance = distance(gradient, expected);
         assert!(distance <= bound, "gradient {index} differs by {distance}");
     }
     // Without a graph the same values must come out, to the bit.
     let untracked = ours(inputs.clone());
-    assert_eq!(
-        untracked.into_data(),
-        value.into_data(),
-        "tracking changes the values"
-    );
+    assert_eq!(untracked.into_data(), value.into_data(), "tracking changes the values");
 }
 
 /// Where rounding puts `x` and `y` on two sides of 0 or 6, where ReLU and ReLU6 turn: one is the turn itself, the other is not.
 fn on_two_sides_of_a_turn<const D: usize>(x: &Tensor<D>, y: &Tensor<D>) -> Tensor<D, Bool> {
     let near = |turn: f32| (y.clone() - turn).abs().lower_elem(1e-3);
-    near(0.0)
-        .bool_or(near(6.0))
-        .bool_and(x.clone().not_equal(y.clone()))
+    near(0.0).bool_or(near(6.0)).bool_and(x.clone().not_equal(y.clone()))
 }

@@ -10,23 +10,14 @@ fn plain(attention: Attention, qkv: Tensor<4>, bias: Option<Tensor<4>>) -> Tenso
     let Attention { heads, scale } = attention;
     let [batch, tokens, channels, _] = qkv.dims();
     let size = channels / (3 * heads);
-    let qkv = qkv
-        .reshape([batch, tokens, 3, heads, size])
-        .permute([2, 0, 3, 1, 4]);
-    let part = |index| {
-        qkv.clone()
-            .narrow(0, index, 1)
-            .reshape([batch, heads, tokens, size])
-    };
+    let qkv = qkv.reshape([batch, tokens, 3, heads, size]).permute([2, 0, 3, 1, 4]);
+    let part = |index| qkv.clone().narrow(0, index, 1).reshape([batch, heads, tokens, size]);
     let mut scores = part(0).mul_scalar(scale).matmul(part(1).transpose());
     if let Some(bias) = bias {
         let repeats = batch / bias.dims()[0];
         scores = scores + bias.repeat_dim(0, repeats);
     }
-    activation::softmax(scores, 3)
-        .matmul(part(2))
-        .swap_dims(1, 2)
-        .reshape([batch, tokens, heads * size, 1])
+    activation::softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([batch, tokens, heads * size, 1])
 }
 
 proptest! {
@@ -66,19 +57,13 @@ proptest! {
 
 #[test]
 fn a_mask_of_large_negative_numbers_excludes_tokens() {
-    let attention = Attention {
-        heads: 1,
-        scale: 1.0,
-    };
+    let attention = Attention { heads: 1, scale: 1.0 };
     let qkv = random([1, 20, 12]);
     // Nobody looks at the last eight tokens, so that these might as well not be there.
     let shown = Tensor::<2>::zeros([20, 12], &qkv.device());
     let hidden = Tensor::<2>::full([20, 8], -1e9, &qkv.device());
     let bias = Tensor::cat(vec![shown, hidden], 1).unsqueeze::<4>();
-    let all: Tensor<3> = run(
-        attention,
-        vec![qkv.clone().into_dispatch(), bias.into_dispatch()],
-    );
+    let all: Tensor<3> = run(attention, vec![qkv.clone().into_dispatch(), bias.into_dispatch()]);
     let fewer: Tensor<3> = run(attention, vec![qkv.narrow(1, 0, 12).into_dispatch()]);
     all.narrow(1, 0, 12)
         .into_data()

@@ -30,11 +30,7 @@ fn check_bits<const D: usize, const E: usize>(
     for image in 0..x.dims()[0] {
         let alone = run_on(x.clone().narrow(0, image, 1));
         let expected = all.clone().narrow(0, image, 1);
-        assert_eq!(
-            alone.into_data(),
-            expected.into_data(),
-            "image {image} alone"
-        );
+        assert_eq!(alone.into_data(), expected.into_data(), "image {image} alone");
     }
 }
 

@@ -18,11 +18,7 @@ fn three<const D: usize>(
     scale: Tensor<D>,
     shift: Tensor<D>,
 ) -> Vec<burn::backend::tensor::FloatTensor<burn::backend::Dispatch>> {
-    vec![
-        x.into_dispatch(),
-        flat(scale).into_dispatch(),
-        flat(shift).into_dispatch(),
-    ]
+    vec![x.into_dispatch(), flat(scale).into_dispatch(), flat(shift).into_dispatch()]
 }
 
 proptest! {
@@ -98,12 +94,8 @@ fn moments_of_values_far_from_zero_are_exact() {
     let near = batch_moments(&x).narrow(0, 1, 1);
     let far = batch_moments(&(x.clone() + 100.0)).narrow(0, 1, 1);
     assert!(distance(far, near) < 1e-4);
-    let burn = module::batch_norm_train(
-        x.clone(),
-        Tensor::ones([2], &x.device()),
-        Tensor::zeros([2], &x.device()),
-        EPSILON,
-    );
+    let burn =
+        module::batch_norm_train(x.clone(), Tensor::ones([2], &x.device()), Tensor::zeros([2], &x.device()), EPSILON);
     let expected = Tensor::stack::<2>(vec![burn.mean, burn.variance], 0);
     assert!(distance(batch_moments(&x), expected) < 1e-5);
 }
