@@ -20,6 +20,7 @@ import json
 import math
 import os
 import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +51,10 @@ MOST_ROUNDING = 5e-5
 
 SAMPLES = 8
 PROJECTIONS = 4
+
+# Smaller images for networks, or all of a timm file, that are built for one size but can be built for others, where the
+# usual one would take long: name or file -> pixels, both ways.
+SIZES = {}
 
 # Where timm spreads over two files what is one family here.
 FAMILY_OF_MODULE = {"deit": "vision_transformer"}
@@ -171,15 +176,19 @@ def uniform(name, count):
     return 2.0 * unit - 1.0
 
 
+RESIDUAL_SCALES = ("gamma", "gamma1", "gamma2", "gamma3", "gamma_1", "gamma_2", "ls1", "ls2", "skipinit_gain")
+NORM_SCALES = ("alpha", "gain", "scale", "temperature")
+
+
 def parameter_values(key, shape, gain):
     """A network's numbers under a key: never constant, and such that a deep network neither fades nor explodes."""
     u = uniform(key, math.prod(shape))
     last = key.rsplit(".", 1)[-1]
     if last == "running_var":
         return 1.0 + 0.3 * u
-    if last in ("gamma", "ls1", "ls2"):  # scales of residual branches
+    if last in RESIDUAL_SCALES:
         return 0.5 + 0.2 * u
-    if last == "alpha" or (last == "weight" and len(shape) == 1):  # scales of normalisations
+    if last in NORM_SCALES or (last == "weight" and len(shape) == 1):
         return 1.0 + 0.2 * u
     if last == "weight":
         return u * (gain * math.sqrt(3.0 / math.prod(shape[1:])))
@@ -204,10 +213,11 @@ def build(name):
         family, size, constructor = DEMO[name]
         return constructor(), family, size
     module = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
-    model = timm.create_model(name, pretrained=False)
+    pixels = SIZES.get(name, SIZES.get(module))
+    model = timm.create_model(name, pretrained=False, **({"img_size": pixels} if pixels else {}))
     settings = model.pretrained_cfg
     size = tuple(settings["input_size"][1:]) if settings.get("fixed_input_size") else None
-    return model, FAMILY_OF_MODULE.get(module, module), size
+    return model, FAMILY_OF_MODULE.get(module, module), (pixels, pixels) if pixels else size
 
 
 def state(model):
@@ -216,22 +226,42 @@ def state(model):
 
 
 def key_lines(model):
-    return sorted(f"{key}:{'x'.join(map(str, tensor.shape))}" for key, tensor in state(model).items())
+    # A number without axes is a vector of one there.
+    return sorted(f"{key}:{'x'.join(map(str, tensor.shape)) or 1}" for key, tensor in state(model).items())
 
 
 def to_tensor(values, shape):
     return torch.from_numpy(values).reshape(tuple(shape))
 
 
-def digest(tensor):
+def digest(tensor, samples=SAMPLES, projections=PROJECTIONS):
     """The norm, some values, and the products with random vectors, by which two tensors can be told apart."""
     values = tensor.detach().numpy().ravel()
-    places = bits("samples", SAMPLES) % numpy.uint64(values.size)
+    places = bits("samples", samples) % numpy.uint64(values.size)
     return {
         "norm": float(numpy.linalg.norm(values)),
         "samples": [float(values[int(place)]) for place in places],
-        "projections": [float(values @ uniform(f"projection{k}", values.size)) for k in range(PROJECTIONS)],
+        "projections": [float(values @ uniform(f"projection{k}", values.size)) for k in range(projections)],
     }
+
+
+@contextmanager
+def shown(model):
+    """The outputs of the modules that timm's `feature_info` names, by their paths, while the network runs."""
+    modules, found = dict(model.named_modules()), {}
+    hooks = []
+
+    def keep(name, _module, _inputs, output):
+        if isinstance(output, torch.Tensor):
+            found[name] = output.detach().clone()  # a copy: what follows may write in place
+
+    for stage in getattr(model, "feature_info", None) or []:
+        name = stage["module"]
+        if name in modules:
+            hooks.append(modules[name].register_forward_hook(partial(keep, name)))
+    yield found
+    for hook in hooks:
+        hook.remove()
 
 
 def fill(name, model, height, width):
@@ -264,7 +294,8 @@ def reference(name):
     large = fixed_size and (height * width > LARGE_PIXELS or parameters > LARGE_PARAMETERS)
     shape = [1 if large else 2, 3, height, width]
     pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
-    maps = model.forward_features(pixels)
+    with shown(model) as taps:
+        maps = model.forward_features(pixels)
     features = model.forward_head(maps, pre_logits=True)
     logits = model.forward_head(maps)
     labels = torch.from_numpy(label_values(shape[0], logits.shape[1]))
@@ -281,6 +312,7 @@ def reference(name):
         "logits": digest(logits),
         "features": digest(features),
         "gradient": digest(gradient),
+        "taps": [{"name": name, "shape": list(x.shape), "digest": digest(x, 2, 1)} for name, x in taps.items()],
     }
     return family, line
 

@@ -96,10 +96,7 @@ impl DeviceName {
         let (Self::Cuda(index) | Self::Vulkan(index)) = self else {
             return Ok(open());
         };
-        match index < found {
-            true => Ok(open()),
-            false => Err(DeviceError::Absent { device: self, found }),
-        }
+        if index < found { Ok(open()) } else { Err(DeviceError::Absent { device: self, found }) }
     }
 }
 

@@ -101,10 +101,7 @@ pub struct SpeedError {
 
 /// A GPU compiles and tunes kernels in its first passes; the CPU fills its caches.
 fn warm_up(device: &Device) -> usize {
-    match is_cpu(device) {
-        true => 1,
-        false => 5,
-    }
+    if is_cpu(device) { 1 } else { 5 }
 }
 
 impl Setting {
@@ -125,10 +122,7 @@ impl Setting {
         }
         Ok(Measured {
             median_ms: median(milliseconds),
-            peak_bytes: match is_cpu(&self.device) {
-                true => memory::peak(),
-                false => memory::reserved(&self.device),
-            },
+            peak_bytes: if is_cpu(&self.device) { memory::peak() } else { memory::reserved(&self.device) },
         })
     }
 

@@ -5,18 +5,25 @@
 //! renaming. This crate knows tensors and nothing of files.
 //!
 //! * [`layers`]: the shared parts, written once.
-//! * [`families`]: one file per family: a configuration, its variants as pure data, the blocks, the forward pass.
-//! * [`registry`]: name → family, configuration, input size.
-//! * [`Network`]: any network of any family.
+//! * [`family`]: what every family offers.
+//! * [`families`]: one file per family: a configuration, its variants as pure data, the blocks, the forward pass; and
+//!   [`Network`], any network of any of them.
+//! * [`registry`]: name → family, configuration.
+//! * [`Checkpoint`]: the tensors of a weights file on their way into a network.
 
 #![warn(missing_docs)]
 
+mod checkpoint;
+mod components;
 pub mod families;
+pub mod family;
 pub mod layers;
-mod network;
 pub mod registry;
 mod taps;
 
-pub use network::{Architecture, Network, Outputs};
+pub use checkpoint::Checkpoint;
+pub use components::Components;
+pub use families::{AnyConfiguration, Network};
+pub use family::{Architecture, Configuration, InputRule, Outputs};
 pub use registry::{Entry, find, matching};
 pub use taps::Taps;

@@ -1,50 +1,11 @@
 //! Every network by its name.
 
-use std::fmt::Debug;
 use std::sync::LazyLock;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::families::{convnext, efficientnet, mlp_mixer, resnet, vision_transformer};
-use crate::network::Network;
-
-/// What a family's configuration must tell, and do.
-pub trait Configuration: Debug + Sync {
-    /// Height and width in pixels that the network is made for.
-    fn input_size(&self) -> [usize; 2];
-    /// Whether other image sizes run too: true without position embeddings and token mixing.
-    fn any_input_size(&self) -> bool;
-    /// The number of classes of the published weights.
-    fn num_classes(&self) -> usize;
-    /// Builds the network with `num_classes` outputs on `device`; parameters are drawn when they are first used.
-    fn build(&self, num_classes: usize, device: &Device) -> Network;
-}
-
-/// Implements [`Configuration`] for a family's `Config`, whose fields `input_size` (of a square) and `num_classes` say what
-/// they say, and whose network is built by `new(config, num_classes, device)`.
-macro_rules! configuration {
-    ($network:ident, any_input_size: $any_input_size:literal) => {
-        impl crate::registry::Configuration for Config {
-            fn input_size(&self) -> [usize; 2] {
-                [self.input_size; 2]
-            }
-
-            fn any_input_size(&self) -> bool {
-                $any_input_size
-            }
-
-            fn num_classes(&self) -> usize {
-                self.num_classes
-            }
-
-            fn build(&self, num_classes: usize, device: &burn::tensor::Device) -> crate::network::Network {
-                $network::new(self, num_classes, device).into()
-            }
-        }
-    };
-}
-pub(crate) use configuration;
+use crate::families::{self, AnyConfiguration, Network};
 
 /// A network that can be built.
 #[derive(Debug, Clone, Copy)]
@@ -54,39 +15,35 @@ pub struct Entry {
     /// The family, as timm names its file: `resnet`.
     pub family: &'static str,
     /// The family's configuration.
-    pub config: &'static dyn Configuration,
+    pub config: &'static dyn AnyConfiguration,
 }
 
 impl Entry {
-    /// Builds the network with the published number of classes; see [`Configuration::build`].
+    /// Builds the network with the published number of classes; see [`AnyConfiguration::build`].
     pub fn build(&self, device: &Device) -> Network {
         self.config.build(self.config.num_classes(), device)
     }
 
     /// The number of trained parameters with the published number of classes; running statistics and other buffers do not count.
     pub fn parameters(&self) -> usize {
-        let mut counter = ParameterCounter::default();
-        self.build(&Device::flex()).visit(&mut counter);
-        counter.count
+        parameters(&self.build(&Device::flex()))
     }
 }
 
-macro_rules! entries {
-    ($($family:ident),* $(,)?) => {
-        static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
-            let mut entries = Vec::new();
-            $(entries.extend($family::VARIANTS.iter().map(|(name, config)| Entry {
-                name,
-                family: stringify!($family),
-                config,
-            }));)*
-            entries.sort_by_key(|entry| entry.name);
-            entries
-        });
-    };
+/// The number of trained parameters of a network.
+pub fn parameters(network: &Network) -> usize {
+    let mut counter = ParameterCounter::default();
+    network.visit(&mut counter);
+    counter.count
 }
 
-entries!(convnext, efficientnet, mlp_mixer, resnet, vision_transformer);
+/// All networks, sorted by name.
+static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    let entry = |(name, family, config)| Entry { name, family, config };
+    let mut entries: Vec<Entry> = families::variants().into_iter().map(entry).collect();
+    entries.sort_by_key(|entry| entry.name);
+    entries
+});
 
 /// Names of 2022, as the papers' tables print them, and today's.
 const ALIASES: &[(&str, &str)] = &[("gluon_resnet101_v1c", "resnet101c")];
@@ -111,9 +68,12 @@ pub fn matching(pattern: &str) -> Vec<&'static Entry> {
     let wild = pattern.contains(['*', '?']);
     ENTRIES
         .iter()
-        .filter(|entry| match wild {
-            true => matches_wildcard(pattern.as_bytes(), entry.name.as_bytes()),
-            false => entry.name.contains(pattern),
+        .filter(|entry| {
+            if wild {
+                matches_wildcard(pattern.as_bytes(), entry.name.as_bytes())
+            } else {
+                entry.name.contains(pattern)
+            }
         })
         .collect()
 }

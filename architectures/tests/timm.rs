@@ -1,10 +1,12 @@
 //! Every registered network against timm (PyTorch Image Models): parameter keys, logits, features, input gradients.
 //!
 //! A new network is tested as follows:
-//! 1. write it, and list its name in its family's `VARIANTS` (a new family also in [`families`] below);
+//! 1. write it, and list its name in its family's `VARIANTS`;
 //! 2. `python scripts/timm_reference.py NAME…` (which needs `pip install torch timm numpy`) adds timm's values to
 //!    `tests/fixtures/timm/FAMILY.jsonl`;
-//! 3. `cargo test --release --workspace --test timm -- FAMILY --nocapture` prints what the networks reach.
+//! 3. `cargo test --release --workspace --test timm -- FAMILY` (or a part of a name) compares, a test for each network.
+//!
+//! With `NETKIN_TABLE=FILE.md` in the environment, what was measured is written there as a table.
 //!
 //! Both sides fill the parameters by the same formula, in double precision, where rounding cannot hide a mistake. The
 //! file holds a digest of each of timm's results: see [`Digest`].
@@ -16,12 +18,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use burn_store::{ModuleSnapshot, bridge};
-use netkin_architectures::{Architecture, Entry, Network, Taps, registry};
+use libtest_mimic::{Arguments, Failed, Trial};
+use netkin_architectures::{AnyConfiguration, Architecture, Entry, InputRule, Network, Taps, registry};
 use serde::Deserialize;
 
 /// ‖Δ‖/‖·‖ between netkin and timm, both in double precision.
@@ -35,17 +40,37 @@ const BOUND_SIGNS: f64 = 0.99;
 /// Height and width for networks that take any size: small, not square, and odd after halving here and there.
 const FREE_SIZE: [usize; 2] = [72, 61];
 
-macro_rules! families {
-    ($($family:ident),* $(,)?) => {
-        const FAMILIES: &[&str] = &[$(stringify!($family)),*];
-        $(#[test]
-        fn $family() {
-            check_family(stringify!($family));
-        })*
-    };
+fn main() -> ExitCode {
+    let rows: Arc<Mutex<Vec<Row>>> = Arc::default();
+    let mut trials = vec![
+        Trial::test("every_network_has_a_fixture_and_every_fixture_a_network", || complete().map_err(Failed::from)),
+        Trial::test("bits_are_those_of_the_script", || {
+            formula::bits_are_those_of_the_script();
+            Ok(())
+        }),
+    ];
+    trials.extend(registry::all().iter().map(|entry| {
+        let rows = Arc::clone(&rows);
+        Trial::test(format!("{}::{}", entry.family, entry.name), move || {
+            let row = check(entry)?;
+            let complaints = row.complaints();
+            rows.lock().unwrap().push(row);
+            if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n").into()) }
+        })
+    }));
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    if let Some(path) = std::env::var_os("NETKIN_TABLE") {
+        fs::write(&path, table(&mut rows.lock().unwrap())).expect("a table that can be written");
+    }
+    conclusion.exit_code()
 }
 
-families!(convnext, efficientnet, mlp_mixer, resnet, vision_transformer);
+/// What was measured, as Markdown.
+fn table(rows: &mut [Row]) -> String {
+    rows.sort_by_key(|row| row.name);
+    let rows: Vec<String> = rows.iter().map(Row::to_string).collect();
+    format!("{}\n{}\n", Row::HEADER, rows.join("\n"))
+}
 
 /// timm's values for one network.
 #[derive(Debug, Deserialize)]
@@ -65,6 +90,18 @@ struct Fixture {
     features: Digest,
     /// The gradient of the loss with respect to the pixels.
     gradient: Digest,
+    /// What timm's `feature_info` names: the outputs of stages.
+    #[serde(default)]
+    taps: Vec<Tap>,
+}
+
+/// What is kept of an intermediate result.
+#[derive(Debug, Deserialize)]
+struct Tap {
+    /// timm's path of the module.
+    name: String,
+    shape: Vec<usize>,
+    digest: Digest,
 }
 
 /// What is kept of a tensor: enough to tell another one apart, and to estimate by how much it differs.
@@ -112,13 +149,11 @@ fn fixture_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/timm")
 }
 
-#[test]
-fn every_network_has_a_fixture_and_every_fixture_a_network() {
+/// Says which networks have no fixture, and which fixtures no network.
+fn complete() -> Result<(), String> {
     let mut complaints = Vec::new();
     for entry in registry::all() {
-        if !FAMILIES.contains(&entry.family) {
-            complaints.push(format!("{}: list its family {} in this test", entry.name, entry.family));
-        } else if !fixtures(entry.family).contains_key(entry.name) {
+        if !fixtures(entry.family).contains_key(entry.name) {
             complaints.push(format!("{0}: no fixture; run scripts/timm_reference.py {0}", entry.name));
         }
     }
@@ -126,37 +161,23 @@ fn every_network_has_a_fixture_and_every_fixture_a_network() {
         let path = file.unwrap().path();
         let family = path.file_stem().unwrap().to_str().unwrap();
         for name in fixtures(family).keys() {
-            let registered = registry::all().iter().any(|entry| entry.name == name && entry.family == family);
-            if !registered {
+            if !registry::all().iter().any(|entry| entry.name == name && entry.family == family) {
                 complaints.push(format!("{name}: a fixture in {path:?} without a network of that family"));
             }
         }
     }
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n")) }
 }
 
-/// Compares all networks of a family, prints a table, and fails with everything that is wrong.
-fn check_family(family: &str) {
-    let fixtures = fixtures(family);
-    let mut complaints = Vec::new();
-    println!("{:30}{:^30}{:^30}{:>8}", "", "double precision, ‖Δ‖/‖·‖", "single precision", "");
-    println!("{}", Row::HEADER);
-    for entry in registry::all().iter().filter(|e| e.family == family) {
-        let Some(fixture) = fixtures.get(entry.name) else {
-            complaints.push(format!("{0}: no fixture; run scripts/timm_reference.py {0}", entry.name));
-            continue;
-        };
-        let start = Instant::now();
-        match catch_unwind(AssertUnwindSafe(|| measure(entry, fixture))) {
-            Ok(Ok(row)) => {
-                println!("{row} {:7.1}", start.elapsed().as_secs_f64());
-                complaints.extend(row.complaints());
-            }
-            Ok(Err(complaint)) => complaints.push(complaint),
-            Err(panic) => complaints.push(format!("{}: {}", entry.name, panic_message(&*panic))),
-        }
-    }
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+/// Compares a network with its fixture.
+fn check(entry: &'static Entry) -> Result<Row, String> {
+    let fixtures = fixtures(entry.family);
+    let fixture =
+        fixtures.get(entry.name).ok_or(format!("no fixture; run scripts/timm_reference.py {}", entry.name))?;
+    let start = Instant::now();
+    let measured = catch_unwind(AssertUnwindSafe(|| measure(entry, fixture)));
+    let row = measured.unwrap_or_else(|panic| Err(panic_message(&*panic).to_owned()))?;
+    Ok(Row { milliseconds: start.elapsed().as_millis(), ..row })
 }
 
 /// What was measured of one network.
@@ -168,17 +189,21 @@ struct Row {
     logits_f32: f64,
     features_f32: f64,
     signs: f64,
+    /// Of the worst intermediate result, in double precision; 0 if timm names none.
+    taps: f64,
+    milliseconds: u128,
 }
 
 impl Row {
-    const HEADER: &str =
-        "name                             logits  features  gradient    logits  features     signs       s";
+    const HEADER: &str = "| network | logits, f64 | features, f64 | gradient, f64 | stages, f64 | logits, f32 | features, f32 | equal signs, f32 | ms |\n\
+                          |---|---|---|---|---|---|---|---|---|";
 
     fn complaints(&self) -> Vec<String> {
         let errors = [
             ("logits, f64", self.logits_f64, BOUND_F64),
             ("features, f64", self.features_f64, BOUND_F64),
             ("gradient, f64", self.gradient_f64, BOUND_F64),
+            ("outputs of stages, f64", self.taps, BOUND_F64),
             ("logits, f32", self.logits_f32, BOUND_F32),
             ("features, f32", self.features_f32, BOUND_F32),
             ("share of other gradient signs, f32", 1.0 - self.signs, 1.0 - BOUND_SIGNS),
@@ -195,14 +220,16 @@ impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(
             f,
-            "{:30} {:9.1e} {:9.1e} {:9.1e} {:9.1e} {:9.1e} {:8.3}%",
+            "| {} | {:.1e} | {:.1e} | {:.1e} | {:.1e} | {:.1e} | {:.1e} | {:.3} % | {} |",
             self.name,
             self.logits_f64,
             self.features_f64,
             self.gradient_f64,
+            self.taps,
             self.logits_f32,
             self.features_f32,
-            100.0 * self.signs
+            100.0 * self.signs,
+            self.milliseconds
         )
     }
 }
@@ -210,19 +237,21 @@ impl std::fmt::Display for Row {
 /// Compares one network; the error says what makes a comparison pointless.
 fn measure(entry: &'static Entry, fixture: &Fixture) -> Result<Row, String> {
     let name = entry.name;
-    let [_, _, height, width] = fixture.input;
-    let size = match entry.config.any_input_size() {
-        true => FREE_SIZE,
-        false => entry.config.input_size(),
+    let resized;
+    let config = match (entry.config.input_rule(), fixture.input) {
+        (InputRule::Any, [.., height, width]) if [height, width] == FREE_SIZE => entry.config,
+        (InputRule::Multiple(_), [.., height, width]) if height == width => {
+            resized = entry.config.resized(height);
+            &*resized
+        }
+        (InputRule::Fixed, [.., height, width]) if [height, width] == entry.config.input_size() => entry.config,
+        (rule, input) => return Err(format!("the fixture's input is {input:?}, but the network's rule {rule:?}")),
     };
-    if [height, width] != size {
-        return Err(format!("{name}: the fixture has {height} × {width} pixels, not {size:?}"));
-    }
-    check_keys(entry, fixture)?;
+    check_keys(name, config, fixture)?;
 
-    let double = run(entry, fixture, DType::F64)?;
+    let double = run(config, fixture, DType::F64)?;
     let loss_error = (double.loss - fixture.loss).abs() / fixture.loss;
-    let single = run(entry, fixture, DType::F32)?;
+    let single = run(config, fixture, DType::F32)?;
     let same_signs = double
         .gradient
         .iter()
@@ -237,24 +266,44 @@ fn measure(entry: &'static Entry, fixture: &Fixture) -> Result<Row, String> {
         logits_f32: relative_difference(&single.logits, &double.logits),
         features_f32: relative_difference(&single.features, &double.features),
         signs: same_signs as f64 / double.gradient.len() as f64,
+        taps: worst_tap(fixture, &double.taps)?,
+        milliseconds: 0,
     })
 }
 
+/// The largest relative error of what timm's `feature_info` names.
+fn worst_tap(fixture: &Fixture, found: &BTreeMap<String, (Vec<usize>, Vec<f64>)>) -> Result<f64, String> {
+    let mut errors = Vec::new();
+    for Tap { name, shape, digest } in &fixture.taps {
+        let Some((shape_here, values)) = found.get(name) else {
+            let names: Vec<&str> = found.keys().map(String::as_str).collect();
+            return Err(format!(
+                "nothing is shown under {name}, which timm's feature_info names; only {}",
+                names.join(" ")
+            ));
+        };
+        if shape_here != shape {
+            return Err(format!("{name} is {shape_here:?}, in timm {shape:?}"));
+        }
+        errors.push(digest.relative_error(values));
+    }
+    Ok(worst(errors))
+}
+
 /// Keys, shapes and parameter count. If the keys differ, ours are written where they can be compared.
-fn check_keys(entry: &Entry, fixture: &Fixture) -> Result<(), String> {
-    let name = entry.name;
-    let lines = key_lines(&entry.build(&Device::flex()));
+fn check_keys(name: &str, config: &dyn AnyConfiguration, fixture: &Fixture) -> Result<(), String> {
+    let network = config.build(config.num_classes(), &Device::flex());
+    let lines = key_lines(&network);
     if format!("{:016x}", formula::fnv1a(lines.as_bytes())) != fixture.keys {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.keys"));
         fs::write(&path, lines + "\n").unwrap();
         return Err(format!(
-            "{name}: other keys or shapes than timm's; compare {path:?} with the output of \
-             scripts/timm_reference.py --keys {name}"
+            "other keys or shapes than timm's; compare {path:?} with the output of scripts/timm_reference.py --keys {name}"
         ));
     }
-    let parameters = entry.parameters();
+    let parameters = registry::parameters(&network);
     if parameters != fixture.parameters {
-        return Err(format!("{name}: {parameters} parameters, but timm counts {}", fixture.parameters));
+        return Err(format!("{parameters} parameters, but timm counts {}", fixture.parameters));
     }
     Ok(())
 }
@@ -312,16 +361,28 @@ struct Results {
     logits: Vec<f64>,
     features: Vec<f64>,
     gradient: Vec<f64>,
+    /// Everything that the network shows: its shape and values by its name.
+    taps: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
 /// Runs a network on the formula's parameters, pixels and labels.
-fn run(entry: &Entry, fixture: &Fixture, dtype: DType) -> Result<Results, String> {
+fn run(config: &dyn AnyConfiguration, fixture: &Fixture, dtype: DType) -> Result<Results, String> {
     let input = fixture.input;
     let device = Device::flex();
-    let network = filled(entry, fixture.gain, dtype, &device)?;
+    let network = filled(config, fixture.gain, dtype, &device)?;
     let data = TensorData::new(formula::pixel_values(input.iter().product()), input);
     let pixels = Tensor::<4>::from_data(data, (&device, dtype)).autodiff().require_grad();
-    let outputs = network.forward(pixels.clone(), &mut Taps::none());
+    let named: Vec<&str> = fixture.taps.iter().map(|tap| tap.name.as_str()).collect();
+    let mut taps = BTreeMap::new();
+    let outputs = network.forward(
+        pixels.clone(),
+        &mut Taps::observe(|name, shape, x| {
+            // Of the others the names only, for a message.
+            let kept = if named.contains(&name) { values(x.clone()) } else { Vec::new() };
+            taps.insert(name.to_owned(), (shape.to_vec(), kept));
+            x
+        }),
+    );
 
     let [batch, classes] = outputs.logits.dims();
     let labels = TensorData::new(formula::label_values(batch, classes), [batch, 1]);
@@ -333,12 +394,13 @@ fn run(entry: &Entry, fixture: &Fixture, dtype: DType) -> Result<Results, String
         logits: values(outputs.logits),
         features: values(outputs.features),
         gradient: values(gradient),
+        taps,
     })
 }
 
 /// The network with the formula's parameters, loaded as a file's would be.
-fn filled(entry: &Entry, gain: f64, dtype: DType, device: &Device) -> Result<Network, String> {
-    let mut network = entry.build(device);
+fn filled(config: &dyn AnyConfiguration, gain: f64, dtype: DType, device: &Device) -> Result<Network, String> {
+    let mut network = config.build(config.num_classes(), device);
     let tensors = Keys::of(&network)
         .into_iter()
         .map(|(key, shape)| {
@@ -351,10 +413,7 @@ fn filled(entry: &Entry, gain: f64, dtype: DType, device: &Device) -> Result<Net
         .collect();
     let result = network.apply(tensors, None, None, true);
     let complete = result.errors.is_empty() && result.missing.is_empty();
-    match complete && result.unused.is_empty() {
-        true => Ok(network),
-        false => Err(format!("{}: {result}", entry.name)),
-    }
+    if complete && result.unused.is_empty() { Ok(network) } else { Err(result.to_string()) }
 }
 
 /// Values in single or double precision.

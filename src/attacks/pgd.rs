@@ -69,10 +69,8 @@ impl Pgd {
 impl Attack for Pgd {
     fn perturb(&self, model: &Model, targets: &Targets) -> Tensor<4> {
         let Targets { pixels, labels, ids } = targets;
-        let mut adversarial = match self.random_start {
-            true => steps::random_start(pixels, ids, self.eps, self.seed),
-            false => pixels.clone(),
-        };
+        let mut adversarial =
+            if self.random_start { steps::random_start(pixels, ids, self.eps, self.seed) } else { pixels.clone() };
         for _ in 0..self.steps {
             // The sum, not the mean: an image's gradient must not shrink with the batch.
             let loss = |logits| cross_entropy(logits, labels).sum();

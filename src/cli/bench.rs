@@ -5,7 +5,7 @@
 
 use std::process::{Command, Stdio};
 
-use netkin_architectures::Entry;
+use netkin_architectures::{Entry, InputRule};
 use netkin_weights::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -130,10 +130,7 @@ impl Args {
         for failure in &failures {
             eprintln!("netkin: {failure}");
         }
-        Ok(match failures.is_empty() {
-            true => Outcome::Done,
-            false => Outcome::FellShort,
-        })
+        Ok(if failures.is_empty() { Outcome::Done } else { Outcome::FellShort })
     }
 
     /// All combinations; those that cannot be run are refused before anything is measured.
@@ -162,7 +159,9 @@ impl Args {
     fn size_for(&self, entry: &Entry) -> Result<[usize; 2], Failure> {
         let [height, width] = entry.config.input_size();
         match self.size {
-            Some(size) if [size, size] == [height, width] || entry.config.any_input_size() => Ok([size, size]),
+            Some(size) if [size, size] == [height, width] || entry.config.input_rule() == InputRule::Any => {
+                Ok([size, size])
+            }
             Some(size) => Err(format!(
                 "{} takes images of {height} × {width} only, not {size} × {size}; leave --size out for it",
                 entry.name

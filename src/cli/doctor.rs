@@ -40,10 +40,8 @@ struct Document {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let entries = match self.models.is_empty() {
-            true => netkin_architectures::matching("*"),
-            false => super::chosen(&self.models)?,
-        };
+        let entries =
+            if self.models.is_empty() { netkin_architectures::matching("*") } else { super::chosen(&self.models)? };
         let doctor = Doctor {
             device: common.device.open()?,
             precision: self.options.precision,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Tensor};
+use netkin_architectures::InputRule;
 use netkin_weights::{ModelSpec, Precision};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -143,9 +144,10 @@ impl Inputs {
         let tensor = |name: &str, dtype: Dtype, wanted: &str| -> Result<(Vec<usize>, Vec<u8>), Failure> {
             let tensor =
                 file.tensor(name).map_err(|_| format!("{place} holds no tensor {name}; it must be {wanted}"))?;
-            match tensor.dtype() == dtype {
-                true => Ok((tensor.shape().to_vec(), tensor.data().to_vec())),
-                false => Err(format!("{name} in {place} is {:?}; it must be {wanted}", tensor.dtype()).into()),
+            if tensor.dtype() == dtype {
+                Ok((tensor.shape().to_vec(), tensor.data().to_vec()))
+            } else {
+                Err(format!("{name} in {place} is {:?}; it must be {wanted}", tensor.dtype()).into())
             }
         };
         const PIXELS: &str = "f32 [N, 3, H, W] with values in [0, 1]";
@@ -187,7 +189,7 @@ impl Inputs {
         let place = path.display();
         let [_, _, height, width] = self.shape;
         let [own_height, own_width] = model.entry().config.input_size();
-        if !model.entry().config.any_input_size() && [height, width] != [own_height, own_width] {
+        if model.entry().config.input_rule() != InputRule::Any && [height, width] != [own_height, own_width] {
             return Err(format!(
                 "pixels in {place} are {height} × {width}, but {} takes {own_height} × {own_width} only; resize them",
                 model.name()

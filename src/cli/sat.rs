@@ -163,10 +163,7 @@ impl Args {
                 pair.a, pair.b
             );
         }
-        Ok(match run.skipped.is_empty() && empty.is_empty() {
-            true => Outcome::Done,
-            false => Outcome::FellShort,
-        })
+        Ok(if run.skipped.is_empty() && empty.is_empty() { Outcome::Done } else { Outcome::FellShort })
     }
 }
 

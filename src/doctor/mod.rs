@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use netkin_architectures::Entry;
+use netkin_architectures::{Entry, InputRule};
 use netkin_weights::{Loaded, Precision, Preprocessing, Source};
 use serde::Serialize;
 
@@ -164,9 +164,10 @@ impl Doctor {
 
     /// Height and width of the images that a network gets.
     fn size(&self, entry: &Entry) -> [usize; 2] {
-        match entry.config.any_input_size() {
-            true => entry.config.input_size().map(|own| own.min(self.size)),
-            false => entry.config.input_size(),
+        if entry.config.input_rule() == InputRule::Any {
+            entry.config.input_size().map(|own| own.min(self.size))
+        } else {
+            entry.config.input_size()
         }
     }
 
@@ -203,10 +204,7 @@ impl Doctor {
             // A device works when its results are wanted.
             drop(gradient.into_data());
         };
-        let held = || match is_cpu(&self.device) {
-            true => memory::resident(),
-            false => memory::reserved(&self.device),
-        };
+        let held = || if is_cpu(&self.device) { memory::resident() } else { memory::reserved(&self.device) };
         // What earlier networks have left would hide what this one takes.
         crate::runtime::release_freed_memory();
         (0..WARM_UP_STEPS).for_each(|_| step());
@@ -352,10 +350,8 @@ fn difference_alone(model: &Model) -> f64 {
         let in_batch = together.clone().narrow(0, index, 1);
         relative_difference(&to_f64(alone), &to_f64(in_batch))
     });
-    differences.fold(0.0, |worst, difference| match difference > worst || difference.is_nan() {
-        true => difference,
-        false => worst,
-    })
+    differences
+        .fold(0.0, |worst, difference| if difference > worst || difference.is_nan() { difference } else { worst })
 }
 
 /// A network with drawn weights, as it is attacked.

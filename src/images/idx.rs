@@ -55,10 +55,7 @@ pub fn read(path: &Path) -> Result<Idx, IdxError> {
 /// As [`read`].
 pub fn parse(mut file: impl BufRead, path: &Path) -> Result<Idx, IdxError> {
     let start = file.fill_buf().map_err(|source| IdxError::Read { path: path.into(), source })?;
-    match start.starts_with(&GZIP) {
-        true => parse_plain(MultiGzDecoder::new(file), path),
-        false => parse_plain(file, path),
-    }
+    if start.starts_with(&GZIP) { parse_plain(MultiGzDecoder::new(file), path) } else { parse_plain(file, path) }
 }
 
 fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
@@ -88,10 +85,7 @@ fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
         return Err(IdxError::Size {
             path: path.into(),
             promised,
-            held: match elements.len() > promised {
-                true => "more".into(),
-                false => elements.len().to_string(),
-            },
+            held: if elements.len() > promised { "more".into() } else { elements.len().to_string() },
         });
     }
     Ok(Idx { dimensions, elements })

@@ -18,7 +18,7 @@ use std::time::Instant;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, activation};
-use netkin_architectures::{Architecture, Entry, Network, Taps};
+use netkin_architectures::{Architecture, Entry, InputRule, Network, Taps};
 use serde::{Deserialize, Serialize};
 
 use crate::images::idx::IdxError;
@@ -284,7 +284,7 @@ fn check_set(entry: &Entry, set: &'static str, images: &LabelledImages) -> Resul
         return Err(TrainingError::Empty { set });
     }
     let expected = entry.config.input_size();
-    if images.size() != expected && !entry.config.any_input_size() {
+    if images.size() != expected && entry.config.input_rule() != InputRule::Any {
         return Err(TrainingError::ImageSize { network: entry.name, set, expected, found: images.size() });
     }
     Ok(())

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_fixed_input_size_is_that_of_the_weights() {
         for entry in netkin_architectures::registry::all() {
-            if !entry.config.any_input_size() {
+            if entry.config.input_rule() == netkin_architectures::InputRule::Fixed {
                 for row in published(entry.name) {
                     let size = row.preprocessing.input_size;
                     assert_eq!(size, entry.config.input_size(), "{row:?}");

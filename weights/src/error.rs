@@ -156,9 +156,10 @@ fn published(tags: &[&str]) -> String {
 }
 
 fn token_hint(with_token: bool) -> &'static str {
-    match with_token {
-        true => "check that the token may read it (HF_TOKEN, or the token file that `hf auth login` writes)",
-        false => "set HF_TOKEN to a token that may read it, and check the name",
+    if with_token {
+        "check that the token may read it (HF_TOKEN, or the token file that `hf auth login` writes)"
+    } else {
+        "set HF_TOKEN to a token that may read it, and check the name"
     }
 }
 

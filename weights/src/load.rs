@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 use burn_store::{ModuleSnapshot, bridge};
-use netkin_architectures::{Entry, Network, registry};
+use netkin_architectures::{Entry, InputRule, Network, registry};
 use serde::Serialize;
 
 use crate::error::Misfit;
@@ -146,10 +146,8 @@ impl Found {
         let file = WeightsFile::open(path)?;
         let usual = usual(spec.entry(), spec.tag().or_else(|| tag_of(spec.entry(), path)));
         let config = path.with_file_name(CONFIG);
-        let preprocessing = match config.is_file() {
-            true => ConfigFile::open(&config)?.about(spec.entry(), usual)?,
-            false => usual,
-        };
+        let preprocessing =
+            if config.is_file() { ConfigFile::open(&config)?.about(spec.entry(), usual)? } else { usual };
         Ok(Self { file, source: Source::File(path.into()), preprocessing })
     }
 
@@ -224,9 +222,10 @@ impl ConfigFile {
         let parsed = Config::parse(&self.text, usual);
         let preprocessing = parsed.map_err(|reason| self.unusable(reason))?;
         let [height, width] = entry.config.input_size();
-        match entry.config.any_input_size() || preprocessing.input_size == [height, width] {
-            true => Ok(preprocessing),
-            false => Err(self.unusable(format!("{} takes images of {height}×{width} pixels only", entry.name))),
+        if entry.config.input_rule() == InputRule::Any || preprocessing.input_size == [height, width] {
+            Ok(preprocessing)
+        } else {
+            Err(self.unusable(format!("{} takes images of {height}×{width} pixels only", entry.name)))
         }
     }
 

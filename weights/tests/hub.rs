@@ -446,9 +446,10 @@ fn the_token_is_for_the_hub() {
     hub.fetch(WEIGHTS).unwrap();
     for request in hub.requests() {
         let token = request.headers.get("authorization");
-        match request.path.starts_with("/large/") {
-            true => assert_eq!(token, None),
-            false => assert_eq!(token.unwrap(), "Bearer secret"),
+        if request.path.starts_with("/large/") {
+            assert_eq!(token, None)
+        } else {
+            assert_eq!(token.unwrap(), "Bearer secret")
         }
     }
 }

@@ -64,10 +64,7 @@ fn compare<const D: usize, const E: usize>(
 
 /// A parameter on x's device, as Burn's functions want it.
 fn beside<const D: usize>(x: &Tensor<D>, parameter: &Tensor<1>) -> Tensor<1> {
-    match x.is_autodiff() {
-        true => parameter.clone().autodiff(),
-        false => parameter.clone(),
-    }
+    if x.is_autodiff() { parameter.clone().autodiff() } else { parameter.clone() }
 }
 
 fn plain_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {

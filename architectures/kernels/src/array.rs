@@ -16,10 +16,7 @@ impl Array {
     /// If it is not of type f32.
     pub fn new(tensor: FlexTensor) -> Self {
         assert_eq!(tensor.dtype(), DType::F32, "kernels compute in f32");
-        match tensor.is_contiguous() {
-            true => Self(tensor),
-            false => Self(tensor.to_contiguous()),
-        }
+        if tensor.is_contiguous() { Self(tensor) } else { Self(tensor.to_contiguous()) }
     }
 
     /// The values in row-major order, as many as the shape says.

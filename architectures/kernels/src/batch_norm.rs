@@ -16,10 +16,7 @@ use crate::vectors::{Body, Part, Target, each, moments, over, parts, sums};
 pub fn batch_moments(x: &Tensor<4>) -> Tensor<2> {
     let moments = |x: Tensor<4>| run(Moments, vec![x.into_dispatch()]);
     // Not `detach`, which leaves a tensor that wants gradients one that wants gradients.
-    match x.is_autodiff() {
-        true => moments(x.clone().inner()).autodiff(),
-        false => moments(x.clone()),
-    }
+    if x.is_autodiff() { moments(x.clone().inner()).autodiff() } else { moments(x.clone()) }
 }
 
 #[derive(Debug)]

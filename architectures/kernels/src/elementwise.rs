@@ -122,10 +122,7 @@ impl Layout {
     /// The sums of gradient · x and of the gradient for each channel.
     fn parameter_gradients(&self, gradient: &Array, x: &Array) -> [Vec<f32>; 2] {
         // One sum for every row of a single channel, else for a block of rows.
-        let block = match self.is_last() {
-            true => (BLOCK / self.channels.max(1)).max(1),
-            false => self.channels,
-        };
+        let block = if self.is_last() { (BLOCK / self.channels.max(1)).max(1) } else { self.channels };
         let blocks = self.rows().div_ceil(block.max(1));
         let mut partial = Partial::new(blocks, 2 * self.channels);
         let body = ChannelSums {

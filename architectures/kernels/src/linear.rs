@@ -61,10 +61,7 @@ impl Linear {
         sources: &[&Array],
         make: impl FnOnce() -> RightPanels,
     ) -> Arc<RightPanels> {
-        match self.trainable {
-            true => Arc::new(make()),
-            false => self.cache.get(purpose, sources, make),
-        }
+        if self.trainable { Arc::new(make()) } else { self.cache.get(purpose, sources, make) }
     }
 }
 
@@ -230,10 +227,7 @@ fn multiply(product: Product, strides: [usize; 2]) {
     // As much for each thread, of whole tiles; the order of each sum does not depend on the cut.
     let row_panels = rows.div_ceil(ROWS);
     let row_parts = row_panels.div_ceil(ROW_BLOCK).next_multiple_of(threads).min(row_panels);
-    let panel_parts = match row_parts < 2 * threads {
-        true => (2 * threads).div_ceil(row_parts).min(panels),
-        false => 1,
-    };
+    let panel_parts = if row_parts < 2 * threads { (2 * threads).div_ceil(row_parts).min(panels) } else { 1 };
     parallel::for_each(row_parts * panel_parts, work, |task| {
         let (row_part, panel_part) = (task % row_parts, task / row_parts);
         let row = |part: usize| (row_panels * part / row_parts * ROWS).min(rows);

@@ -366,10 +366,8 @@ impl<S: Simd> Row<S> {
         // SAFETY: what is read is within `from`, and behind a short row there is place for a vector.
         unsafe {
             if self.count < lanes {
-                let values = match room < lanes {
-                    true => simd::load_some(simd, from, self.count),
-                    false => simd::load(simd, from),
-                };
+                let values =
+                    if room < lanes { simd::load_some(simd, from, self.count) } else { simd::load(simd, from) };
                 let values = simd.mul_f32s(values, self.scale);
                 simd::store(simd, to, simd.select_f32s(self.inside, values, self.padding));
                 prefetch(from.wrapping_add(AHEAD));

@@ -17,10 +17,7 @@ pub fn for_each(count: usize, work: usize, task: impl Fn(usize) + Sync + Send) {
 /// Splits 0 … `len` into ranges of whole `block`s, about four per thread, and calls `task` with each.
 pub fn for_ranges(len: usize, block: usize, work: usize, task: impl Fn(std::ops::Range<usize>) + Sync + Send) {
     let blocks = len.div_ceil(block);
-    let parts = match work < WORTH_SPLITTING {
-        true => 1,
-        false => blocks.min(4 * rayon::current_num_threads()),
-    };
+    let parts = if work < WORTH_SPLITTING { 1 } else { blocks.min(4 * rayon::current_num_threads()) };
     if parts == 0 {
         return;
     }

@@ -579,14 +579,12 @@ fn reduce<S: Simd>(simd: S, a: &[f32], b: &[f32], products: bool) -> f32 {
             }
             // SAFETY: `count` values are left.
             unsafe {
-                let load = match count == lanes {
-                    true => [a, b].map(|values| simd::load(simd, values[place..].as_ptr())),
-                    false => [a, b].map(|values| simd::load_some(simd, values[place..].as_ptr(), count)),
+                let load = if count == lanes {
+                    [a, b].map(|values| simd::load(simd, values[place..].as_ptr()))
+                } else {
+                    [a, b].map(|values| simd::load_some(simd, values[place..].as_ptr(), count))
                 };
-                *sum = match products {
-                    true => simd.mul_add_f32s(load[0], load[1], *sum),
-                    false => simd.add_f32s(load[0], *sum),
-                };
+                *sum = if products { simd.mul_add_f32s(load[0], load[1], *sum) } else { simd.add_f32s(load[0], *sum) };
             }
             place += count;
         }

@@ -88,10 +88,7 @@ impl Product {
                 let c = self.c.add((row + number) * self.c_row + column);
                 for (number, &sum) in sums.iter().enumerate() {
                     let c = c.add(number * lanes);
-                    let sum = match self.add {
-                        true => simd.add_f32s(simd::load(simd, c), sum),
-                        false => sum,
-                    };
+                    let sum = if self.add { simd.add_f32s(simd::load(simd, c), sum) } else { sum };
                     simd::store(simd, c, sum);
                 }
             }

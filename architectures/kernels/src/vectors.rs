@@ -70,9 +70,10 @@ impl Part {
         // SAFETY: the caller's promise.
         unsafe {
             let pointer = start.add(self.index);
-            match self.count == S::F32_LANES {
-                true => simd::load(simd, pointer),
-                false => simd::load_some(simd, pointer, self.count),
+            if self.count == S::F32_LANES {
+                simd::load(simd, pointer)
+            } else {
+                simd::load_some(simd, pointer, self.count)
             }
         }
     }
@@ -86,9 +87,10 @@ impl Part {
         // SAFETY: the caller's promise.
         unsafe {
             let pointer = start.add(self.index);
-            match self.count == S::F32_LANES {
-                true => simd::store(simd, pointer, values),
-                false => simd::store_some(simd, pointer, self.count, values),
+            if self.count == S::F32_LANES {
+                simd::store(simd, pointer, values)
+            } else {
+                simd::store_some(simd, pointer, self.count, values)
             }
         }
     }
@@ -96,10 +98,7 @@ impl Part {
     /// `values` with `rest` in the lanes that have none.
     #[inline(always)]
     pub fn only<S: Simd>(self, simd: S, values: S::f32s, rest: f32) -> S::f32s {
-        match self.count == S::F32_LANES {
-            true => values,
-            false => simd::first_lanes(simd, self.count, values, rest),
-        }
+        if self.count == S::F32_LANES { values } else { simd::first_lanes(simd, self.count, values, rest) }
     }
 }
 

@@ -6,12 +6,12 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::components::Components;
+use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
     Activation, Conv2d, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise, Then,
     global_average_pool,
 };
-use crate::network::{Architecture, Outputs};
-use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which ConvNeXt.
@@ -111,7 +111,23 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("convnextv2_base", v2(BASE)),
 ];
 
-configuration!(ConvNext, any_input_size: true);
+configuration!(ConvNext, InputRule::Any);
+
+impl Config {
+    fn components(&self) -> Components {
+        Components {
+            stem: match self.stem {
+                StemKind::Patch(size) => format!("{size}s{size}").into(),
+                StemKind::Overlap(_) => "3s2/3s2".into(),
+            },
+            normalization: "LN",
+            activation: "GeLU".into(),
+            stem_pooling: false,
+            depthwise_convolution: true,
+            ..Components::CNN
+        }
+    }
+}
 
 /// A ConvNeXt. See [`Config`].
 #[derive(Module, Debug)]
@@ -150,6 +166,7 @@ impl Architecture for ConvNext {
                 let name = || format!("stages.{index}.blocks.{position}");
                 x = taps.map(name, block.forward(x));
             }
+            x = taps.map(|| format!("stages.{index}"), x);
         }
         if let Some(norm) = &self.norm_pre {
             x = norm.forward(x);
@@ -169,7 +186,7 @@ struct Head {
     fc: Linear,
 }
 
-/// Strided convolution(s) and a normalisation.
+/// Strided convolution(s) and a normalisation, in the places of timm's Sequential: `stem.0`, …
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 enum Stem {
@@ -210,6 +227,7 @@ fn patches(inputs: usize, outputs: usize, size: usize, device: &Device) -> Conv2
 /// Blocks of one width; all stages but the first begin by halving the image.
 #[derive(Module, Debug)]
 struct Stage {
+    /// In the places of timm's Sequential: `downsample.0`, `downsample.1`.
     downsample: Option<(LayerNorm2d, Conv2d)>,
     blocks: Vec<Block>,
 }

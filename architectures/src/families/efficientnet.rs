@@ -6,12 +6,12 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::components::Components;
+use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
     Activation, BatchNorm2d, Conv2d, Conv2dConfig, Linear, MixedConv2d, Padding, Then, gated, global_average_pool,
     make_divisible,
 };
-use crate::network::{Architecture, Outputs};
-use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which EfficientNet.
@@ -31,6 +31,8 @@ pub struct Config {
     pub activation: Activation,
     /// TensorFlow's "same" padding, and its epsilon of 1e-3 in batch normalisation.
     pub tensorflow: bool,
+    /// Whether the blocks were found by search (all but MobileNetV2's).
+    pub searched: bool,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -83,11 +85,12 @@ pub enum Depth {
     Nearest(f64),
 }
 
-const fn separable(kernels: &'static [usize], channels: usize) -> Blocks {
+/// One separable block to so many channels: 3×3, stride 1.
+const fn separable(channels: usize) -> Blocks {
     Blocks {
         repeats: 1,
         kind: BlockKind::Separable,
-        kernels,
+        kernels: &[3],
         stride: 1,
         channels,
         squeeze_excite: None,
@@ -96,17 +99,29 @@ const fn separable(kernels: &'static [usize], channels: usize) -> Blocks {
         activation: None,
     }
 }
-const fn inverted(
-    repeats: usize,
-    kernels: &'static [usize],
-    stride: usize,
-    expansion: usize,
-    channels: usize,
-) -> Blocks {
-    Blocks { repeats, kind: BlockKind::Inverted { expansion }, stride, ..separable(kernels, channels) }
+
+/// One inverted block to so many channels: 3×3, stride 1, which does not widen.
+const fn inverted(channels: usize) -> Blocks {
+    Blocks { kind: BlockKind::Inverted { expansion: 1 }, ..separable(channels) }
 }
 
 impl Blocks {
+    const fn repeat(self, repeats: usize) -> Self {
+        Self { repeats, ..self }
+    }
+
+    const fn kernels(self, kernels: &'static [usize]) -> Self {
+        Self { kernels, ..self }
+    }
+
+    const fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    const fn expand(self, expansion: usize) -> Self {
+        Self { kind: BlockKind::Inverted { expansion }, ..self }
+    }
+
     const fn se(self, part: f64) -> Self {
         Self { squeeze_excite: Some(part), ..self }
     }
@@ -121,77 +136,92 @@ impl Blocks {
 }
 
 const EFFICIENTNET: &[&[Blocks]] = &[
-    &[separable(&[3], 16).se(0.25)],
-    &[inverted(2, &[3], 2, 6, 24).se(0.25)],
-    &[inverted(2, &[5], 2, 6, 40).se(0.25)],
-    &[inverted(3, &[3], 2, 6, 80).se(0.25)],
-    &[inverted(3, &[5], 1, 6, 112).se(0.25)],
-    &[inverted(4, &[5], 2, 6, 192).se(0.25)],
-    &[inverted(1, &[3], 1, 6, 320).se(0.25)],
+    &[separable(16).se(0.25)],
+    &[inverted(24).repeat(2).stride(2).expand(6).se(0.25)],
+    &[inverted(40).repeat(2).kernels(&[5]).stride(2).expand(6).se(0.25)],
+    &[inverted(80).repeat(3).stride(2).expand(6).se(0.25)],
+    &[inverted(112).repeat(3).kernels(&[5]).expand(6).se(0.25)],
+    &[inverted(192).repeat(4).kernels(&[5]).stride(2).expand(6).se(0.25)],
+    &[inverted(320).expand(6).se(0.25)],
 ];
 const EFFICIENTNET_LITE: &[&[Blocks]] = &[
-    &[separable(&[3], 16)],
-    &[inverted(2, &[3], 2, 6, 24)],
-    &[inverted(2, &[5], 2, 6, 40)],
-    &[inverted(3, &[3], 2, 6, 80)],
-    &[inverted(3, &[5], 1, 6, 112)],
-    &[inverted(4, &[5], 2, 6, 192)],
-    &[inverted(1, &[3], 1, 6, 320)],
+    &[separable(16)],
+    &[inverted(24).repeat(2).stride(2).expand(6)],
+    &[inverted(40).repeat(2).kernels(&[5]).stride(2).expand(6)],
+    &[inverted(80).repeat(3).stride(2).expand(6)],
+    &[inverted(112).repeat(3).kernels(&[5]).expand(6)],
+    &[inverted(192).repeat(4).kernels(&[5]).stride(2).expand(6)],
+    &[inverted(320).expand(6)],
 ];
 const MOBILENET_V2: &[&[Blocks]] = &[
-    &[separable(&[3], 16)],
-    &[inverted(2, &[3], 2, 6, 24)],
-    &[inverted(3, &[3], 2, 6, 32)],
-    &[inverted(4, &[3], 2, 6, 64)],
-    &[inverted(3, &[3], 1, 6, 96)],
-    &[inverted(3, &[3], 2, 6, 160)],
-    &[inverted(1, &[3], 1, 6, 320)],
+    &[separable(16)],
+    &[inverted(24).repeat(2).stride(2).expand(6)],
+    &[inverted(32).repeat(3).stride(2).expand(6)],
+    &[inverted(64).repeat(4).stride(2).expand(6)],
+    &[inverted(96).repeat(3).expand(6)],
+    &[inverted(160).repeat(3).stride(2).expand(6)],
+    &[inverted(320).expand(6)],
 ];
 const MNASNET: &[&[Blocks]] = &[
-    &[separable(&[3], 16)],
-    &[inverted(3, &[3], 2, 3, 24)],
-    &[inverted(3, &[5], 2, 3, 40)],
-    &[inverted(3, &[5], 2, 6, 80)],
-    &[inverted(2, &[3], 1, 6, 96)],
-    &[inverted(4, &[5], 2, 6, 192)],
-    &[inverted(1, &[3], 1, 6, 320)],
+    &[separable(16)],
+    &[inverted(24).repeat(3).stride(2).expand(3)],
+    &[inverted(40).repeat(3).kernels(&[5]).stride(2).expand(3)],
+    &[inverted(80).repeat(3).kernels(&[5]).stride(2).expand(6)],
+    &[inverted(96).repeat(2).expand(6)],
+    &[inverted(192).repeat(4).kernels(&[5]).stride(2).expand(6)],
+    &[inverted(320).expand(6)],
 ];
 const SEMNASNET: &[&[Blocks]] = &[
-    &[separable(&[3], 16)],
-    &[inverted(2, &[3], 2, 6, 24)],
-    &[inverted(3, &[5], 2, 3, 40).se(0.25)],
-    &[inverted(4, &[3], 2, 6, 80)],
-    &[inverted(2, &[3], 1, 6, 112).se(0.25)],
-    &[inverted(3, &[5], 2, 6, 160).se(0.25)],
-    &[inverted(1, &[3], 1, 6, 320)],
+    &[separable(16)],
+    &[inverted(24).repeat(2).stride(2).expand(6)],
+    &[inverted(40).repeat(3).kernels(&[5]).stride(2).expand(3).se(0.25)],
+    &[inverted(80).repeat(4).stride(2).expand(6)],
+    &[inverted(112).repeat(2).expand(6).se(0.25)],
+    &[inverted(160).repeat(3).kernels(&[5]).stride(2).expand(6).se(0.25)],
+    &[inverted(320).expand(6)],
 ];
 const K35: &[usize] = &[3, 5];
 const K357: &[usize] = &[3, 5, 7];
 const K3579: &[usize] = &[3, 5, 7, 9];
 const MIXNET_S: &[&[Blocks]] = &[
-    &[separable(&[3], 16)],
-    &[inverted(1, &[3], 2, 6, 24).grouped(2, 2), inverted(1, &[3], 1, 3, 24).grouped(2, 2)],
-    &[inverted(1, K357, 2, 6, 40).se(0.5).silu(), inverted(3, K35, 1, 6, 40).grouped(2, 2).se(0.5).silu()],
+    &[separable(16)],
+    &[inverted(24).stride(2).expand(6).grouped(2, 2), inverted(24).expand(3).grouped(2, 2)],
     &[
-        inverted(1, K357, 2, 6, 80).grouped(1, 2).se(0.25).silu(),
-        inverted(2, K35, 1, 6, 80).grouped(1, 2).se(0.25).silu(),
+        inverted(40).kernels(K357).stride(2).expand(6).se(0.5).silu(),
+        inverted(40).repeat(3).kernels(K35).expand(6).grouped(2, 2).se(0.5).silu(),
     ],
     &[
-        inverted(1, K357, 1, 6, 120).grouped(2, 2).se(0.5).silu(),
-        inverted(2, K3579, 1, 3, 120).grouped(2, 2).se(0.5).silu(),
+        inverted(80).kernels(K357).stride(2).expand(6).grouped(1, 2).se(0.25).silu(),
+        inverted(80).repeat(2).kernels(K35).expand(6).grouped(1, 2).se(0.25).silu(),
     ],
     &[
-        inverted(1, &[3, 5, 7, 9, 11], 2, 6, 200).se(0.5).silu(),
-        inverted(2, K3579, 1, 6, 200).grouped(1, 2).se(0.5).silu(),
+        inverted(120).kernels(K357).expand(6).grouped(2, 2).se(0.5).silu(),
+        inverted(120).repeat(2).kernels(K3579).expand(3).grouped(2, 2).se(0.5).silu(),
+    ],
+    &[
+        inverted(200).kernels(&[3, 5, 7, 9, 11]).stride(2).expand(6).se(0.5).silu(),
+        inverted(200).repeat(2).kernels(K3579).expand(6).grouped(1, 2).se(0.5).silu(),
     ],
 ];
 const MIXNET_M: &[&[Blocks]] = &[
-    &[separable(&[3], 24)],
-    &[inverted(1, K357, 2, 6, 32).grouped(2, 2), inverted(1, &[3], 1, 3, 32).grouped(2, 2)],
-    &[inverted(1, K3579, 2, 6, 40).se(0.5).silu(), inverted(3, K35, 1, 6, 40).grouped(2, 2).se(0.5).silu()],
-    &[inverted(1, K357, 2, 6, 80).se(0.25).silu(), inverted(3, K3579, 1, 6, 80).grouped(2, 2).se(0.25).silu()],
-    &[inverted(1, &[3], 1, 6, 120).se(0.5).silu(), inverted(3, K3579, 1, 3, 120).grouped(2, 2).se(0.5).silu()],
-    &[inverted(1, K3579, 2, 6, 200).se(0.5).silu(), inverted(3, K3579, 1, 6, 200).grouped(1, 2).se(0.5).silu()],
+    &[separable(24)],
+    &[inverted(32).kernels(K357).stride(2).expand(6).grouped(2, 2), inverted(32).expand(3).grouped(2, 2)],
+    &[
+        inverted(40).kernels(K3579).stride(2).expand(6).se(0.5).silu(),
+        inverted(40).repeat(3).kernels(K35).expand(6).grouped(2, 2).se(0.5).silu(),
+    ],
+    &[
+        inverted(80).kernels(K357).stride(2).expand(6).se(0.25).silu(),
+        inverted(80).repeat(3).kernels(K3579).expand(6).grouped(2, 2).se(0.25).silu(),
+    ],
+    &[
+        inverted(120).expand(6).se(0.5).silu(),
+        inverted(120).repeat(3).kernels(K3579).expand(3).grouped(2, 2).se(0.5).silu(),
+    ],
+    &[
+        inverted(200).kernels(K3579).stride(2).expand(6).se(0.5).silu(),
+        inverted(200).repeat(3).kernels(K3579).expand(6).grouped(1, 2).se(0.5).silu(),
+    ],
 ];
 
 const B0: Config = Config {
@@ -202,6 +232,7 @@ const B0: Config = Config {
     depth: Depth::Up(1.0),
     activation: Activation::Silu,
     tensorflow: false,
+    searched: true,
     input_size: 224,
     num_classes: 1000,
 };
@@ -239,6 +270,7 @@ const fn mobilenet(width: f64, depth: f64, stem: usize, head: usize) -> Config {
         width,
         depth: Depth::UpInside(depth),
         activation: Activation::Relu6,
+        searched: false,
         ..B0
     }
 }
@@ -264,10 +296,10 @@ pub const VARIANTS: &[(&str, Config)] = &[
         "demo_efficientnet",
         Config {
             stages: &[
-                &[separable(&[3], 16).se(0.25)],
-                &[inverted(2, &[3], 2, 4, 24).se(0.25)],
-                &[inverted(2, &[5], 2, 4, 40).se(0.25)],
-                &[inverted(1, &[3], 1, 4, 56).se(0.25)],
+                &[separable(16).se(0.25)],
+                &[inverted(24).repeat(2).stride(2).expand(4).se(0.25)],
+                &[inverted(40).repeat(2).kernels(&[5]).stride(2).expand(4).se(0.25)],
+                &[inverted(56).expand(4).se(0.25)],
             ],
             ..DEMO
         },
@@ -276,10 +308,10 @@ pub const VARIANTS: &[(&str, Config)] = &[
         "demo_mobilenetv2",
         Config {
             stages: &[
-                &[separable(&[3], 16)],
-                &[inverted(2, &[3], 2, 4, 24)],
-                &[inverted(2, &[3], 2, 4, 40)],
-                &[inverted(1, &[3], 1, 4, 56)],
+                &[separable(16)],
+                &[inverted(24).repeat(2).stride(2).expand(4)],
+                &[inverted(40).repeat(2).stride(2).expand(4)],
+                &[inverted(56).expand(4)],
             ],
             activation: Activation::Relu6,
             ..DEMO
@@ -324,16 +356,30 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("tf_mixnet_l", tensorflow(MIX_L)),
 ];
 
-configuration!(EfficientNet, any_input_size: true);
+configuration!(EfficientNet, InputRule::Any);
 
 impl Config {
+    fn components(&self) -> Components {
+        let blocks = || self.stages.iter().copied().flatten();
+        let squeezes = blocks().any(|blocks| blocks.squeeze_excite.is_some());
+        Components {
+            base_architecture: if self.searched { "NAS (CNN)" } else { "CNN" },
+            stem: "3s2".into(),
+            activation: Components::activations(
+                std::iter::once(self.activation).chain(blocks().filter_map(|blocks| blocks.activation)),
+            ),
+            stem_pooling: false,
+            channel_attention: if squeezes { "Yes (SE)" } else { "No" },
+            channel_attention_location: if squeezes { "Middle" } else { "~" },
+            depthwise_convolution: true,
+            ..Components::CNN
+        }
+    }
+
     /// A convolution in the network's padding.
     fn conv(&self, inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
         let conv = Conv2d::config(inputs, outputs, kernel);
-        match self.tensorflow {
-            true => conv.padding(Padding::Same),
-            false => conv,
-        }
+        if self.tensorflow { conv.padding(Padding::Same) } else { conv }
     }
 
     fn norm(&self, channels: usize, device: &Device) -> BatchNorm2d {
@@ -411,6 +457,7 @@ impl Architecture for EfficientNet {
                 let name = || format!("blocks.{index}.{position}");
                 x = taps.map(name, block.forward(x));
             }
+            x = taps.map(|| format!("blocks.{index}"), x);
         }
         let x = self.conv_head.forward_then(x, then(&self.bn2));
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));

@@ -6,11 +6,11 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::components::Components;
+use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
     Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed, add, mean_of_tokens, multiply, scale_and_shift,
 };
-use crate::network::{Architecture, Outputs};
-use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which network of perceptrons.
@@ -96,7 +96,26 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("resmlp_big_24_224", Config { patch_size: 8, embed_dim: 768, ..resmlp(24, 1e-6) }),
 ];
 
-configuration!(MlpMixer, any_input_size: false);
+configuration!(MlpMixer, InputRule::Fixed);
+
+impl Config {
+    fn components(&self) -> Components {
+        Components {
+            base_architecture: "MLP-Mixer",
+            stem: format!("{0}s{0}", self.patch_size).into(),
+            normalization: match self.block {
+                BlockKind::Residual { .. } => "Affine transform",
+                _ => "LN",
+            },
+            activation: match self.block {
+                BlockKind::Mixer { gated: true, .. } => "SiLU".into(),
+                _ => "GeLU".into(),
+            },
+            final_pooling: "GAP",
+            ..Components::TRANSFORMER
+        }
+    }
+}
 
 /// A network of perceptrons. See [`Config`].
 #[derive(Module, Debug)]
@@ -240,9 +259,10 @@ enum Perceptron {
 
 impl Perceptron {
     fn new(gated: bool, channels: usize, hidden: usize, device: &Device) -> Self {
-        match gated {
-            true => Self::Gated(GluMlp::new(channels, hidden, Activation::Silu, device)),
-            false => Self::Plain(Mlp::new(channels, hidden, Activation::Gelu, device)),
+        if gated {
+            Self::Gated(GluMlp::new(channels, hidden, Activation::Silu, device))
+        } else {
+            Self::Plain(Mlp::new(channels, hidden, Activation::Gelu, device))
         }
     }
 }

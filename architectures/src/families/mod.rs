@@ -1,9 +1,76 @@
-//! One file per family of networks.
+//! One file per family of networks, and the one list of them.
 //!
-//! Each file, from top to bottom: what it is and the paper; `Config`; `VARIANTS`, pure data; the network; its blocks.
+//! Each file, from top to bottom: what it is and the paper; `Config`; `VARIANTS`, pure data; the network; its blocks. What a
+//! family must offer lies in [`crate::family`]; a new family is a file here and a line in the list below, from which
+//! come its module, its place in [`Network`] and its names in the registry.
 
-pub mod convnext;
-pub mod efficientnet;
-pub mod mlp_mixer;
-pub mod resnet;
-pub mod vision_transformer;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::family::{Architecture, Configuration, Construct, Outputs};
+use crate::taps::Taps;
+
+macro_rules! families {
+    ($($family:ident :: $network:ident),* $(,)?) => {
+        $(pub mod $family;)*
+
+        /// A network of any family. Loading, freezing, training and saving go through Burn's [`Module`].
+        ///
+        /// The variant's name is no part of a parameter's key: collect and apply with `skip_enum_variants`.
+        #[derive(Module, Debug)]
+        #[allow(missing_docs, clippy::large_enum_variant)]
+        pub enum Network {
+            $($network($family::$network)),*
+        }
+
+        impl Architecture for Network {
+            fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
+                match self {
+                    $(Self::$network(network) => network.forward(images, taps)),*
+                }
+            }
+        }
+
+        $(impl From<$family::$network> for Network {
+            fn from(network: $family::$network) -> Self {
+                Self::$network(network)
+            }
+        })*
+
+        /// All variants with their names and families.
+        pub(crate) fn variants() -> Vec<(&'static str, &'static str, &'static dyn AnyConfiguration)> {
+            let mut variants: Vec<(_, _, &'static dyn AnyConfiguration)> = Vec::new();
+            $(variants.extend($family::VARIANTS.iter().map(|(name, config)| (*name, stringify!($family), config as _)));)*
+            variants
+        }
+    };
+}
+
+families! {
+    convnext::ConvNext,
+    efficientnet::EfficientNet,
+    mlp_mixer::MlpMixer,
+    resnet::ResNet,
+    vision_transformer::VisionTransformer,
+}
+
+/// A [`Configuration`] of any family.
+pub trait AnyConfiguration: Configuration {
+    /// See [`Construct::construct`].
+    fn build(&self, num_classes: usize, device: &Device) -> Network;
+    /// See [`Construct::at_size`].
+    fn resized(&self, pixels: usize) -> Box<dyn AnyConfiguration>;
+}
+
+impl<C: Construct> AnyConfiguration for C
+where
+    Network: From<C::Network>,
+{
+    fn build(&self, num_classes: usize, device: &Device) -> Network {
+        self.construct(num_classes, device).into()
+    }
+
+    fn resized(&self, pixels: usize) -> Box<dyn AnyConfiguration> {
+        Box::new(self.at_size(pixels))
+    }
+}

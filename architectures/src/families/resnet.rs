@@ -7,12 +7,12 @@ use burn::module::Module;
 use burn::nn::Relu;
 use burn::tensor::{Device, Tensor};
 
+use crate::components::Components;
+use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
     Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then, add, average_pool, blur_pool,
     global_average_pool, make_divisible_limited, max_pool,
 };
-use crate::network::{Architecture, Outputs};
-use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which ResNet.
@@ -186,7 +186,23 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("wide_resnet101_2", next(1, 128, plain(LAYERS_101))),
 ];
 
-configuration!(ResNet, any_input_size: true);
+configuration!(ResNet, InputRule::Any);
+
+impl Config {
+    fn components(&self) -> Components {
+        Components {
+            stem: match self.stem {
+                StemKind::Plain => "7s2".into(),
+                StemKind::Deep(_) => "3s2/3/3".into(),
+            },
+            normalization: if self.group_norm { "GN" } else { "BN" },
+            channel_attention: if self.squeeze_excite { "Yes (SE)" } else { "No" },
+            channel_attention_location: if self.squeeze_excite { "End" } else { "~" },
+            grouped_convolution: self.cardinality > 1,
+            ..Components::CNN
+        }
+    }
+}
 
 /// A residual network. See [`Config`].
 #[derive(Module, Debug)]
@@ -232,17 +248,15 @@ impl ResNet {
 
 impl Architecture for ResNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let x = self.conv1.forward(images, &self.bn1);
-        let x = match self.blur {
-            true => blur_pool(max_pool(x, 3, 1, 1), 2),
-            false => max_pool(x, 3, 2, 1),
-        };
+        let x = taps.map(|| "act1".into(), self.conv1.forward(images, &self.bn1));
+        let x = if self.blur { blur_pool(max_pool(x, 3, 1, 1), 2) } else { max_pool(x, 3, 2, 1) };
         let mut x = taps.map(|| "maxpool".into(), x);
         let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
         for (stage, blocks) in stages.into_iter().enumerate() {
             for (index, block) in blocks.iter().enumerate() {
                 x = taps.map(|| format!("layer{}.{index}", stage + 1), block.forward(x));
             }
+            x = taps.map(|| format!("layer{}", stage + 1), x);
         }
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
         Outputs { logits: self.fc.forward(features.clone()), features }
@@ -258,9 +272,10 @@ enum Norm {
 
 impl Norm {
     fn new(config: &Config, channels: usize, device: &Device) -> Self {
-        match config.group_norm {
-            true => Self::Group(GroupNorm::new(32, channels, 1e-5, device)),
-            false => Self::Batch(BatchNorm2d::new(channels, device)),
+        if config.group_norm {
+            Self::Group(GroupNorm::new(32, channels, 1e-5, device))
+        } else {
+            Self::Batch(BatchNorm2d::new(channels, device))
         }
     }
 
@@ -284,6 +299,7 @@ impl Norm {
 #[allow(clippy::large_enum_variant)]
 enum Stem {
     Plain(Conv2d),
+    /// In the places of timm's Sequential: `conv1.0`, `conv1.1`, …
     Deep((Conv2d, Norm, Relu, Conv2d, Norm, Relu, Conv2d)),
 }
 
@@ -425,7 +441,7 @@ impl Block {
     }
 }
 
-/// What brings a block's input to the shape of its output.
+/// What brings a block's input to the shape of its output, in the places of timm's Sequential: `downsample.0`, …
 #[derive(Module, Debug)]
 enum Shortcut {
     Convolution((Conv2d, Norm)),
@@ -442,12 +458,11 @@ impl Shortcut {
     fn new(config: &Config, inputs: usize, outputs: usize, stride: usize, device: &Device) -> Self {
         let conv = Conv2d::config(inputs, outputs, 1);
         let norm = Norm::new(config, outputs, device);
-        match config.average_down {
-            true => Self::Average((HalvingPool { halves: stride == 2 }, conv.build(device), norm)),
-            false => {
-                let conv = conv.stride(stride).padding(Padding::Symmetric(0));
-                Self::Convolution((conv.build(device), norm))
-            }
+        if config.average_down {
+            Self::Average((HalvingPool { halves: stride == 2 }, conv.build(device), norm))
+        } else {
+            let conv = conv.stride(stride).padding(Padding::Symmetric(0));
+            Self::Convolution((conv.build(device), norm))
         }
     }
 

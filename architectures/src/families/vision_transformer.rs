@@ -6,9 +6,9 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::components::Components;
+use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{Activation, Attention, LayerNorm, LayerScale, Linear, Mlp, PatchEmbed};
-use crate::network::{Architecture, Outputs};
-use crate::registry::configuration;
 use crate::taps::Taps;
 
 /// Which Vision Transformer.
@@ -96,7 +96,13 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("vit_tiny_patch16_384", at_384(TINY)),
 ];
 
-configuration!(VisionTransformer, any_input_size: false);
+configuration!(VisionTransformer, |config| InputRule::Multiple(config.patch_size));
+
+impl Config {
+    fn components(&self) -> Components {
+        Components { stem: format!("{0}s{0}", self.patch_size).into(), ..Components::TRANSFORMER }
+    }
+}
 
 /// A Vision Transformer. See [`Config`].
 #[derive(Module, Debug)]
@@ -164,10 +170,7 @@ impl VisionTransformer {
             tokens.push(patches);
             Tensor::cat(tokens, 1)
         };
-        match self.embed_class {
-            true => with_class_tokens(patches) + positions,
-            false => with_class_tokens(patches + positions),
-        }
+        if self.embed_class { with_class_tokens(patches) + positions } else { with_class_tokens(patches + positions) }
     }
 }
 

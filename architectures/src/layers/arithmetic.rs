@@ -5,17 +5,19 @@ use netkin_kernels::{self as kernels, Activation};
 
 /// act(x + y).
 pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>, activation: Activation) -> Tensor<D> {
-    match kernels::applies(&x) {
-        true => kernels::run(kernels::Add { activation }, vec![x.into_dispatch(), y.into_dispatch()]),
-        false => activation.forward(x + y),
+    if kernels::applies(&x) {
+        kernels::run(kernels::Add { activation }, vec![x.into_dispatch(), y.into_dispatch()])
+    } else {
+        activation.forward(x + y)
     }
 }
 
 /// x · y, value by value, of one shape.
 pub fn multiply<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
-    match kernels::applies(&x) {
-        true => kernels::run(kernels::Multiply, vec![x.into_dispatch(), y.into_dispatch()]),
-        false => x * y,
+    if kernels::applies(&x) {
+        kernels::run(kernels::Multiply, vec![x.into_dispatch(), y.into_dispatch()])
+    } else {
+        x * y
     }
 }
 
@@ -44,18 +46,16 @@ pub fn scale_and_shift<const D: usize>(
 /// The mean over the tokens: `[batch, token, channel]` → `[batch, channel]`.
 pub fn mean_of_tokens(x: Tensor<3>) -> Tensor<2> {
     let [_, tokens, _] = x.dims();
-    match kernels::applies(&x) {
-        true => kernels::run(kernels::MeanTokens { tokens }, vec![x.into_dispatch()]),
-        false => x.mean_dim(1).squeeze_dim(1),
+    if kernels::applies(&x) {
+        kernels::run(kernels::MeanTokens { tokens }, vec![x.into_dispatch()])
+    } else {
+        x.mean_dim(1).squeeze_dim(1)
     }
 }
 
 /// `[batch, row, column]` → `[batch, column, row]`, in memory too.
 pub fn transposed(x: Tensor<3>) -> Tensor<3> {
-    match kernels::applies(&x) {
-        true => kernels::run(kernels::SwapAxes, vec![x.into_dispatch()]),
-        false => x.swap_dims(1, 2),
-    }
+    if kernels::applies(&x) { kernels::run(kernels::SwapAxes, vec![x.into_dispatch()]) } else { x.swap_dims(1, 2) }
 }
 
 /// Cross-entropy of logits `[batch, class]` with one label per image, each by itself: `[batch]`.

@@ -184,6 +184,11 @@ pub(super) fn fused(
 }
 
 impl Conv2dConfig {
+    /// Channels of the result.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// Rows and columns from one output to the next.
     pub fn stride(mut self, stride: usize) -> Self {
         self.stride = stride;

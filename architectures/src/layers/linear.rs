@@ -100,14 +100,8 @@ impl Linear {
         let scale = scale.map(Param::val);
         let fuses_scale = !trainable || scale.is_none();
         if netkin_kernels::applies(&x) {
-            let (scale, later) = match fuses_scale {
-                true => (scale, None),
-                false => (None, scale),
-            };
-            let (residual, residual_later) = match fuses_scale {
-                true => (residual, None),
-                false => (None, residual),
-            };
+            let (scale, later) = if fuses_scale { (scale, None) } else { (None, scale) };
+            let (residual, residual_later) = if fuses_scale { (residual, None) } else { (None, residual) };
             let operation = netkin_kernels::Linear {
                 bias: bias.is_some(),
                 activation,

@@ -9,6 +9,8 @@
 mod arithmetic;
 mod attention;
 mod conv;
+mod conv_norm;
+mod efficient_channel_attention;
 mod global_response_norm;
 mod glu_mlp;
 mod linear;
@@ -24,6 +26,8 @@ mod squeeze_excite;
 pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, scale_and_shift, transposed};
 pub use attention::Attention;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
+pub use conv_norm::ConvNorm;
+pub use efficient_channel_attention::EfficientChannelAttention;
 pub use global_response_norm::GlobalResponseNorm;
 pub use glu_mlp::GluMlp;
 pub use linear::Linear;
@@ -47,8 +51,5 @@ pub fn make_divisible(value: f64, divisor: usize) -> usize {
 /// As [`make_divisible`], with another bound than 90 %; 0 sets no bound.
 pub fn make_divisible_limited(value: f64, divisor: usize, limit: f64) -> usize {
     let rounded = ((value + divisor as f64 / 2.0) as usize / divisor * divisor).max(divisor);
-    match (rounded as f64) < limit * value {
-        true => rounded + divisor,
-        false => rounded,
-    }
+    if (rounded as f64) < limit * value { rounded + divisor } else { rounded }
 }

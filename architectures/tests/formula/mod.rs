@@ -33,9 +33,11 @@ pub fn parameter_values(key: &str, shape: &[usize], gain: f64) -> Vec<f64> {
     let (offset, scale) = match last {
         "running_var" => (1.0, 0.3),
         // Scales of residual branches.
-        "gamma" | "ls1" | "ls2" => (0.5, 0.2),
+        "gamma" | "gamma1" | "gamma2" | "gamma3" | "gamma_1" | "gamma_2" | "ls1" | "ls2" | "skipinit_gain" => {
+            (0.5, 0.2)
+        }
         // Scales of normalisations.
-        "alpha" => (1.0, 0.2),
+        "alpha" | "gain" | "scale" | "temperature" => (1.0, 0.2),
         "weight" if shape.len() == 1 => (1.0, 0.2),
         "weight" => {
             let inputs: usize = shape[1..].iter().product();
@@ -56,8 +58,8 @@ pub fn label_values(count: usize, classes: usize) -> Vec<i64> {
     bits("labels").map(|bits| (bits % classes as u64) as i64).take(count).collect()
 }
 
-#[test]
-fn bits_are_those_of_the_script() {
+/// Whether the bits are those of the script; a trial of its own.
+pub fn bits_are_those_of_the_script() {
     // The published hash of "foobar", and what the script gives for that name.
     assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
     let first: Vec<u64> = bits("foobar").take(2).collect();

@@ -430,9 +430,10 @@ impl Part<'_> {
                     let before = ((-x).max(0) as usize).div_ceil(step).min(run.len);
                     // A run over several rows has one tap that stays in place.
                     let flat = run.x + run.len > grid.size[1];
-                    let fits = match flat {
-                        true => run.len,
-                        false => ((row_len as isize - x).max(0) as usize).div_ceil(step).min(run.len),
+                    let fits = if flat {
+                        run.len
+                    } else {
+                        ((row_len as isize - x).max(0) as usize).div_ceil(step).min(run.len)
                     };
                     let inside = (0..height as isize).contains(&y);
                     moves.push(Move {

@@ -181,12 +181,7 @@ const ANY: u8 = 2;
 #[inline(always)]
 unsafe fn read<S: Simd>(simd: S, pointer: *const f32, count: usize) -> S::f32s {
     // SAFETY: the caller's promise.
-    unsafe {
-        match count == S::F32_LANES {
-            true => simd::load(simd, pointer),
-            false => simd::load_some(simd, pointer, count),
-        }
-    }
+    unsafe { if count == S::F32_LANES { simd::load(simd, pointer) } else { simd::load_some(simd, pointer, count) } }
 }
 
 /// Writes the first `count` lanes; at most all.
@@ -197,9 +192,10 @@ unsafe fn read<S: Simd>(simd: S, pointer: *const f32, count: usize) -> S::f32s {
 unsafe fn write<S: Simd>(simd: S, pointer: *mut f32, count: usize, values: S::f32s) {
     // SAFETY: the caller's promise.
     unsafe {
-        match count == S::F32_LANES {
-            true => simd::store(simd, pointer, values),
-            false => simd::store_some(simd, pointer, count, values),
+        if count == S::F32_LANES {
+            simd::store(simd, pointer, values)
+        } else {
+            simd::store_some(simd, pointer, count, values)
         }
     }
 }

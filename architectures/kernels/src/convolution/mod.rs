@@ -285,9 +285,10 @@ impl Operation for Convolution {
         let geometry = self.geometry(&[batch, inputs, rows, columns], weight.shape());
         // Where only matrix products read the gradient, they multiply it by the slope.
         let by_product = geometry.kind() == Kind::Dense && !stem::applies(&geometry);
-        let (gradient, kept) = match by_product && !self.residual && !self.trainable {
-            true => (gradient, kept),
-            false => (times_slope(self.activation, gradient, kept.as_ref()), None),
+        let (gradient, kept) = if by_product && !self.residual && !self.trainable {
+            (gradient, kept)
+        } else {
+            (times_slope(self.activation, gradient, kept.as_ref()), None)
         };
         let mut results = Vec::new();
         results.push(wanted[0].then(|| {

@@ -25,12 +25,11 @@ pub(crate) fn gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Arra
     let mut geometry = *geometry;
     let few = geometry.inputs / geometry.groups < MANY;
     let padded;
-    let x = match few && geometry.padding_is_read() {
-        true => {
-            padded = pad(&mut geometry, x.values());
-            &padded
-        }
-        false => x.values(),
+    let x = if few && geometry.padding_is_read() {
+        padded = pad(&mut geometry, x.values());
+        &padded
+    } else {
+        x.values()
     };
     if geometry.kernel == [1, 1]
         && geometry.stride == [1, 1]
@@ -43,10 +42,8 @@ pub(crate) fn gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Arra
     }
     let (inputs, outputs) = (geometry.inputs / geometry.groups, geometry.outputs / geometry.groups);
     let [kernel_rows, kernel_columns] = geometry.kernel;
-    let (taps, rows) = match few {
-        true => (inputs * kernel_rows, kernel_columns),
-        false => (kernel_rows * kernel_columns, inputs),
-    };
+    let (taps, rows) =
+        if few { (inputs * kernel_rows, kernel_columns) } else { (kernel_rows * kernel_columns, inputs) };
     let width = gemm::width();
     let panels = outputs.div_ceil(width);
     let packed = pack(&geometry, gradient.values(), width, panels);
@@ -192,9 +189,10 @@ impl Tiles<'_> {
         let geometry = self.geometry;
         let inputs = geometry.inputs / geometry.groups;
         let [kernel_rows, kernel_columns] = geometry.kernel;
-        let [channel, kernel_row, kernel_column] = match self.few {
-            true => [tap / kernel_rows, tap % kernel_rows, row],
-            false => [row, tap / kernel_columns, tap % kernel_columns],
+        let [channel, kernel_row, kernel_column] = if self.few {
+            [tap / kernel_rows, tap % kernel_rows, row]
+        } else {
+            [row, tap / kernel_columns, tap % kernel_columns]
         };
         let offset =
             |axis: usize, tap: usize| (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize;
@@ -211,10 +209,7 @@ impl Tiles<'_> {
         let panel_len = geometry.batch * geometry.output[0] * geometry.output[1] * gemm::columns::<S>();
         Source {
             x: plane as isize + y * width as isize + x,
-            row: match self.few {
-                true => geometry.dilation[1],
-                false => height * width,
-            },
+            row: if self.few { geometry.dilation[1] } else { height * width },
             gradient: self.gradient[(group * self.panels + panel) * panel_len..].as_ptr(),
             inside: match self.few {
                 // All rows of the tile are within the padded image.
@@ -235,22 +230,21 @@ impl Tiles<'_> {
         let places = geometry.output[0] * geometry.output[1];
         // Along the longer axis: the columns of a row, or the images at one place.
         let along_images = columns.len() < geometry.batch;
-        let (runs, run_len) = match along_images {
-            true => (rows.len() * columns.len(), geometry.batch),
-            false => (rows.len() * geometry.batch, columns.len()),
+        let (runs, run_len) = if along_images {
+            (rows.len() * columns.len(), geometry.batch)
+        } else {
+            (rows.len() * geometry.batch, columns.len())
         };
-        let (step, right_step) = match along_images {
-            true => (image_len, places * width),
-            false => (column_step, width),
-        };
+        let (step, right_step) = if along_images { (image_len, places * width) } else { (column_step, width) };
         let per_piece = (DEPTH / run_len.max(1)).max(1);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         for first in (0..runs).step_by(per_piece) {
             let mut piece = [[simd.splat_f32s(0.0); V]; R];
             for run in first..(first + per_piece).min(runs) {
-                let [image, row, column] = match along_images {
-                    true => [0, rows.start + run / columns.len(), columns.start + run % columns.len()],
-                    false => [run / rows.len(), rows.start + run % rows.len(), columns.start],
+                let [image, row, column] = if along_images {
+                    [0, rows.start + run / columns.len(), columns.start + run % columns.len()]
+                } else {
+                    [run / rows.len(), rows.start + run % rows.len(), columns.start]
                 };
                 let from = image * image_len + row * row_step + column * column_step;
                 let place = image * places + row * geometry.output[1] + column;
@@ -273,10 +267,7 @@ impl Tiles<'_> {
                 // SAFETY: a tile is no wider than that.
                 unsafe { simd::store(simd, values[vector * S::F32_LANES..].as_mut_ptr(), sum) };
             }
-            let place = match self.few {
-                true => tap * geometry.kernel[1] + row + index,
-                false => (row + index) * area + tap,
-            };
+            let place = if self.few { tap * geometry.kernel[1] + row + index } else { (row + index) * area + tap };
             for (column, &value) in values.iter().enumerate().take(used) {
                 let output = group * self.outputs + panel * width + column;
                 // SAFETY: this tile's own elements.
