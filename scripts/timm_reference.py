@@ -54,7 +54,7 @@ PROJECTIONS = 4
 
 # Smaller images for networks, or all of a timm file, that are built for one size but can be built for others, where the
 # usual one would take long: name or file -> pixels, both ways.
-SIZES = {}
+SIZES = {"dla": 64, "hrnet": 64}
 
 # Where timm spreads over two files what is one family here.
 FAMILY_OF_MODULE = {"deit": "vision_transformer"}
@@ -214,9 +214,9 @@ def build(name):
         return constructor(), family, size
     module = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
     pixels = SIZES.get(name, SIZES.get(module))
-    model = timm.create_model(name, pretrained=False, **({"img_size": pixels} if pixels else {}))
-    settings = model.pretrained_cfg
-    size = tuple(settings["input_size"][1:]) if settings.get("fixed_input_size") else None
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    model = timm.create_model(name, pretrained=False, **({"img_size": pixels} if pixels and fixed else {}))
+    size = tuple(model.pretrained_cfg["input_size"][1:]) if fixed else None
     return model, FAMILY_OF_MODULE.get(module, module), (pixels, pixels) if pixels else size
 
 

@@ -89,6 +89,7 @@ impl Components {
                 Activation::Identity => continue,
                 Activation::Relu => "ReLU",
                 Activation::Relu6 => "ReLU6",
+                Activation::LeakyRelu => "Leaky ReLU",
                 Activation::Gelu => "GeLU",
                 Activation::Silu => "SiLU",
                 Activation::Sigmoid => "Sigmoid",

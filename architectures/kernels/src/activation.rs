@@ -18,6 +18,8 @@ pub enum Activation {
     Relu,
     /// min(max(x, 0), 6).
     Relu6,
+    /// max(x, x/100).
+    LeakyRelu,
     /// x·Φ(x) with the exact normal distribution function.
     Gelu,
     /// x·σ(x), also called swish.
@@ -37,6 +39,11 @@ fn plain_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         return activation::gelu(x);
     }
     gelu_by_erf(x)
+}
+
+/// min(max(x + 3, 0), 6) / 6. Burn's own rounds the sixth to single precision.
+fn plain_hard_sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::hardtanh(x.add_scalar(3.0), 0.0, 6.0).div_scalar(6.0)
 }
 
 /// x/2·(1 + erf(x/√2)).
@@ -64,11 +71,12 @@ impl Activation {
             _ if applies(&x) => run(Activate(self), vec![x.into_dispatch()]),
             Self::Relu => activation::relu(x),
             Self::Relu6 => activation::hardtanh(x, 0.0, 6.0),
+            Self::LeakyRelu => activation::leaky_relu(x, 0.01),
             Self::Gelu => plain_gelu(x),
             Self::Silu => activation::silu(x),
             Self::Sigmoid => activation::sigmoid(x),
-            Self::HardSigmoid => activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
-            Self::HardSwish => x.clone() * activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+            Self::HardSigmoid => plain_hard_sigmoid(x),
+            Self::HardSwish => x.clone() * plain_hard_sigmoid(x),
         }
     }
 
@@ -76,7 +84,7 @@ impl Activation {
     pub(crate) fn kept(self) -> Kept {
         match self {
             Self::Identity => Kept::Nothing,
-            Self::Relu | Self::Relu6 | Self::Sigmoid | Self::HardSigmoid => Kept::Output,
+            Self::Relu | Self::Relu6 | Self::LeakyRelu | Self::Sigmoid | Self::HardSigmoid => Kept::Output,
             Self::Gelu | Self::Silu | Self::HardSwish => Kept::Slope,
         }
     }
@@ -89,6 +97,7 @@ impl Activation {
             Self::Identity => x,
             Self::Relu => simd.max_f32s(x, splat(0.0)),
             Self::Relu6 => simd.min_f32s(simd.max_f32s(x, splat(0.0)), splat(6.0)),
+            Self::LeakyRelu => simd.max_f32s(x, simd.mul_f32s(x, splat(0.01))),
             Self::Gelu => simd.mul_f32s(x, distribution(simd, x)),
             Self::Silu => simd.mul_f32s(x, sigmoid(simd, x)),
             Self::Sigmoid => sigmoid(simd, x),
@@ -149,6 +158,7 @@ impl Activation {
                 let below = simd.less_than_f32s(y, splat(6.0));
                 simd.select_f32s(below, where_true(above(0.0), 1.0), splat(0.0))
             }
+            Self::LeakyRelu => simd.select_f32s(above(0.0), splat(1.0), splat(0.01)),
             Self::Sigmoid => simd.mul_f32s(y, simd.sub_f32s(splat(1.0), y)),
             Self::HardSigmoid => {
                 let below = simd.less_than_f32s(y, splat(1.0));

@@ -20,6 +20,8 @@ pub struct MaxPool {
     pub stride: usize,
     /// Places around the image; at most half of the window.
     pub padding: usize,
+    /// Whether windows that begin inside and end outside are kept (PyTorch: `ceil_mode`).
+    pub ceil: bool,
 }
 
 /// The mean of each square window without padding. Windows that begin inside and end outside of the image are kept, and
@@ -49,10 +51,8 @@ impl Operation for MaxPool {
         assert!(self.kernel <= 15 && 2 * self.padding <= self.kernel);
         let x = &inputs[0];
         let [batch, channels, height, width] = x.dims();
-        let [rows, columns] = [height, width].map(|size| {
-            let output = (size + 2 * self.padding - self.kernel) / self.stride + 1;
-            Axis::forward([size, output], self.kernel, self.stride, self.padding, 1)
-        });
+        let [rows, columns] = [height, width]
+            .map(|size| Axis::forward([size, self.output(size)], self.kernel, self.stride, self.padding, 1));
         let shape = [batch, channels, rows.output, columns.output];
         let mut output = Output::new(&shape);
         // One byte per output: the tap that won.
@@ -85,6 +85,17 @@ impl Operation for MaxPool {
         let back =
             |size: f32, output| Axis::backward([size as usize, output], self.kernel, self.stride, self.padding, 1);
         vec![Some(spread(&gradient, &size, back, Reduce::Max, Some(&taps), self.kernel))]
+    }
+}
+
+impl MaxPool {
+    fn output(&self, size: usize) -> usize {
+        let reach = size + 2 * self.padding - self.kernel;
+        if self.ceil {
+            (reach.div_ceil(self.stride) + 1).min((size + self.padding).div_ceil(self.stride))
+        } else {
+            reach / self.stride + 1
+        }
     }
 }
 

@@ -12,6 +12,7 @@ fn plain(activation: Activation, x: Tensor<2>) -> Tensor<2> {
         Activation::Identity => x,
         Activation::Relu => activation::relu(x),
         Activation::Relu6 => activation::hardtanh(x, 0.0, 6.0),
+        Activation::LeakyRelu => activation::leaky_relu(x, 0.01),
         Activation::Gelu => activation::gelu(x),
         Activation::Silu => activation::silu(x),
         Activation::Sigmoid => activation::sigmoid(x),
@@ -28,6 +29,7 @@ proptest! {
         for kind in [
             Activation::Relu,
             Activation::Relu6,
+            Activation::LeakyRelu,
             Activation::Gelu,
             Activation::Silu,
             Activation::Sigmoid,

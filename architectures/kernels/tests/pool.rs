@@ -12,6 +12,7 @@ fn plain_max(x: Tensor<4>, pool: MaxPool) -> Tensor<4> {
     let mut options = MaxPoolOptions::new([pool.kernel; 2]);
     options.stride = [pool.stride; 2];
     options.padding = [(pool.padding, pool.padding); 2];
+    options.ceil_mode = pool.ceil;
     module::max_pool2d(x, options)
 }
 
@@ -34,9 +35,10 @@ proptest! {
         kernel in 1..6usize,
         stride in 1..4usize,
         padding in 0..3usize,
+        ceil in any::<bool>(),
         ties in any::<bool>(),
     ) {
-        let pool = MaxPool { kernel, stride, padding: padding.min(kernel / 2) };
+        let pool = MaxPool { kernel, stride, padding: padding.min(kernel / 2), ceil };
         let [height, width] = size.map(|size| size.max(kernel));
         let x = random([batch, channels, height, width]);
         // Whole numbers are often equal: then the first takes the gradient.
@@ -95,7 +97,7 @@ proptest! {
 #[test]
 fn what_is_not_a_number_stays() {
     let x = Tensor::<4>::from_floats([[[[1.0, f32::NAN, 3.0], [4.0, 5.0, 6.0]]]], &burn::tensor::Device::flex());
-    let pool = MaxPool { kernel: 2, stride: 1, padding: 0 };
+    let pool = MaxPool { kernel: 2, stride: 1, padding: 0, ceil: false };
     let y: Tensor<4> = run(pool, vec![x.into_dispatch()]);
     assert!(y.into_data().iter::<f32>().all(f32::is_nan));
 }
@@ -103,7 +105,7 @@ fn what_is_not_a_number_stays() {
 #[test]
 fn an_image_alone_is_pooled_as_in_a_batch() {
     let x = random([3, 5, 17, 19]);
-    let pool = MaxPool { kernel: 3, stride: 2, padding: 1 };
+    let pool = MaxPool { kernel: 3, stride: 2, padding: 1, ceil: false };
     let all: Tensor<4> = run(pool, vec![x.clone().into_dispatch()]);
     let one: Tensor<4> = run(pool, vec![x.narrow(0, 1, 1).into_dispatch()]);
     assert_eq!(distance(one, all.narrow(0, 1, 1)), 0.0);

@@ -48,10 +48,15 @@ macro_rules! families {
 
 families! {
     convnext::ConvNext,
+    cspnet::CspNet,
+    dla::DeepLayerAggregation,
+    dpn::DualPathNetwork,
     efficientnet::EfficientNet,
+    hrnet::HighResolutionNet,
     mlp_mixer::MlpMixer,
     resnet::ResNet,
     vision_transformer::VisionTransformer,
+    vovnet::VovNet,
 }
 
 /// A [`Configuration`] of any family.

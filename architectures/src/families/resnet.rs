@@ -358,7 +358,7 @@ impl BlockShape {
 
 /// A residual block of either kind; a bottleneck has a third convolution.
 #[derive(Module, Debug)]
-struct Block {
+pub(super) struct Block {
     conv1: Conv2d,
     bn1: Norm,
     conv2: Conv2d,
@@ -372,6 +372,11 @@ struct Block {
 }
 
 impl Block {
+    /// A block without any of the variants' additions, as HRNet uses it.
+    pub(super) fn plain(block: BlockKind, inputs: usize, channels: usize, device: &Device) -> Self {
+        Self::new(&Config { block, ..BASIC }, BlockShape { inputs, channels, stride: 1 }, device)
+    }
+
     fn new(config: &Config, shape: BlockShape, device: &Device) -> Self {
         let BlockShape { inputs, channels, stride } = shape;
         let outputs = shape.outputs(config);
@@ -413,7 +418,7 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let blurred = |x: Tensor<4>| match self.blur {
             Some(stride) => blur_pool(x, stride),
             None => x,

@@ -120,6 +120,14 @@ impl Conv2d {
         self.forward_then(x, Then::activation(Activation::Identity))
     }
 
+    /// `[batch, input]` → `[batch, output]`, as images of one pixel: a classifier that is kept as a 1×1 convolution.
+    pub fn forward_vectors(&self, x: Tensor<2>) -> Tensor<2> {
+        let [batch, channels] = x.dims();
+        let y = self.forward(x.reshape([batch, channels, 1, 1]));
+        let [_, outputs, ..] = y.dims();
+        y.reshape([batch, outputs])
+    }
+
     /// The convolution and what follows it.
     pub fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
@@ -184,6 +192,11 @@ pub(super) fn fused(
 }
 
 impl Conv2dConfig {
+    /// Channels of what it is given.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     /// Channels of the result.
     pub fn outputs(&self) -> usize {
         self.outputs

@@ -17,7 +17,12 @@ pub struct ConvNorm {
 impl ConvNorm {
     /// With an epsilon of 1e-5.
     pub fn new(conv: Conv2dConfig, activation: Activation, device: &Device) -> Self {
-        Self { bn: BatchNorm2d::new(conv.outputs(), device), conv: conv.build(device), activation }
+        Self::with_epsilon(conv, 1e-5, activation, device)
+    }
+
+    /// With another epsilon.
+    pub fn with_epsilon(conv: Conv2dConfig, epsilon: f64, activation: Activation, device: &Device) -> Self {
+        Self { bn: BatchNorm2d::with_epsilon(conv.outputs(), epsilon, device), conv: conv.build(device), activation }
     }
 
     /// `[batch, input, height, width]` → `[batch, output, height', width']`.

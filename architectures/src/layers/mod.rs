@@ -8,6 +8,7 @@
 
 mod arithmetic;
 mod attention;
+mod boxed;
 mod conv;
 mod conv_norm;
 mod efficient_channel_attention;
@@ -16,6 +17,7 @@ mod glu_mlp;
 mod linear;
 mod mixed_conv;
 mod mlp;
+mod named;
 mod norm;
 mod patch_embed;
 mod pointwise;
@@ -25,6 +27,7 @@ mod squeeze_excite;
 
 pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, scale_and_shift, transposed};
 pub use attention::Attention;
+pub use boxed::Boxed;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
 pub use efficient_channel_attention::EfficientChannelAttention;
@@ -33,12 +36,13 @@ pub use glu_mlp::GluMlp;
 pub use linear::Linear;
 pub use mixed_conv::MixedConv2d;
 pub use mlp::Mlp;
+pub use named::Named;
 pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d};
 pub use patch_embed::PatchEmbed;
 pub use pointwise::Pointwise;
-pub use pool::{average_pool, blur_pool, gate, global_average_pool, max_pool};
+pub use pool::{average_pool, average_pool_3x3, blur_pool, gate, global_average_pool, max_pool, max_pool_ceil};
 pub use scale::{Affine, LayerScale};
-pub use squeeze_excite::{SqueezeExcite, gated};
+pub use squeeze_excite::{EffectiveSqueezeExcite, SqueezeExcite, gated};
 
 pub use netkin_kernels::Activation;
 

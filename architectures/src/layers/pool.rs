@@ -6,13 +6,23 @@ use netkin_kernels as kernels;
 
 /// The largest value of each square window; outside the image nothing counts.
 pub fn max_pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    maxima(x, kernels::MaxPool { kernel, stride, padding, ceil: false })
+}
+
+/// As [`max_pool`] without padding, but with the windows that begin inside and end outside of the image (PyTorch:
+/// `ceil_mode=True`).
+pub fn max_pool_ceil(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
+    maxima(x, kernels::MaxPool { kernel, stride, padding: 0, ceil: true })
+}
+
+fn maxima(x: Tensor<4>, pool: kernels::MaxPool) -> Tensor<4> {
     if kernels::applies(&x) {
-        let operation = kernels::MaxPool { kernel, stride, padding };
-        return kernels::run(operation, vec![x.into_dispatch()]);
+        return kernels::run(pool, vec![x.into_dispatch()]);
     }
-    let mut options = MaxPoolOptions::new([kernel; 2]);
-    options.stride = [stride; 2];
-    options.padding = [(padding, padding); 2];
+    let mut options = MaxPoolOptions::new([pool.kernel; 2]);
+    options.stride = [pool.stride; 2];
+    options.padding = [(pool.padding, pool.padding); 2];
+    options.ceil_mode = pool.ceil;
     module::max_pool2d(x, options)
 }
 
@@ -27,6 +37,14 @@ pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
     options.ceil_mode = true;
     options.count_include_pad = false;
     module::avg_pool2d(x, options)
+}
+
+/// The mean of each 3×3 window, beyond the border of the image zeros that count (PyTorch: `padding=1`).
+pub fn average_pool_3x3(x: Tensor<4>, stride: usize) -> Tensor<4> {
+    let [_, channels, ..] = x.dims();
+    let device = x.device().without_autodiff();
+    let kernel = Tensor::<4>::full([channels, 1, 3, 3], 1.0 / 9.0, (&device, x.dtype()));
+    depthwise(x, kernel, stride, 1)
 }
 
 /// `[batch, channel, height, width]` → `[batch, channel]`, the mean over the places.
@@ -62,14 +80,21 @@ pub fn blur_pool(x: Tensor<4>, stride: usize) -> Tensor<4> {
     let device = x.device().without_autodiff();
     let kernel =
         Tensor::<4>::from_data(TensorData::new(kernel, [1, 1, 3, 3]), (&device, x.dtype())).repeat_dim(0, channels);
+    depthwise(x, kernel, stride, 0)
+}
+
+/// The same kernel, `[channel, 1, row, column]`, over each channel by itself.
+fn depthwise(x: Tensor<4>, kernel: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    let [_, channels, ..] = x.dims();
     if kernels::applies(&x) {
         let convolution = kernels::Convolution {
             stride: [stride; 2],
+            padding: [(padding, padding); 2],
             groups: channels,
             ..kernels::Convolution::pointwise(kernels::Cache::default())
         };
         return kernels::run(convolution, vec![x.into_dispatch(), kernel.into_dispatch()]);
     }
-    let options = ConvOptions::new([stride; 2], [0, 0], [1, 1], channels);
+    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], channels);
     module::conv2d(x, kernel, None, options)
 }

@@ -10,20 +10,49 @@ use super::{Activation, Conv2d, Then, gate, global_average_pool};
 pub struct SqueezeExcite {
     fc1: Conv2d,
     fc2: Conv2d,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl SqueezeExcite {
     /// `channels` → `reduced` → `channels`, ReLU between.
     pub fn new(channels: usize, reduced: usize, device: &Device) -> Self {
+        Self::with_activation(channels, reduced, Activation::Relu, device)
+    }
+
+    /// The same with another activation between.
+    pub fn with_activation(channels: usize, reduced: usize, activation: Activation, device: &Device) -> Self {
         Self {
             fc1: Conv2d::config(channels, reduced, 1).bias().build(device),
             fc2: Conv2d::config(reduced, channels, 1).bias().build(device),
+            activation,
         }
     }
 
     /// `[batch, channel, height, width]`; the shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        gated(x, &self.fc1, Activation::Relu, &self.fc2)
+        gated(x, &self.fc1, self.activation, &self.fc2)
+    }
+}
+
+/// Effective squeeze-and-excitation (Lee & Park 2020): one full map of the channels' means, and hard gates.
+#[derive(Module, Debug)]
+pub struct EffectiveSqueezeExcite {
+    fc: Conv2d,
+}
+
+impl EffectiveSqueezeExcite {
+    /// For so many channels.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        Self { fc: Conv2d::config(channels, channels, 1).bias().build(device) }
+    }
+
+    /// `[batch, channel, height, width]`; the shape stays.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, _, _] = x.dims();
+        let means = global_average_pool(x.clone()).reshape([batch, channels, 1, 1]);
+        let gates = self.fc.forward_then(means, Then::activation(Activation::HardSigmoid));
+        gate(x, gates.reshape([batch, channels]))
     }
 }
 
