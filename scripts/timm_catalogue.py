@@ -4,7 +4,8 @@
     python scripts/timm_catalogue.py > weights/src/catalogue.csv
 
 One row per (architecture, tag) that timm can download, of the timm files named in FILES. A family that netkin gains is
-added there. `repository` is empty where it is timm/NAME.TAG, as nearly always.
+added there. `place` is empty for the repository timm/NAME.TAG, as nearly always, else another repository, or `file` for
+weights that are about in files only: the hub is never asked for them.
 """
 
 import csv
@@ -13,16 +14,26 @@ import sys
 import timm
 from timm.models import _registry
 
-FILES = ["resnet", "vision_transformer", "deit", "convnext", "efficientnet", "mlp_mixer"]
+FILES = [
+    "byobnet", "cait", "coat", "convit", "convmixer", "convnext", "crossvit", "cspnet", "deit", "densenet", "dla", "dpn",
+    "efficientnet", "hrnet", "inception_v3", "inception_v4", "levit", "metaformer", "mlp_mixer", "mobilenetv3", "nest",
+    "nfnet", "pit", "regnet", "resnest", "resnet", "resnetv2", "rexnet", "swin_transformer", "swin_transformer_v2", "tnt",
+    "twins", "vgg", "vision_transformer", "vision_transformer_hybrid", "visformer", "vovnet", "xception",
+    "xception_aligned", "xcit",
+]
 COLUMNS = [
     "name", "tag", "default", "num_classes", "height", "width",
-    "crop_pct", "crop_mode", "interpolation", "mean", "std", "repository",
+    "crop_pct", "crop_mode", "interpolation", "mean", "std", "place",
 ]
 
-# Weights that are about under timm's keys but not in timm: torchvision's MobileNetV2 (V1), made with bilinear resizing.
+# Weights that are about under timm's keys but not in timm: torchvision's MobileNetV2 (V1), made with bilinear resizing; and
+# what timm has dropped.
 OTHERS = [
     ("mobilenetv2_100", "tv_in1k", "false", 1000, 224, 224, 0.875, "center", "bilinear",
-     "0.485 0.456 0.406", "0.229 0.224 0.225", ""),
+     "0.485 0.456 0.406", "0.229 0.224 0.225", "file"),
+    # timm's until 0.6.13, from the releases of its repository.
+    ("gluon_xception65", "gluon_in1k", "true", 1000, 299, 299, 0.903, "center", "bicubic",
+     "0.485 0.456 0.406", "0.229 0.224 0.225", "file"),
 ]
 
 
@@ -49,7 +60,7 @@ def rows():
                     "interpolation": config.interpolation,
                     "mean": " ".join(map(str, config.mean)),
                     "std": " ".join(map(str, config.std)),
-                    "repository": "" if usual else config.hf_hub_id,
+                    "place": "" if usual else config.hf_hub_id,
                 }
 
 

@@ -4,8 +4,12 @@ use std::sync::LazyLock;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
+use wildmatch::WildMatch;
 
 use crate::families::{self, AnyConfiguration, Network};
+use crate::family::Architecture;
+use crate::layers::multiply_accumulates;
+use crate::taps::Taps;
 
 /// A network that can be built.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +31,16 @@ impl Entry {
     /// The number of trained parameters with the published number of classes; running statistics and other buffers do not count.
     pub fn parameters(&self) -> usize {
         parameters(&self.build(&Device::flex()))
+    }
+
+    /// Multiply-accumulate operations for one image of the size that the network is made for: those of convolutions, linear
+    /// maps and attention. Runs the network once.
+    pub fn multiply_accumulates(&self) -> u64 {
+        let device = Device::flex();
+        let [height, width] = self.config.input_size();
+        let network = self.build(&device).freeze();
+        let image = Tensor::zeros([1, 3, height, width], &device);
+        multiply_accumulates(|| network.forward(image, &mut Taps::none())).1
     }
 }
 
@@ -65,29 +79,9 @@ pub fn find(name: &str) -> Result<&'static Entry, Vec<&'static str>> {
 /// The networks whose names match `pattern`, in which `*` stands for any characters and `?` for one; a pattern with
 /// neither matches the names that contain it. Sorted by name.
 pub fn matching(pattern: &str) -> Vec<&'static Entry> {
-    let wild = pattern.contains(['*', '?']);
-    ENTRIES
-        .iter()
-        .filter(|entry| {
-            if wild {
-                matches_wildcard(pattern.as_bytes(), entry.name.as_bytes())
-            } else {
-                entry.name.contains(pattern)
-            }
-        })
-        .collect()
-}
-
-fn matches_wildcard(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.first(), name.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            matches_wildcard(&pattern[1..], name) || (!name.is_empty() && matches_wildcard(pattern, &name[1..]))
-        }
-        (Some(b'?'), Some(_)) => matches_wildcard(&pattern[1..], &name[1..]),
-        (Some(a), Some(b)) if a == b => matches_wildcard(&pattern[1..], &name[1..]),
-        _ => false,
-    }
+    let pattern = if pattern.contains(['*', '?']) { pattern.to_owned() } else { format!("*{pattern}*") };
+    let pattern = WildMatch::new(&pattern);
+    ENTRIES.iter().filter(|entry| pattern.matches(entry.name)).collect()
 }
 
 fn most_similar(name: &str) -> Vec<&'static str> {
@@ -152,5 +146,6 @@ mod tests {
         assert!(matching("*xt50*").iter().any(|e| e.name == "resnext50_32x4d"));
         assert!(matching("resnet50").len() > 1);
         assert!(matching("nothing*").is_empty());
+        assert!(matching("****************************!").is_empty());
     }
 }

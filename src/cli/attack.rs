@@ -105,7 +105,7 @@ impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let pgd = self.pgd.pgd()?;
         let dataset = self.data.open()?;
-        let model = common.load_one(&self.model, self.options.precision)?;
+        let model = common.load_one(&self.options.sized(self.model.clone()), self.options.precision)?;
         let (mut loader, bar) = self.data.load(common, &dataset, &model, self.batch)?;
         // An unwritable folder is said now, not after an hour's work.
         write_atomically(&self.out.join("attack.json"), &serde_json::to_vec_pretty(&pgd)?)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use netkin_weights::{HubConfig, ModelSpec, Precision};
+use netkin_weights::{HubConfig, ModelSet, ModelSpec, Precision};
 
 use super::{Failure, values};
 use crate::device::DeviceName;
@@ -39,6 +39,24 @@ pub struct ModelOptions {
     /// The number format of all computations: f32, f64, f16 or bf16
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     pub precision: Precision,
+    /// Run the networks on images of this size, PIXELS or HEIGHTxWIDTH [default: each weight's own]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub input_size: Option<[usize; 2]>,
+}
+
+impl ModelOptions {
+    /// The models of all sets, at the size that was asked for.
+    pub fn specs(&self, sets: &[ModelSet]) -> Vec<ModelSpec> {
+        sets.iter().flat_map(ModelSet::specs).cloned().map(|spec| self.sized(spec)).collect()
+    }
+
+    /// A model at the size that was asked for.
+    pub fn sized(&self, spec: ModelSpec) -> ModelSpec {
+        match self.input_size {
+            Some(size) => spec.at_size(size),
+            None => spec,
+        }
+    }
 }
 
 /// Options of every command that reads images.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use netkin_weights::ModelSpec;
+use netkin_weights::ModelSet;
 use serde::Serialize;
 
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
@@ -13,9 +13,9 @@ use crate::model::{Model, to_f64};
 /// Measure top-1 and top-5 accuracy; prints CSV with the columns of timm's results files
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// NAME, NAME.TAG or NAME=WEIGHTS
+    /// NAME, NAME.TAG, NAME=WEIGHTS, @paper69, @demo or @FILE
     #[arg(required = true)]
-    models: Vec<ModelSpec>,
+    models: Vec<ModelSet>,
     #[command(flatten)]
     data: DataOptions,
     /// Images at once
@@ -48,7 +48,7 @@ impl Args {
         let dataset = self.data.open()?;
         let mut rows = Vec::new();
         let mut complete = true;
-        for spec in &self.models {
+        for spec in &self.options.specs(&self.models) {
             let model = common.load_one(spec, self.options.precision)?;
             let (row, skipped) = self.evaluate(common, &model, &dataset)?;
             rows.push(row);

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Tensor};
-use netkin_architectures::InputRule;
 use netkin_weights::{ModelSpec, Precision};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -43,10 +42,13 @@ pub struct Args {
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let spec = match &self.weights {
-            Some(path) => format!("{}={}", self.model.name(), path.display()).parse()?,
+            Some(path) => self.model.clone().with_path(path.clone()),
             None => self.model.clone(),
         };
         let inputs = Inputs::read(&self.inputs, self.grad)?;
+        // Without another wish, the network is built for what it is given.
+        let [_, _, height, width] = inputs.shape;
+        let spec = self.options.sized(spec.at_size([height, width]));
         let model = common.load_one(&spec, self.options.precision)?;
         inputs.check(&self.inputs, &model)?;
         let [count, _, height, width] = inputs.shape;
@@ -188,11 +190,10 @@ impl Inputs {
     fn check(&self, path: &Path, model: &Model) -> Result<(), Failure> {
         let place = path.display();
         let [_, _, height, width] = self.shape;
-        let [own_height, own_width] = model.entry().config.input_size();
-        if model.entry().config.input_rule() != InputRule::Any && [height, width] != [own_height, own_width] {
+        if [height, width] != model.input_size() {
+            let [own_height, own_width] = model.input_size();
             return Err(format!(
-                "pixels in {place} are {height} × {width}, but {} takes {own_height} × {own_width} only; resize them",
-                model.name()
+                "pixels in {place} are {height} × {width}, but --input-size says {own_height} × {own_width}; leave it out"
             )
             .into());
         }

@@ -17,6 +17,7 @@ mod models;
 mod sat;
 mod train;
 mod values;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ struct Cli {
 enum Command {
     Models(models::Args),
     Info(info::Args),
+    Weights(weights::Args),
     Forward(forward::Args),
     Eval(eval::Args),
     Attack(attack::Args),
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Models(args) => args.run(common),
         Command::Info(args) => args.run(common),
+        Command::Weights(args) => args.run(common),
         Command::Forward(args) => args.run(common),
         Command::Eval(args) => args.run(common),
         Command::Attack(args) => args.run(common),
@@ -108,11 +111,16 @@ fn known(name: &str) -> Result<&'static netkin_architectures::Entry, Failure> {
     })
 }
 
-/// The networks that names, aliases and patterns mean, in their order; a name that means none is refused with those most
+/// The networks that names, aliases, patterns and sets (`@paper69`) mean, in their order; a name that means none is refused with those most
 /// like it.
 fn chosen(patterns: &[String]) -> Result<Vec<&'static netkin_architectures::Entry>, Failure> {
     let mut entries = Vec::new();
     for pattern in patterns {
+        if pattern.starts_with('@') {
+            let set: netkin_weights::ModelSet = pattern.parse()?;
+            entries.extend(set.specs().iter().map(netkin_weights::ModelSpec::entry));
+            continue;
+        }
         match netkin_architectures::find(pattern) {
             Ok(entry) => entries.push(entry),
             Err(_) => match netkin_architectures::matching(pattern) {

@@ -1,16 +1,33 @@
 //! `netkin models`: what can be built.
 
-use netkin_architectures::registry;
+use clap::ValueEnum;
+use netkin_architectures::{Components, Entry, matching};
+use netkin_weights::catalogue;
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, chosen};
 
 /// List the networks
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names to list: part of a name, or with * and ? for any characters [default: all]
-    pattern: Option<String>,
+    /// Networks to list: part of a name, or with * and ? for any characters, @paper69, @demo or @FILE [default: all]
+    patterns: Vec<String>,
+    /// Also compute the multiply-accumulate operations for one image, which runs each network once, and the components by
+    /// which the paper on SAT tells networks apart
+    #[arg(long)]
+    components: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    /// As the paper's table of components, with --components.
+    Csv,
+    Markdown,
 }
 
 #[derive(Serialize)]
@@ -27,47 +44,138 @@ struct Row {
     input_size: [usize; 3],
     num_classes: usize,
     default_tag: Option<String>,
+    #[serde(flatten)]
+    more: Option<More>,
+}
+
+#[derive(Serialize)]
+struct More {
+    /// Thousand millions of multiply-accumulate operations.
+    gmacs: f64,
+    /// By the columns of the paper's table.
+    components: Vec<(&'static str, String)>,
+}
+
+impl Row {
+    fn new(entry: &Entry, components: bool) -> Self {
+        let [height, width] = entry.config.input_size();
+        Self {
+            name: entry.name,
+            family: entry.family,
+            params: entry.parameters(),
+            input_size: [3, height, width],
+            num_classes: entry.config.num_classes(),
+            default_tag: catalogue::default_tag(entry.name).map(str::to_owned),
+            more: components.then(|| More {
+                gmacs: entry.multiply_accumulates() as f64 / 1e9,
+                components: Components::COLUMNS
+                    .into_iter()
+                    .zip(entry.config.components().values([height, width]))
+                    .collect(),
+            }),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let [_, height, width] = self.input_size;
+        let mut cells = vec![
+            self.name.to_owned(),
+            self.family.to_owned(),
+            format!("{:.2}", self.params as f64 / 1e6),
+            format!("{height} × {width}"),
+            self.default_tag.clone().unwrap_or_default(),
+        ];
+        if let Some(more) = &self.more {
+            cells.push(format!("{:.2}", more.gmacs));
+            cells.extend(more.components.iter().map(|(_, value)| value.clone()));
+        }
+        cells
+    }
 }
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let pattern = self.pattern.as_deref().unwrap_or("*");
-        let entries = registry::matching(pattern);
+        let all = ["*".to_owned()];
+        let patterns = if self.patterns.is_empty() { &all[..] } else { &self.patterns[..] };
+        let mut entries = Vec::new();
+        for pattern in patterns {
+            let found =
+                if pattern.starts_with('@') { chosen(std::slice::from_ref(pattern))? } else { matching(pattern) };
+            if found.is_empty() {
+                eprintln!("netkin: no network's name matches {pattern:?}; `netkin models` lists them all");
+            }
+            entries.extend(found);
+        }
+        if entries.is_empty() {
+            return Ok(Outcome::FellShort);
+        }
+        let bar = common.bar("networks");
+        bar.set_length(entries.len() as u64);
         let rows: Vec<Row> = entries
             .into_iter()
             .map(|entry| {
-                let [height, width] = entry.config.input_size();
-                Row {
-                    name: entry.name,
-                    family: entry.family,
-                    params: entry.parameters(),
-                    input_size: [3, height, width],
-                    num_classes: entry.config.num_classes(),
-                    default_tag: netkin_weights::catalogue::default_tag(entry.name).map(str::to_owned),
-                }
+                bar.inc(1);
+                Row::new(entry, self.components)
             })
             .collect();
-        let found = !rows.is_empty();
+        bar.finish_and_clear();
         if common.json {
             print_json(&Document { models: rows })?;
         } else {
-            print(&table(&rows))?;
+            print(&match self.format {
+                Format::Text => text(&rows, self.components),
+                Format::Csv => csv(&rows)?,
+                Format::Markdown => markdown(&rows, self.components),
+            })?;
         }
-        if found {
-            return Ok(Outcome::Done);
-        }
-        eprintln!("netkin: no network's name matches {pattern:?}; `netkin models` lists them all");
-        Ok(Outcome::FellShort)
+        Ok(Outcome::Done)
     }
 }
 
-fn table(rows: &[Row]) -> String {
-    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+/// Names and sizes, or with components every column.
+fn text(rows: &[Row], components: bool) -> String {
+    let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+    let shown = if components { usize::MAX } else { 4 };
+    let columns = cells.first().map_or(0, Vec::len).min(shown);
+    let widths: Vec<usize> =
+        (0..columns).map(|column| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut text = String::new();
-    for row in rows {
-        let Row { name, family, params, input_size: [_, height, image_width], .. } = row;
-        let millions = *params as f64 / 1e6;
-        text += &format!("{name:width$}  {family:18}  {millions:8.2} M  {height} × {image_width}\n");
+    for row in cells {
+        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        text += line.join("  ").trim_end();
+        text.push('\n');
     }
     text
+}
+
+fn csv(rows: &[Row]) -> Result<String, Failure> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut header = vec!["Model name"];
+    if let Some(More { components, .. }) = rows.first().and_then(|row| row.more.as_ref()) {
+        header.extend(components.iter().map(|(column, _)| column));
+    }
+    header.extend(["family", "params", "default_tag", "gmacs"]);
+    writer.write_record(&header)?;
+    for row in rows {
+        let mut record = vec![row.name.to_owned()];
+        let more = row.more.as_ref();
+        record.extend(more.iter().flat_map(|more| &more.components).map(|(_, value)| value.clone()));
+        record.extend([row.family.to_owned(), row.params.to_string(), row.default_tag.clone().unwrap_or_default()]);
+        record.push(more.map_or(String::new(), |more| more.gmacs.to_string()));
+        writer.write_record(&record)?;
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+fn markdown(rows: &[Row], components: bool) -> String {
+    let mut columns = vec!["name", "family", "parameters, M", "input", "weights"];
+    if components {
+        columns.push("GMACs");
+        columns.extend(Components::COLUMNS);
+    }
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let header: Vec<String> = columns.iter().map(|column| column.to_string()).collect();
+    let rule = vec!["---".to_owned(); columns.len()];
+    let body: String = rows.iter().map(|row| line(&row.cells())).collect();
+    line(&header) + &line(&rule) + &body
 }

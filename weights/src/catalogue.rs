@@ -20,8 +20,19 @@ pub struct Published {
     pub num_classes: usize,
     /// How images are prepared.
     pub preprocessing: Preprocessing,
-    /// The repository on the hub, if it is not `timm/NAME.TAG`.
-    repository: Option<&'static str>,
+    /// Where they are.
+    pub place: PublishedAt,
+}
+
+/// Where published weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishedAt {
+    /// `timm/NAME.TAG` on the Hugging Face hub.
+    Hub,
+    /// Another repository there.
+    Repository(&'static str),
+    /// In files that people have; nobody is asked for them.
+    File,
 }
 
 static CATALOGUE: LazyLock<Vec<Published>> = LazyLock::new(|| {
@@ -55,10 +66,14 @@ pub fn preprocessing(name: &str, tag: Option<&str>) -> Option<Preprocessing> {
     find(name, tag.or(default_tag(name))?).map(|row| row.preprocessing)
 }
 
-/// The repository on the Hugging Face hub: `timm/NAME.TAG`, but for a few.
-pub fn repository(name: &str, tag: &str) -> String {
-    let special = find(name, tag).and_then(|row| row.repository);
-    special.map_or_else(|| format!("timm/{name}.{tag}"), String::from)
+/// The repository on the Hugging Face hub: `timm/NAME.TAG`, but for a few; none for weights that are in files only. Tags
+/// that the catalogue does not know may have come to the hub since.
+pub fn repository(name: &str, tag: &str) -> Option<String> {
+    match find(name, tag).map_or(PublishedAt::Hub, |row| row.place) {
+        PublishedAt::Hub => Some(format!("timm/{name}.{tag}")),
+        PublishedAt::Repository(repository) => Some(repository.to_owned()),
+        PublishedAt::File => None,
+    }
 }
 
 fn find(name: &str, tag: &str) -> Option<&'static Published> {
@@ -67,7 +82,7 @@ fn find(name: &str, tag: &str) -> Option<&'static Published> {
 
 fn row(line: &'static str) -> Option<Published> {
     let columns: Vec<&'static str> = line.split(',').collect();
-    let &[name, tag, default, num_classes, height, width, crop_pct, crop_mode, interpolation, mean, std, repository] =
+    let &[name, tag, default, num_classes, height, width, crop_pct, crop_mode, interpolation, mean, std, place] =
         columns.as_slice()
     else {
         return None;
@@ -94,7 +109,11 @@ fn row(line: &'static str) -> Option<Published> {
         default: default.parse().ok()?,
         num_classes: num_classes.parse().ok()?,
         preprocessing,
-        repository: (!repository.is_empty()).then_some(repository),
+        place: match place {
+            "" => PublishedAt::Hub,
+            "file" => PublishedAt::File,
+            repository => PublishedAt::Repository(repository),
+        },
     })
 }
 
@@ -119,11 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn every_architecture_has_one_default() {
-        let names: HashSet<_> = CATALOGUE.iter().map(|row| row.name).collect();
-        for name in names {
-            let defaults = published(name).iter().filter(|row| row.default).count();
-            assert_eq!(defaults, 1, "{name}");
+    fn every_architecture_on_the_hub_has_one_default_there() {
+        for name in CATALOGUE.iter().filter(|row| row.place != PublishedAt::File).map(|row| row.name) {
+            let defaults: Vec<_> = published(name).into_iter().filter(|row| row.default).collect();
+            assert!(defaults.len() == 1 && defaults[0].place != PublishedAt::File, "{name}: {defaults:?}");
         }
     }
 
@@ -145,9 +163,10 @@ mod tests {
         assert_eq!(tags("resnet18")[0], "a1_in1k");
         assert!(tags("resnet18").contains(&"tv_in1k"));
         assert_eq!(default_tag("demo_resnet"), None);
-        assert_eq!(repository("resnet18", "new"), "timm/resnet18.new");
+        assert_eq!(repository("resnet18", "new").as_deref(), Some("timm/resnet18.new"));
         let clip = repository("vit_base_patch16_clip_quickgelu_224", "openai");
-        assert_eq!(clip, "timm/vit_base_patch16_clip_224.openai");
+        assert_eq!(clip.as_deref(), Some("timm/vit_base_patch16_clip_224.openai"));
+        assert_eq!(repository("mobilenetv2_100", "tv_in1k"), None);
 
         let default = preprocessing("resnet18", None).unwrap();
         assert_eq!(Some(default), preprocessing("resnet18", Some("a1_in1k")));

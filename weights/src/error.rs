@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use netkin_architectures::InputRule;
+
 use crate::Precision;
 
 /// Why there is no network, or no file.
@@ -21,6 +23,18 @@ pub enum Error {
         "{spec:?} looks like a file: say whose weights it holds by writing NAME={spec} (`netkin models` lists the names)"
     )]
     PathWithoutName { spec: String },
+    /// A file of models that cannot be read.
+    #[error("@{} is no set of models ({error}): @paper69 and @demo are, and @FILE with a model a line", path.display())]
+    ModelSet { path: PathBuf, error: io::Error },
+    /// A line of such a file that names no model.
+    #[error("{}, line {number}: {error}", path.display())]
+    ModelSetLine { path: PathBuf, number: usize, error: Box<Error> },
+    /// A file without models.
+    #[error("{} names no model: write one a line", path.display())]
+    EmptyModelSet { path: PathBuf },
+    /// Weights that are in nobody's repository.
+    #[error("{name} is on no hub: if you have its file, give it as {name}=PATH")]
+    FileOnly { name: String },
     /// A name without published weights, and no file given.
     #[error("timm publishes no weights of {name} that netkin knows of: give a file as {name}=PATH")]
     NotPublished { name: String },
@@ -60,6 +74,9 @@ pub enum Error {
         "{file} does not say how images are prepared ({reason}): mend it, or move it away to use timm's usual values"
     )]
     Config { file: String, reason: String },
+    /// The network does not run on images of that size.
+    #[error("{network} does not take images of {height} × {width} pixels: {}", takes(*rule, *own))]
+    InputSize { network: &'static str, height: usize, width: usize, rule: InputRule, own: [usize; 2] },
     /// The device did not give a parameter back.
     #[error("cannot read {tensor} back from the device: {reason}")]
     Device { tensor: String, reason: String },
@@ -99,6 +116,15 @@ pub enum Error {
     NotAHub { url: String, reason: String },
 }
 
+/// Which images a network takes.
+fn takes(rule: InputRule, [height, width]: [usize; 2]) -> String {
+    match rule {
+        InputRule::Any => format!("its usual size is {height} × {width}"),
+        InputRule::Multiple(step) => format!("give a square whose side is a multiple of {step}"),
+        InputRule::Fixed => format!("it is made for {height} × {width} and cannot be built for another size"),
+    }
+}
+
 /// How a file differs from the network that it was to fill.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
@@ -116,6 +142,21 @@ pub struct Misfit {
     pub fits: Vec<&'static str>,
     /// Whether only the classifier is missing.
     pub headless: bool,
+}
+
+impl Misfit {
+    /// Of a file that fits.
+    pub(crate) fn none(file: &str, network: &'static str) -> Self {
+        Self {
+            file: file.to_owned(),
+            network,
+            missing: Vec::new(),
+            unused: Vec::new(),
+            different: Vec::new(),
+            fits: Vec::new(),
+            headless: false,
+        }
+    }
 }
 
 impl std::error::Error for Misfit {}

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use burn::tensor::TensorData;
 use burn_store::pytorch_reader::{self, PytorchReader};
+use netkin_architectures::Checkpoint;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use sha2::{Digest, Sha256};
 
@@ -113,8 +114,27 @@ impl WeightsFile {
         Ok(Self { sha256: sha256(bytes), tensors: needed(weights_of(tensors)), label, bytes: Cow::Borrowed(&[]) })
     }
 
-    /// The numbers of a tensor of floating point numbers.
-    pub fn read(&self, key: &str, to: Precision) -> Result<TensorData, Error> {
+    /// Names and shapes, on their way into a network.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::new(self.tensors.iter().map(|(key, tensor)| (key.clone(), tensor.shape.clone())))
+    }
+
+    /// The numbers of a checkpoint's tensor of floating point numbers, which is made of this file's.
+    pub fn read(&self, checkpoint: &Checkpoint, key: &str, to: Precision) -> Result<TensorData, Error> {
+        let shape = checkpoint.shape(key).expect("a tensor of the checkpoint");
+        if let Some(origin) = checkpoint.unchanged(key) {
+            return self.stored(origin, shape, to);
+        }
+        let values = checkpoint.values(key, |origin| {
+            let data = self.stored(origin, &self.tensors[origin].shape, Precision::F64)?;
+            Ok(data.try_into_vec::<f64>().expect("what was read as f64"))
+        })?;
+        let bytes: Vec<u8> = values.into_iter().flat_map(f64::to_le_bytes).collect();
+        convert(&bytes, Precision::F64, shape, to).map_err(|flaw| self.flawed(flaw, key, to))
+    }
+
+    /// The numbers of one of the file's tensors, in another shape of as many.
+    fn stored(&self, key: &str, shape: &[usize], to: Precision) -> Result<TensorData, Error> {
         let tensor = &self.tensors[key];
         let damaged = |reason: String| Error::Damaged { file: self.label.clone(), reason };
         let from = tensor.kind.clone().map_err(damaged)?;
@@ -122,10 +142,15 @@ impl WeightsFile {
             Place::Bytes(range) => Cow::Borrowed(&self.bytes[range.clone()]),
             Place::Checkpoint(tensor) => Cow::Owned(tensor.read().map_err(|error| damaged(error.to_string()))?),
         };
-        convert(&bytes, from, &tensor.shape, to).map_err(|flaw| match flaw {
-            Flaw::NotFinite => Error::NotFinite { file: self.label.clone(), tensor: key.into() },
-            Flaw::Overflow => Error::Overflow { file: self.label.clone(), tensor: key.into(), precision: to },
-        })
+        convert(&bytes, from, shape, to).map_err(|flaw| self.flawed(flaw, key, to))
+    }
+
+    fn flawed(&self, flaw: Flaw, key: &str, precision: Precision) -> Error {
+        let (file, tensor) = (self.label.clone(), key.to_owned());
+        match flaw {
+            Flaw::NotFinite => Error::NotFinite { file, tensor },
+            Flaw::Overflow => Error::Overflow { file, tensor, precision },
+        }
     }
 }
 

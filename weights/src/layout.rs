@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use netkin_architectures::{Entry, Network};
+use netkin_architectures::{AnyConfiguration, Network};
 
 /// Keys and shapes in the network's order, running statistics included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,9 +33,9 @@ pub(crate) struct Pattern {
 
 impl Pattern {
     /// Found by building the network with two numbers of classes: what differs is the classifier.
-    pub fn of(entry: &Entry) -> Self {
-        let num_classes = entry.config.num_classes();
-        let build = |classes| Layout::of(&entry.config.build(classes, &Device::flex()));
+    pub fn of(config: &dyn AnyConfiguration) -> Self {
+        let num_classes = config.num_classes();
+        let build = |classes| Layout::of(&config.build(classes, &Device::flex()));
         let (layout, other) = (build(num_classes), build(num_classes + 1));
         let classifier = (0..layout.0.len()).filter(|&index| layout.0[index] != other.0[index]).collect();
         Self { layout, num_classes, classifier }
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn keys_are_those_of_timm() {
-        let layout = Pattern::of(find("resnet18").unwrap()).layout(1000);
+        let layout = Pattern::of(find("resnet18").unwrap().config).layout(1000);
         let shape = |key: &str| &layout.0.iter().find(|(found, _)| found == key).unwrap().1;
         assert_eq!(shape("conv1.weight"), &[64, 3, 7, 7]);
         assert_eq!(shape("layer2.0.downsample.0.weight"), &[128, 64, 1, 1]);
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn the_classifier_is_found_in_every_network() {
         for entry in registry::all() {
-            let pattern = Pattern::of(entry);
+            let pattern = Pattern::of(entry.config);
             assert!(pattern.classifier().count() > 0, "{}", entry.name);
             let classes = entry.config.num_classes() + 7;
             let network = entry.config.build(classes, &Device::flex());

@@ -12,7 +12,9 @@
 //! ```
 //!
 //! * [`ModelSpec`]: what a person writes where a model is expected: `NAME`, `NAME.TAG`, `NAME=PATH`, `NAME.TAG=PATH`.
+//! * [`ModelSet`]: several at once: `@paper69`, `@demo`, `@FILE`.
 //! * [`load()`]: a file of safetensors or a PyTorch checkpoint, taken strictly, into a network.
+//! * [`check`]: how such a file fits, without loading it.
 //! * [`save()`]: a network's parameters as safetensors under timm's keys.
 //! * [`hub`]: the Hugging Face hub and its cache folder.
 //! * [`catalogue`]: which weights timm publishes, and how images are prepared for them.
@@ -32,12 +34,14 @@ mod load;
 mod precision;
 mod preprocessing;
 mod save;
+mod sets;
 mod spec;
 
 pub use error::{Error, Misfit};
 pub use hub::{HubConfig, Progress};
-pub use load::{Loaded, Source, load};
+pub use load::{Check, Loaded, Source, check, fetch, load, path};
 pub use precision::Precision;
 pub use preprocessing::{CropMode, Interpolation, Preprocessing};
 pub use save::{save, to_safetensors};
+pub use sets::{ModelSet, paper69};
 pub use spec::ModelSpec;

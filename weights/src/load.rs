@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 use burn_store::{ModuleSnapshot, bridge};
-use netkin_architectures::{Entry, InputRule, Network, registry};
+use netkin_architectures::{AnyConfiguration, Checkpoint, Entry, InputRule, Network, registry};
 use serde::Serialize;
 
 use crate::error::Misfit;
@@ -61,7 +61,8 @@ const CONFIG: &str = "config.json";
 /// Finds the weights, downloads them if need be, and fills the network with them in `precision`.
 ///
 /// A path may lead to safetensors or a PyTorch checkpoint. Without one, `demo_…` names have their weights in the
-/// program, all others on the Hugging Face hub. The file must fit exactly: it has every parameter, in its shape, and
+/// program, all others on the Hugging Face hub. The file must fit exactly, after the conversions that timm does, too
+/// ([`Configuration::convert`](netkin_architectures::Configuration::convert)): it has every parameter, in its shape, and
 /// nothing else; only the number of classes is the file's own. Every number must be finite.
 ///
 /// Images are prepared as `config.json` says, on the hub or beside a file (if it is about this architecture), else as
@@ -78,21 +79,20 @@ pub fn load(
 ) -> Result<Loaded, Error> {
     let entry = spec.entry();
     let Found { file, source, preprocessing } = Found::from_spec(spec, hub, progress)?;
-
-    let pattern = Pattern::of(entry);
-    let num_classes = pattern.classes(|key| shape_in(&file, key));
-    let layout = pattern.layout(num_classes);
-    if let Some(misfit) = misfit(entry, &pattern, &layout, &file) {
+    let fitting = Fitting::new(entry, preprocessing.input_size, &file);
+    if let Some(misfit) = fitting.misfit(entry, &file) {
         return Err(Error::Misfit(Box::new(misfit)));
     }
 
+    let Fitting { network, checkpoint, layout, num_classes, .. } = fitting;
+    let config = network.configuration();
     let tensors = layout
         .0
         .iter()
-        .map(|(key, _)| Ok(bridge::from_data(file.read(key, precision)?, key.clone(), None)))
+        .map(|(key, _)| Ok(bridge::from_data(file.read(&checkpoint, key, precision)?, key.clone(), None)))
         .collect::<Result<Vec<_>, Error>>()?;
     let device = device.clone().without_autodiff();
-    let mut network = entry.config.build(num_classes, &device);
+    let mut network = config.build(num_classes, &device);
     let applied = network.apply(tensors, None, None, true);
     assert!(
         applied.missing.is_empty() && applied.unused.is_empty() && applied.errors.is_empty(),
@@ -111,6 +111,72 @@ pub fn load(
     })
 }
 
+/// What a file's tensors become.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// `NAME` or `NAME.TAG`, as asked for.
+    pub name: String,
+    /// Where the weights come from.
+    pub source: Source,
+    /// Of the file, in hexadecimal.
+    pub sha256: String,
+    /// Outputs of the classifier.
+    pub num_classes: usize,
+    /// How many tensors fit.
+    pub applied: usize,
+    /// Those among them that the file keeps otherwise: their keys there, and the one here.
+    pub converted: Vec<(Vec<String>, String)>,
+    /// Keys of the network that the file lacks.
+    pub missing: Vec<String>,
+    /// Keys of the file that the network lacks.
+    pub unused: Vec<String>,
+    /// Tensors in both, with another shape or no floating point numbers, each as a phrase.
+    pub different: Vec<String>,
+    /// Networks that the file fits exactly, if it does not fit this one.
+    pub fits: Vec<&'static str>,
+}
+
+impl Check {
+    /// Whether [`load`] takes the file.
+    pub fn fits_exactly(&self) -> bool {
+        self.missing.is_empty() && self.unused.is_empty() && self.different.is_empty()
+    }
+}
+
+/// Finds the weights as [`load`] does, and says how they fit without loading them.
+///
+/// # Errors
+/// Any [`Error`] but [`Error::Misfit`], and those of parsing a [`ModelSpec`].
+pub fn check(spec: &ModelSpec, hub: &HubConfig, progress: &mut dyn FnMut(Progress)) -> Result<Check, Error> {
+    let entry = spec.entry();
+    let Found { file, source, preprocessing } = Found::from_spec(spec, hub, progress)?;
+    let fitting = Fitting::new(entry, preprocessing.input_size, &file);
+    let Misfit { missing, unused, different, fits, .. } =
+        fitting.misfit(entry, &file).unwrap_or_else(|| Misfit::none(&file.label, entry.name));
+    let converted = fitting
+        .layout
+        .0
+        .iter()
+        .filter(|(key, _)| fitting.checkpoint.contains(key))
+        .map(|(key, _)| {
+            (fitting.checkpoint.origins(key).into_iter().map(String::from).collect::<Vec<_>>(), key.clone())
+        })
+        .filter(|(origins, key)| fitting.checkpoint.unchanged(key).is_none() || origins.iter().ne([key]))
+        .collect();
+    Ok(Check {
+        name: spec.name().into(),
+        source,
+        num_classes: fitting.num_classes,
+        applied: fitting.layout.0.len() - missing.len() - different.len(),
+        converted,
+        missing,
+        unused,
+        different,
+        fits,
+        sha256: file.sha256,
+    })
+}
+
 /// Weights before they are taken apart.
 struct Found {
     file: WeightsFile,
@@ -119,9 +185,20 @@ struct Found {
 }
 
 impl Found {
+    /// With images of the size that was asked for, if one was.
     fn from_spec(spec: &ModelSpec, hub: &HubConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, Error> {
+        if let Some(size) = spec.input_size() {
+            takes(spec.entry(), size)?;
+        }
+        let mut found = Self::as_published(spec, hub, progress)?;
+        if let Some(size) = spec.input_size() {
+            found.preprocessing.input_size = size;
+        }
+        Ok(found)
+    }
+
+    fn as_published(spec: &ModelSpec, hub: &HubConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, Error> {
         let entry = spec.entry();
-        let name = || spec.name().to_string();
         if let Some(path) = spec.path() {
             return Self::at_path(spec, path);
         }
@@ -133,13 +210,8 @@ impl Found {
                 preprocessing: usual(entry, None),
             });
         }
-        if entry.name.starts_with("demo_") {
-            return Err(Error::NotEmbedded { name: name() });
-        }
-        match spec.tag().or(catalogue::default_tag(entry.name)) {
-            Some(tag) => Self::on_hub(entry, tag, hub, progress),
-            None => Err(Error::NotPublished { name: name() }),
-        }
+        let (repository, tag) = published(spec)?;
+        Self::on_hub(entry, &repository, tag, hub, progress)
     }
 
     fn at_path(spec: &ModelSpec, path: &Path) -> Result<Self, Error> {
@@ -151,13 +223,18 @@ impl Found {
         Ok(Self { file, source: Source::File(path.into()), preprocessing })
     }
 
-    fn on_hub(entry: &Entry, tag: &str, hub: &HubConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, Error> {
-        let repository = catalogue::repository(entry.name, tag);
-        let cached = HUB_FILES.iter().find_map(|file| hub::cached(hub, &repository, file));
+    fn on_hub(
+        entry: &Entry,
+        repository: &str,
+        tag: &str,
+        hub: &HubConfig,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, Error> {
+        let cached = cached(hub, repository);
         let was_cached = cached.is_some();
         let path = match cached {
             Some(path) => path,
-            None => hub::fetch(hub, &repository, HUB_FILES[0], progress)?,
+            None => hub::fetch(hub, repository, HUB_FILES[0], progress)?,
         };
         let file = WeightsFile::open(&path)?;
 
@@ -165,10 +242,10 @@ impl Found {
         // answer, nothing is fetched for it.
         let usual = usual(entry, Some(tag));
         let known = catalogue::preprocessing(entry.name, Some(tag)).is_some();
-        let config = match hub::cached(hub, &repository, CONFIG) {
+        let config = match hub::cached(hub, repository, CONFIG) {
             Some(config) => Some(config),
             None if known && was_cached => None,
-            None => match hub::fetch(hub, &repository, CONFIG, progress) {
+            None => match hub::fetch(hub, repository, CONFIG, progress) {
                 Ok(config) => Some(config),
                 Err(Error::NoSuchHubFile { .. }) => None,
                 Err(_) if known => None,
@@ -179,7 +256,121 @@ impl Found {
             Some(config) => ConfigFile::open(&config)?.preprocessing(entry, usual)?,
             None => usual,
         };
-        Ok(Self { file, source: Source::Hub { repository, file: path }, preprocessing })
+        Ok(Self { file, source: Source::Hub { repository: repository.into(), file: path }, preprocessing })
+    }
+}
+
+/// A network of an architecture, of its own size or built for another one.
+enum Configured {
+    Own(&'static dyn AnyConfiguration),
+    Resized(Box<dyn AnyConfiguration>),
+}
+
+impl Configured {
+    /// For images of that size, which it takes.
+    fn new(entry: &'static Entry, size: [usize; 2]) -> Self {
+        if entry.config.input_size() == size || entry.config.input_rule() == InputRule::Any {
+            Self::Own(entry.config)
+        } else {
+            Self::Resized(entry.config.resized(size[0]))
+        }
+    }
+
+    fn configuration(&self) -> &dyn AnyConfiguration {
+        match self {
+            Self::Own(config) => *config,
+            Self::Resized(config) => &**config,
+        }
+    }
+}
+
+/// A file's tensors in the layout of a network's.
+struct Fitting {
+    network: Configured,
+    checkpoint: Checkpoint,
+    pattern: Pattern,
+    layout: Layout,
+    num_classes: usize,
+}
+
+impl Fitting {
+    fn new(entry: &'static Entry, size: [usize; 2], file: &WeightsFile) -> Self {
+        let network = Configured::new(entry, size);
+        let mut checkpoint = file.checkpoint();
+        network.configuration().convert(&mut checkpoint);
+        let pattern = Pattern::of(network.configuration());
+        let num_classes = pattern.classes(|key| checkpoint.shape(key));
+        let layout = pattern.layout(num_classes);
+        Self { network, checkpoint, pattern, layout, num_classes }
+    }
+}
+
+/// Whether a network takes images of that size.
+fn takes(entry: &Entry, size: [usize; 2]) -> Result<(), Error> {
+    let [height, width] = size;
+    let rule = entry.config.input_rule();
+    let fits = size == entry.config.input_size()
+        || match rule {
+            InputRule::Any => height > 0 && width > 0,
+            InputRule::Multiple(step) => height == width && height > 0 && height.is_multiple_of(step),
+            InputRule::Fixed => false,
+        };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::InputSize { network: entry.name, height, width, rule, own: entry.config.input_size() })
+}
+
+/// Where weights are that no file was given for, and their tag.
+fn published(spec: &ModelSpec) -> Result<(String, &str), Error> {
+    let (entry, name) = (spec.entry(), || spec.name().to_owned());
+    if entry.name.starts_with("demo_") {
+        return Err(Error::NotEmbedded { name: name() });
+    }
+    let tag = spec.tag().or(catalogue::default_tag(entry.name)).ok_or_else(|| Error::NotPublished { name: name() })?;
+    let repository = catalogue::repository(entry.name, tag).ok_or_else(|| Error::FileOnly { name: name() })?;
+    Ok((repository, tag))
+}
+
+/// A repository's weights in the cache folder.
+fn cached(hub: &HubConfig, repository: &str) -> Option<PathBuf> {
+    HUB_FILES.iter().find_map(|file| hub::cached(hub, repository, file))
+}
+
+/// The file of a model's weights on this machine, if it is there: the one that was named, or one in the hub's cache
+/// folder. Nobody is asked.
+///
+/// # Errors
+/// [`Error::NotEmbedded`], [`Error::NotPublished`] or [`Error::FileOnly`].
+pub fn path(spec: &ModelSpec, hub: &HubConfig) -> Result<Option<PathBuf>, Error> {
+    match spec.path() {
+        Some(path) => Ok(path.is_file().then(|| path.into())),
+        None => Ok(cached(hub, &published(spec)?.0)),
+    }
+}
+
+/// Brings a model's weights and their configuration to this machine, if they are not there yet, so that it runs without
+/// a network later.
+///
+/// # Errors
+/// Those of [`path`] and of [`hub::fetch`].
+pub fn fetch(spec: &ModelSpec, hub: &HubConfig, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, Error> {
+    if let Some(path) = path(spec, hub)? {
+        return Ok(path);
+    }
+    if let Some(path) = spec.path() {
+        return Err(Error::NoFile { path: path.into() });
+    }
+    let (repository, tag) = published(spec)?;
+    let path = hub::fetch(hub, &repository, HUB_FILES[0], progress)?;
+    match hub::fetch(hub, &repository, CONFIG, progress) {
+        Err(error)
+            if !matches!(error, Error::NoSuchHubFile { .. })
+                && catalogue::preprocessing(spec.entry().name, Some(tag)).is_none() =>
+        {
+            Err(error)
+        }
+        _ => Ok(path),
     }
 }
 
@@ -221,11 +412,9 @@ impl ConfigFile {
     fn preprocessing(&self, entry: &Entry, usual: Preprocessing) -> Result<Preprocessing, Error> {
         let parsed = Config::parse(&self.text, usual);
         let preprocessing = parsed.map_err(|reason| self.unusable(reason))?;
-        let [height, width] = entry.config.input_size();
-        if entry.config.input_rule() == InputRule::Any || preprocessing.input_size == [height, width] {
-            Ok(preprocessing)
-        } else {
-            Err(self.unusable(format!("{} takes images of {height}×{width} pixels only", entry.name)))
+        match takes(entry, preprocessing.input_size) {
+            Ok(()) => Ok(preprocessing),
+            Err(error) => Err(self.unusable(error.to_string())),
         }
     }
 
@@ -234,55 +423,53 @@ impl ConfigFile {
     }
 }
 
-fn shape_in<'a>(file: &'a WeightsFile, key: &str) -> Option<&'a [usize]> {
-    file.tensors.get(key).map(|tensor| tensor.shape.as_slice())
-}
-
-/// How the file differs from the layout, if it does.
-fn misfit(entry: &Entry, pattern: &Pattern, layout: &Layout, file: &WeightsFile) -> Option<Misfit> {
-    let (mut missing, mut different) = (Vec::new(), Vec::new());
-    for (key, shape) in &layout.0 {
-        match file.tensors.get(key) {
-            None => missing.push(key.clone()),
-            Some(tensor) if tensor.shape != *shape => {
-                different.push(format!("{key} is {:?}, not {shape:?}", tensor.shape));
+impl Fitting {
+    /// How the file differs from the layout, if it does.
+    fn misfit(&self, entry: &Entry, file: &WeightsFile) -> Option<Misfit> {
+        let (mut missing, mut different) = (Vec::new(), Vec::new());
+        for (key, shape) in &self.layout.0 {
+            let Some(found) = self.checkpoint.shape(key) else {
+                missing.push(key.clone());
+                continue;
+            };
+            if found != shape {
+                different.push(format!("{key} is {found:?}, not {shape:?}"));
             }
-            Some(tensor) => {
-                if let Err(kind) = &tensor.kind {
+            for origin in self.checkpoint.origins(key) {
+                if let Err(kind) = &file.tensors[origin].kind {
                     different.push(format!("{key} holds {kind}, not floating point numbers"));
                 }
             }
         }
+        let expected: HashSet<&str> = self.layout.0.iter().map(|(key, _)| key.as_str()).collect();
+        let unused: Vec<String> =
+            self.checkpoint.names().filter(|key| !expected.contains(key)).map(String::from).collect();
+        if missing.is_empty() && different.is_empty() && unused.is_empty() {
+            return None;
+        }
+        let headless = different.is_empty()
+            && unused.is_empty()
+            && self.pattern.classifier().eq(missing.iter().map(String::as_str));
+        Some(Misfit {
+            missing,
+            unused,
+            different,
+            fits: fitting(file),
+            headless,
+            ..Misfit::none(&file.label, entry.name)
+        })
     }
-    let expected: HashSet<&String> = layout.0.iter().map(|(key, _)| key).collect();
-    let unused: Vec<String> = file.tensors.keys().filter(|key| !expected.contains(key)).cloned().collect();
-    if missing.is_empty() && different.is_empty() && unused.is_empty() {
-        return None;
-    }
-    let headless =
-        different.is_empty() && unused.is_empty() && pattern.classifier().eq(missing.iter().map(String::as_str));
-    Some(Misfit {
-        file: file.label.clone(),
-        network: entry.name,
-        missing,
-        unused,
-        different,
-        fits: fitting(file),
-        headless,
-    })
 }
 
-/// The networks that the file fits exactly.
+/// The networks that the file fits exactly, at the size that they are made for.
 fn fitting(file: &WeightsFile) -> Vec<&'static str> {
-    registry::all()
-        .iter()
-        .filter(|entry| {
-            let pattern = Pattern::of(entry);
-            let classes = pattern.classes(|key| shape_in(file, key));
-            let layout = pattern.layout(classes);
-            layout.0.len() == file.tensors.len()
-                && layout.0.iter().all(|(key, shape)| shape_in(file, key) == Some(shape))
-        })
-        .map(|entry| entry.name)
-        .collect()
+    let fits = |entry: &&Entry| {
+        let mut checkpoint = file.checkpoint();
+        entry.config.convert(&mut checkpoint);
+        let pattern = Pattern::of(entry.config);
+        let layout = pattern.layout(pattern.classes(|key| checkpoint.shape(key)));
+        layout.0.len() == checkpoint.names().count()
+            && layout.0.iter().all(|(key, shape)| checkpoint.shape(key) == Some(shape))
+    };
+    registry::all().iter().filter(fits).map(|entry| entry.name).collect()
 }

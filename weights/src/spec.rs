@@ -19,9 +19,25 @@ pub struct ModelSpec {
     entry: &'static Entry,
     tag: Option<String>,
     path: Option<PathBuf>,
+    input_size: Option<[usize; 2]>,
 }
 
 impl ModelSpec {
+    /// The same for images of this height and width in pixels, in place of what the weights are published for.
+    pub fn at_size(self, input_size: [usize; 2]) -> Self {
+        Self { input_size: Some(input_size), ..self }
+    }
+
+    /// The same with the weights of a file, as in `NAME=PATH`.
+    pub fn with_path(self, path: PathBuf) -> Self {
+        Self { path: Some(path), ..self }
+    }
+
+    /// Height and width in pixels, if asked for.
+    pub fn input_size(&self) -> Option<[usize; 2]> {
+        self.input_size
+    }
+
     /// `NAME` or `NAME.TAG`, as asked for.
     pub fn name(&self) -> &str {
         &self.asked
@@ -67,7 +83,7 @@ impl FromStr for ModelSpec {
         }
         let entry =
             netkin_architectures::find(name).map_err(|similar| Error::UnknownNetwork { name: name.into(), similar })?;
-        Ok(Self { asked: asked.into(), entry, tag: tag.map(String::from), path })
+        Ok(Self { asked: asked.into(), entry, tag: tag.map(String::from), path, input_size: None })
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 
-use super::Linear;
+use super::{Linear, macs};
 
 /// Multi-head self-attention over `[batch, token, channel]` (Vaswani et al. 2017) with one map for queries, keys and values.
 #[derive(Module, Debug)]
@@ -23,6 +23,7 @@ impl Attention {
     pub fn forward_residual(&self, x: Tensor<3>, gamma: Option<&Param<Tensor<1>>>, shortcut: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, channels] = x.dims();
         let size = channels / self.heads;
+        macs::count(2 * batch * tokens * tokens * channels);
         let scale = (size as f64).powf(-0.5);
         let qkv = self.qkv.forward(x);
         if netkin_kernels::applies(&qkv) {

@@ -5,7 +5,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::{Activation, Cache, Convolution};
 
-use super::{BatchNorm2d, add, scale_and_shift};
+use super::{BatchNorm2d, add, macs, scale_and_shift};
 
 /// How the border of an image is treated; what is added is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,11 +131,13 @@ impl Conv2d {
     /// The convolution and what follows it.
     pub fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        let [batch, _, height, width] = x.dims();
+        let [_, _, kernel_height, kernel_width] = weight.dims();
+        let places = self.outputs(height, kernel_height) * self.outputs(width, kernel_width);
+        macs::count(batch * places * weight.shape().num_elements());
         if !netkin_kernels::applies(&x) {
             return then.after(self.forward_plain(x, weight, bias));
         }
-        let [_, _, height, width] = x.dims();
-        let [_, _, kernel_height, kernel_width] = weight.dims();
         let convolution = Convolution {
             stride: [self.stride; 2],
             padding: [self.amount(height, kernel_height), self.amount(width, kernel_width)],
@@ -153,6 +155,12 @@ impl Conv2d {
         let mut options = ConvOptions::new([self.stride; 2], [0, 0], [self.dilation; 2], self.groups);
         options.padding = [self.amount(height, kernel_height), self.amount(width, kernel_width)];
         module::conv2d(x, weight, bias, options)
+    }
+
+    /// Places of the result along an axis.
+    fn outputs(&self, size: usize, kernel: usize) -> usize {
+        let (before, after) = self.amount(size, kernel);
+        (before + size + after - (kernel - 1) * self.dilation - 1) / self.stride + 1
     }
 
     fn amount(&self, size: usize, kernel: usize) -> (usize, usize) {

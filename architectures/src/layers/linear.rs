@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::{Activation, Cache};
 
 use super::conv::fused;
-use super::{Then, add, scale_and_shift};
+use super::{Then, add, macs, scale_and_shift};
 
 /// y = x·Wᵀ + b over the last axis.
 #[derive(Module, Debug)]
@@ -78,6 +78,8 @@ impl Linear {
     /// The map at every place: `[batch, input, height, width]` → `[batch, output, height, width]`, and what follows.
     pub fn forward_channels(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        let [batch, _, height, width] = x.dims();
+        macs::count(batch * height * width * weight.shape().num_elements());
         if !netkin_kernels::applies(&x) {
             let y = module::linear(x.permute([0, 2, 3, 1]), weight.transpose(), bias);
             return then.after(y.permute([0, 3, 1, 2]));
@@ -96,6 +98,8 @@ impl Linear {
         residual: Option<Tensor<D>>,
     ) -> Tensor<D> {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        let [outputs, _] = weight.dims();
+        macs::count(x.shape().num_elements() * outputs);
         let trainable = weight.is_tracked();
         let scale = scale.map(Param::val);
         let fuses_scale = !trainable || scale.is_none();

@@ -4,6 +4,8 @@ use burn::module::{Flag, Initializer, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::Activation;
 
+use super::scale_and_shift;
+
 /// Batch normalisation over `[batch, channel, height, width]` (Ioffe & Szegedy 2015).
 ///
 /// In evaluation the running statistics are used. In training (parameters on an autodiff device and not frozen) the
@@ -54,6 +56,11 @@ impl BatchNorm2d {
             return self.forward_training(x, self.weight.val(), self.bias.val(), activation);
         }
         let [weight, bias, mean, variance] = self.parts();
+        if netkin_kernels::applies(&x) {
+            let scale = weight / (variance + self.epsilon).sqrt();
+            let shift = bias - mean * scale.clone();
+            return activation.forward(scale_and_shift(x, 1, scale, Some(shift)));
+        }
         let y = module::batch_norm(x, weight, bias, mean, variance, self.epsilon);
         activation.forward(y)
     }

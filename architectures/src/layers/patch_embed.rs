@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::{Activation, Cache, Convolution};
 
 use super::conv::fused;
-use super::{Then, transposed};
+use super::{Then, macs, transposed};
 
 /// Cuts an image into square patches and maps each linearly to a token (Dosovitskiy et al. 2021).
 #[derive(Module, Debug)]
@@ -62,6 +62,7 @@ impl PatchEmbed {
         let size = self.patch_size;
         let (weight, bias) = (self.proj.weight.val(), self.proj.bias.val());
         let [channels, ..] = weight.dims();
+        macs::count(batch * self.tokens() * weight.shape().num_elements());
         if netkin_kernels::applies(&images) {
             let convolution = Convolution { stride: [size; 2], ..Convolution::pointwise(self.cache.clone()) };
             let then = Then::activation(Activation::Identity);
