@@ -57,7 +57,7 @@ PROJECTIONS = 4
 SIZES = {"dla": 64, "hrnet": 64}
 
 # Where timm spreads over two files what is one family here.
-FAMILY_OF_MODULE = {"deit": "vision_transformer"}
+FAMILY_OF_MODULE = {"deit": "vision_transformer", "vision_transformer_hybrid": "vision_transformer"}
 
 
 def small_resnet(block, channels, stem=(16, 16, 24), **options):

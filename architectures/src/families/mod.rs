@@ -54,7 +54,10 @@ families! {
     efficientnet::EfficientNet,
     hrnet::HighResolutionNet,
     mlp_mixer::MlpMixer,
+    regnet::RegNet,
+    resnest::ResNeSt,
     resnet::ResNet,
+    rexnet::RexNet,
     vision_transformer::VisionTransformer,
     vovnet::VovNet,
 }

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, GroupNorm, Linear, Padding, SqueezeExcite, Then, add, average_pool, blur_pool,
+    Activation, Conv2d, Linear, Norm2d, Padding, SqueezeExcite, add, average_pool, blur_pool,
     global_average_pool, make_divisible_limited, max_pool,
 };
 use crate::taps::Taps;
@@ -80,7 +80,7 @@ const BASIC: Config = Config {
     input_size: 224,
     num_classes: 1000,
 };
-const BOTTLENECK: Config = Config { block: BlockKind::Bottleneck, ..BASIC };
+pub(super) const BOTTLENECK: Config = Config { block: BlockKind::Bottleneck, ..BASIC };
 
 const LAYERS_34: [usize; 4] = [3, 4, 6, 3];
 const LAYERS_50: [usize; 4] = [3, 4, 6, 3];
@@ -208,7 +208,7 @@ impl Config {
 #[derive(Module, Debug)]
 pub struct ResNet {
     conv1: Stem,
-    bn1: Norm,
+    bn1: Norm2d,
     layer1: Vec<Block>,
     layer2: Vec<Block>,
     layer3: Vec<Block>,
@@ -221,7 +221,7 @@ impl ResNet {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let (conv1, mut inputs) = Stem::new(config, device);
-        let bn1 = Norm::new(config, inputs, device);
+        let bn1 = norm(config, inputs, device);
         let mut stage = |index: usize| {
             (0..config.layers[index])
                 .map(|position| {
@@ -263,49 +263,22 @@ impl Architecture for ResNet {
     }
 }
 
-/// Batch or group normalisation.
-#[derive(Module, Debug)]
-enum Norm {
-    Batch(BatchNorm2d),
-    Group(GroupNorm),
-}
-
-impl Norm {
-    fn new(config: &Config, channels: usize, device: &Device) -> Self {
-        if config.group_norm {
-            Self::Group(GroupNorm::new(32, channels, 1e-5, device))
-        } else {
-            Self::Batch(BatchNorm2d::new(channels, device))
-        }
-    }
-
-    /// act(norm(conv(x)) + residual).
-    fn after(&self, conv: &Conv2d, x: Tensor<4>, residual: Option<Tensor<4>>, activation: Activation) -> Tensor<4> {
-        match self {
-            Self::Batch(norm) => conv.forward_then(x, Then::norm(norm, activation).residual(residual)),
-            Self::Group(norm) => {
-                let y = norm.forward(conv.forward(x));
-                match residual {
-                    Some(residual) => add(y, residual, activation),
-                    None => activation.forward(y),
-                }
-            }
-        }
-    }
+fn norm(config: &Config, channels: usize, device: &Device) -> Norm2d {
+    if config.group_norm { Norm2d::group(32, channels, device) } else { Norm2d::batch(channels, device) }
 }
 
 /// Strided convolution(s) up to the first normalisation.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
-enum Stem {
+pub(super) enum Stem {
     Plain(Conv2d),
     /// In the places of timm's Sequential: `conv1.0`, `conv1.1`, …
-    Deep((Conv2d, Norm, Relu, Conv2d, Norm, Relu, Conv2d)),
+    Deep((Conv2d, Norm2d, Relu, Conv2d, Norm2d, Relu, Conv2d)),
 }
 
 impl Stem {
     /// The stem and its output channels.
-    fn new(config: &Config, device: &Device) -> (Self, usize) {
+    pub(super) fn new(config: &Config, device: &Device) -> (Self, usize) {
         match config.stem {
             StemKind::Plain => {
                 let conv = Conv2d::config(3, 64, 7).stride(2).padding(Padding::Symmetric(3));
@@ -315,10 +288,10 @@ impl Stem {
                 let strided = Conv2d::config(3, first, 3).stride(2).build(device);
                 let stem = Self::Deep((
                     strided,
-                    Norm::new(config, first, device),
+                    norm(config, first, device),
                     Relu,
                     Conv2d::config(first, second, 3).build(device),
-                    Norm::new(config, second, device),
+                    norm(config, second, device),
                     Relu,
                     Conv2d::config(second, third, 3).build(device),
                 ));
@@ -328,7 +301,7 @@ impl Stem {
     }
 
     /// The stem, `norm`, ReLU.
-    fn forward(&self, x: Tensor<4>, norm: &Norm) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>, norm: &Norm2d) -> Tensor<4> {
         match self {
             Self::Plain(conv) => norm.after(conv, x, None, Activation::Relu),
             Self::Deep((first, norm1, _, second, norm2, _, third)) => {
@@ -360,11 +333,11 @@ impl BlockShape {
 #[derive(Module, Debug)]
 pub(super) struct Block {
     conv1: Conv2d,
-    bn1: Norm,
+    bn1: Norm2d,
     conv2: Conv2d,
-    bn2: Norm,
+    bn2: Norm2d,
     conv3: Option<Conv2d>,
-    bn3: Option<Norm>,
+    bn3: Option<Norm2d>,
     se: Option<SqueezeExcite>,
     downsample: Option<Shortcut>,
     /// The stride of the blur behind the strided convolution, which then keeps the size.
@@ -384,7 +357,7 @@ impl Block {
         let conv_stride = if blur.is_some() { 1 } else { stride };
         let strided =
             |conv: crate::layers::Conv2dConfig| conv.stride(conv_stride).padding(Padding::Symmetric(1)).build(device);
-        let norm = |channels| Norm::new(config, channels, device);
+        let norm = |channels| self::norm(config, channels, device);
         let (conv1, conv2, conv3, width) = match config.block {
             BlockKind::Basic => (
                 strided(Conv2d::config(inputs, channels, 3)),
@@ -448,21 +421,21 @@ impl Block {
 
 /// What brings a block's input to the shape of its output, in the places of timm's Sequential: `downsample.0`, …
 #[derive(Module, Debug)]
-enum Shortcut {
-    Convolution((Conv2d, Norm)),
-    Average((HalvingPool, Conv2d, Norm)),
+pub(super) enum Shortcut {
+    Convolution((Conv2d, Norm2d)),
+    Average((HalvingPool, Conv2d, Norm2d)),
 }
 
 /// Averages 2 × 2 windows if `halves`, else nothing; without parameters, but with a place in timm's numbering.
 #[derive(Module, Debug)]
-struct HalvingPool {
+pub(super) struct HalvingPool {
     halves: bool,
 }
 
 impl Shortcut {
-    fn new(config: &Config, inputs: usize, outputs: usize, stride: usize, device: &Device) -> Self {
+    pub(super) fn new(config: &Config, inputs: usize, outputs: usize, stride: usize, device: &Device) -> Self {
         let conv = Conv2d::config(inputs, outputs, 1);
-        let norm = Norm::new(config, outputs, device);
+        let norm = self::norm(config, outputs, device);
         if config.average_down {
             Self::Average((HalvingPool { halves: stride == 2 }, conv.build(device), norm))
         } else {
@@ -471,7 +444,7 @@ impl Shortcut {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Convolution((conv, norm)) => norm.after(conv, x, None, Activation::Identity),
             Self::Average((pool, conv, norm)) => {

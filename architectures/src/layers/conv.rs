@@ -115,6 +115,12 @@ impl Conv2d {
         Conv2dConfig { inputs, outputs, kernel, stride: 1, padding: None, dilation: 1, groups: 1, bias: false }
     }
 
+    /// Channels of the result.
+    pub fn outputs(&self) -> usize {
+        let [outputs, ..] = self.weight.lazy_shape().dims::<4>();
+        outputs
+    }
+
     /// `[batch, input, height, width]` → `[batch, output, height', width']`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.forward_then(x, Then::activation(Activation::Identity))
@@ -133,7 +139,7 @@ impl Conv2d {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
         let [batch, _, height, width] = x.dims();
         let [_, _, kernel_height, kernel_width] = weight.dims();
-        let places = self.outputs(height, kernel_height) * self.outputs(width, kernel_width);
+        let places = self.places(height, kernel_height) * self.places(width, kernel_width);
         macs::count(batch * places * weight.shape().num_elements());
         if !netkin_kernels::applies(&x) {
             return then.after(self.forward_plain(x, weight, bias));
@@ -158,7 +164,7 @@ impl Conv2d {
     }
 
     /// Places of the result along an axis.
-    fn outputs(&self, size: usize, kernel: usize) -> usize {
+    fn places(&self, size: usize, kernel: usize) -> usize {
         let (before, after) = self.amount(size, kernel);
         (before + size + after - (kernel - 1) * self.dilation - 1) / self.stride + 1
     }

@@ -39,7 +39,7 @@ pub use macs::multiply_accumulates;
 pub use mixed_conv::MixedConv2d;
 pub use mlp::Mlp;
 pub use named::Named;
-pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d};
+pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d, Norm2d};
 pub use patch_embed::PatchEmbed;
 pub use pointwise::Pointwise;
 pub use pool::{average_pool, average_pool_3x3, blur_pool, gate, global_average_pool, max_pool, max_pool_ceil};

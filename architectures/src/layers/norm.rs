@@ -4,7 +4,7 @@ use burn::module::{Flag, Initializer, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::Activation;
 
-use super::scale_and_shift;
+use super::{Conv2d, Then, add, scale_and_shift};
 
 /// Batch normalisation over `[batch, channel, height, width]` (Ioffe & Szegedy 2015).
 ///
@@ -198,5 +198,48 @@ impl GroupNorm {
         let normal = (centred / (variance + self.epsilon).sqrt()).reshape(shape);
         let per_channel = |values: Tensor<1>| values.reshape([1, channels, 1, 1]);
         normal * per_channel(self.weight.val()) + per_channel(self.bias.val())
+    }
+}
+
+/// Batch or group normalisation.
+#[derive(Module, Debug)]
+pub enum Norm2d {
+    /// Over the batch.
+    Batch(BatchNorm2d),
+    /// Over groups of channels.
+    Group(GroupNorm),
+}
+
+impl Norm2d {
+    /// Batch normalisation with an epsilon of 1e-5.
+    pub fn batch(channels: usize, device: &Device) -> Self {
+        Self::Batch(BatchNorm2d::new(channels, device))
+    }
+
+    /// Group normalisation with an epsilon of 1e-5.
+    pub fn group(groups: usize, channels: usize, device: &Device) -> Self {
+        Self::Group(GroupNorm::new(groups, channels, 1e-5, device))
+    }
+
+    /// activation(norm(x)); the shape stays.
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        match self {
+            Self::Batch(norm) => norm.forward(x, activation),
+            Self::Group(norm) => activation.forward(norm.forward(x)),
+        }
+    }
+
+    /// activation(norm(conv(x)) + residual), the residual of the result's shape, if there is one.
+    pub fn after(&self, conv: &Conv2d, x: Tensor<4>, residual: Option<Tensor<4>>, activation: Activation) -> Tensor<4> {
+        match self {
+            Self::Batch(norm) => conv.forward_then(x, Then::norm(norm, activation).residual(residual)),
+            Self::Group(norm) => {
+                let y = norm.forward(conv.forward(x));
+                match residual {
+                    Some(residual) => add(y, residual, activation),
+                    None => activation.forward(y),
+                }
+            }
+        }
     }
 }

@@ -3,12 +3,13 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::{Activation, Conv2d, Then, gate, global_average_pool};
+use super::{Activation, BatchNorm2d, Conv2d, Then, gate, global_average_pool};
 
 /// Scales each channel by a gate in (0, 1) computed from all channels' means.
 #[derive(Module, Debug)]
 pub struct SqueezeExcite {
     fc1: Conv2d,
+    bn: Option<BatchNorm2d>,
     fc2: Conv2d,
     #[module(skip)]
     activation: Activation,
@@ -24,14 +25,25 @@ impl SqueezeExcite {
     pub fn with_activation(channels: usize, reduced: usize, activation: Activation, device: &Device) -> Self {
         Self {
             fc1: Conv2d::config(channels, reduced, 1).bias().build(device),
+            bn: None,
             fc2: Conv2d::config(reduced, channels, 1).bias().build(device),
             activation,
         }
     }
 
+    /// The same with a normalisation before the activation.
+    pub fn with_norm(mut self, device: &Device) -> Self {
+        self.bn = Some(BatchNorm2d::new(self.fc1.outputs(), device));
+        self
+    }
+
     /// `[batch, channel, height, width]`; the shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        gated(x, &self.fc1, self.activation, &self.fc2)
+        let then = match &self.bn {
+            Some(norm) => Then::norm(norm, self.activation),
+            None => Then::activation(self.activation),
+        };
+        gated_then(x, &self.fc1, then, &self.fc2)
     }
 }
 
@@ -58,9 +70,14 @@ impl EffectiveSqueezeExcite {
 
 /// x · σ(expand(activation(reduce(mean over the places of x)))).
 pub fn gated(x: Tensor<4>, reduce: &Conv2d, activation: Activation, expand: &Conv2d) -> Tensor<4> {
+    gated_then(x, reduce, Then::activation(activation), expand)
+}
+
+/// The same with all that is between.
+fn gated_then(x: Tensor<4>, reduce: &Conv2d, then: Then, expand: &Conv2d) -> Tensor<4> {
     let [batch, channels, _, _] = x.dims();
     let means = global_average_pool(x.clone()).reshape([batch, channels, 1, 1]);
-    let hidden = reduce.forward_then(means, Then::activation(activation));
+    let hidden = reduce.forward_then(means, then);
     let gates = expand.forward_then(hidden, Then::activation(Activation::Sigmoid));
     gate(x, gates.reshape([batch, channels]))
 }
