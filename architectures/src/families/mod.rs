@@ -54,10 +54,13 @@ families! {
     efficientnet::EfficientNet,
     hrnet::HighResolutionNet,
     mlp_mixer::MlpMixer,
+    nest::Nest,
     regnet::RegNet,
     resnest::ResNeSt,
     resnet::ResNet,
     rexnet::RexNet,
+    swin_transformer::SwinTransformer,
+    twins::Twins,
     vision_transformer::VisionTransformer,
     vovnet::VovNet,
 }

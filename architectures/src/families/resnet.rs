@@ -10,8 +10,8 @@ use burn::tensor::{Device, Tensor};
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Conv2d, Linear, Norm2d, Padding, SqueezeExcite, add, average_pool, blur_pool,
-    global_average_pool, make_divisible_limited, max_pool,
+    Activation, Conv2d, Linear, Norm2d, Padding, SqueezeExcite, add, average_pool, blur_pool, global_average_pool,
+    make_divisible_limited, max_pool,
 };
 use crate::taps::Taps;
 

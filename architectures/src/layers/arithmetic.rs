@@ -58,6 +58,18 @@ pub fn transposed(x: Tensor<3>) -> Tensor<3> {
     if kernels::applies(&x) { kernels::run(kernels::SwapAxes, vec![x.into_dispatch()]) } else { x.swap_dims(1, 2) }
 }
 
+/// The places of an image as tokens: `[batch, channel, height, width]` → `[batch, height · width, channel]`.
+pub fn tokens(x: Tensor<4>) -> Tensor<3> {
+    let [batch, channels, height, width] = x.dims();
+    transposed(x.reshape([batch, channels, height * width]))
+}
+
+/// The way back, to so many rows and columns.
+pub fn planes(x: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [batch, _, channels] = x.dims();
+    transposed(x).reshape([batch, channels, height, width])
+}
+
 /// Cross-entropy of logits `[batch, class]` with one label per image, each by itself: `[batch]`.
 pub fn cross_entropy(logits: Tensor<2>, labels: &[usize]) -> Tensor<1> {
     if kernels::applies(&logits) {

@@ -25,9 +25,10 @@ mod pointwise;
 mod pool;
 mod scale;
 mod squeeze_excite;
+mod windows;
 
-pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, scale_and_shift, transposed};
-pub use attention::Attention;
+pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, planes, scale_and_shift, tokens, transposed};
+pub use attention::{Attention, attend, attend_to, softmax};
 pub use boxed::Boxed;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
@@ -45,6 +46,7 @@ pub use pointwise::Pointwise;
 pub use pool::{average_pool, average_pool_3x3, blur_pool, gate, global_average_pool, max_pool, max_pool_ceil};
 pub use scale::{Affine, LayerScale};
 pub use squeeze_excite::{EffectiveSqueezeExcite, SqueezeExcite, gated};
+pub use windows::{WindowAttention, Windows, gather_rows};
 
 pub use netkin_kernels::Activation;
 

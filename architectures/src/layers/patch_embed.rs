@@ -5,12 +5,13 @@ use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::{Activation, Cache, Convolution};
 
 use super::conv::fused;
-use super::{Then, macs, transposed};
+use super::{LayerNorm, Then, macs, transposed};
 
 /// Cuts an image into square patches and maps each linearly to a token (Dosovitskiy et al. 2021).
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
     proj: Projection,
+    norm: Option<LayerNorm>,
     image_size: usize,
     patch_size: usize,
     #[module(skip)]
@@ -37,10 +38,17 @@ impl PatchEmbed {
                 weight: variance_keeping.init([channels, 3, patch_size, patch_size], device),
                 bias: Initializer::Zeros.init([channels], device),
             },
+            norm: None,
             image_size,
             patch_size,
             cache: Cache::default(),
         }
+    }
+
+    /// With a normalisation of the tokens.
+    pub fn with_norm(self, epsilon: f64, device: &Device) -> Self {
+        let [channels, ..] = self.proj.weight.lazy_shape().dims::<4>();
+        Self { norm: Some(LayerNorm::new(channels, epsilon, device)), ..self }
     }
 
     /// How many tokens an image becomes.
@@ -53,6 +61,14 @@ impl PatchEmbed {
     /// # Panics
     /// If the images do not have the size that the layer was made for.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<3> {
+        let x = self.project(images);
+        match &self.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
+    }
+
+    fn project(&self, images: Tensor<4>) -> Tensor<3> {
         let [batch, colours, height, width] = images.dims();
         assert!(
             [height, width] == [self.image_size; 2],

@@ -1,0 +1,185 @@
+//! Windows of an image's tokens.
+
+use std::sync::Arc;
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use netkin_kernels::{GatherRows, RowOrder};
+
+use super::{Linear, attend};
+
+/// Square windows over a grid of tokens, side by side, and the way into them and back. Where the grid is no multiple of the
+/// window, zeros are appended below and to the right.
+#[derive(Debug, Clone)]
+pub struct Windows {
+    /// The side of a window in tokens.
+    pub side: usize,
+    /// How many there are.
+    pub count: usize,
+    shift: usize,
+    padded: [usize; 2],
+    into: Arc<RowOrder>,
+    back: Arc<RowOrder>,
+}
+
+impl Windows {
+    /// Over a grid of `[rows, columns]`, which is rolled by `shift` to the left and upwards first.
+    pub fn new([rows, columns]: [usize; 2], side: usize, shift: usize) -> Self {
+        let padded = [rows, columns].map(|size| size.next_multiple_of(side));
+        let [across, down] = [padded[1] / side, padded[0] / side];
+        let mut sources = Vec::with_capacity(padded[0] * padded[1]);
+        for (window, inside) in
+            (0..across * down).flat_map(|window| (0..side * side).map(move |inside| (window, inside)))
+        {
+            let row = window / across * side + inside / side;
+            let column = window % across * side + inside % side;
+            let within = row < rows && column < columns;
+            sources.push(within.then(|| (row + shift) % rows * columns + (column + shift) % columns));
+        }
+        let into = RowOrder::new(rows * columns, sources);
+        let back = Arc::new(into.inverse());
+        Self { side, count: across * down, shift, padded, into: Arc::new(into), back }
+    }
+
+    /// Tokens of a window.
+    pub fn tokens(&self) -> usize {
+        self.side * self.side
+    }
+
+    /// `[batch, row · column, channel]` → `[batch · window, token, channel]`.
+    pub fn partition(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, _, channels] = x.dims();
+        gather_rows(x, &self.into).reshape([batch * self.count, self.tokens(), channels])
+    }
+
+    /// The way back.
+    pub fn merge(&self, x: Tensor<3>) -> Tensor<3> {
+        let [windows, tokens, channels] = x.dims();
+        gather_rows(x.reshape([windows / self.count, self.count * tokens, channels]), &self.back)
+    }
+
+    /// −100 where two tokens of a window are neighbours by the rolling only, else 0: `[window, token, token]`; nothing without
+    /// a shift.
+    fn mask(&self) -> Option<Vec<f32>> {
+        let [rows, columns] = self.padded;
+        let side = self.side;
+        let band =
+            |place: usize, size: usize| usize::from(place >= size - side) + usize::from(place >= size - self.shift);
+        let across = columns / side;
+        let region = |window: usize, token: usize| {
+            let (row, column) = (window / across * side + token / side, window % across * side + token % side);
+            3 * band(row, rows) + band(column, columns)
+        };
+        (self.shift > 0).then(|| {
+            let tokens = self.tokens();
+            let pairs = (0..self.count)
+                .flat_map(|window| (0..tokens * tokens).map(move |pair| (window, pair / tokens, pair % tokens)));
+            pairs.map(|(window, a, b)| if region(window, a) == region(window, b) { 0.0 } else { -100.0 }).collect()
+        })
+    }
+}
+
+/// `[batch, row, channel]` in another order of the rows; rows without a source are zero.
+pub fn gather_rows(x: Tensor<3>, order: &Arc<RowOrder>) -> Tensor<3> {
+    if netkin_kernels::applies(&x) {
+        return netkin_kernels::run(GatherRows(Arc::clone(order)), vec![x.into_dispatch()]);
+    }
+    let [batch, rows, channels] = x.dims();
+    let device = x.device().without_autodiff();
+    let sources: Vec<i64> = order.sources().iter().map(|source| source.unwrap_or(rows) as i64).collect();
+    let indices = Tensor::<1, Int>::from_data(TensorData::new(sources, [order.sources().len()]), &device);
+    let zeros = Tensor::zeros([batch, 1, channels], (&device, x.dtype()));
+    Tensor::cat(vec![x, zeros], 1).select(1, indices)
+}
+
+/// Multi-head self-attention within windows, with a learnt bias for each relative position (Liu et al. 2021, Swin).
+#[derive(Module, Debug)]
+pub struct WindowAttention {
+    /// `[(2 · side − 1)², head]`.
+    relative_position_bias_table: Param<Tensor<2>>,
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+    #[module(skip)]
+    windows: Windows,
+    #[module(skip)]
+    mask: Option<Arc<Vec<f32>>>,
+}
+
+impl WindowAttention {
+    /// `heads` must divide `channels`.
+    pub fn new(channels: usize, heads: usize, windows: Windows, device: &Device) -> Self {
+        let span = 2 * windows.side - 1;
+        Self {
+            relative_position_bias_table: Initializer::Normal { mean: 0.0, std: 0.02 }
+                .init([span * span, heads], device),
+            qkv: Linear::new(channels, 3 * channels, device),
+            proj: Linear::new(channels, channels, device),
+            heads,
+            mask: windows.mask().map(Arc::new),
+            windows,
+        }
+    }
+
+    /// shortcut + attention(x) over `[batch, row · column, channel]`.
+    pub fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
+        let qkv = self.qkv.forward(self.windows.partition(x));
+        let bias = self.bias(&qkv);
+        let mixed = self.windows.merge(attend(qkv, self.heads, Some(bias)));
+        self.proj.forward_residual(mixed, None, shortcut)
+    }
+
+    /// `[1 or window, head, token, token]`.
+    fn bias(&self, like: &Tensor<3>) -> Tensor<4> {
+        let (side, tokens) = (self.windows.side, self.windows.tokens());
+        let pairs = (0..tokens * tokens).map(|pair| (pair / tokens, pair % tokens));
+        let index = pairs.map(|(a, b)| {
+            let down = a / side + side - 1 - b / side;
+            let across = a % side + side - 1 - b % side;
+            (down * (2 * side - 1) + across) as i64
+        });
+        let table = self.relative_position_bias_table.val();
+        let device = like.device().without_autodiff();
+        let index = TensorData::new(index.collect::<Vec<_>>(), [tokens * tokens]);
+        let index = Tensor::<1, Int>::from_data(index, &device);
+        let bias = table.select(0, index).swap_dims(0, 1).reshape([1, self.heads, tokens, tokens]);
+        match &self.mask {
+            None => bias,
+            Some(mask) => {
+                let shape = [self.windows.count, 1, tokens, tokens];
+                bias + Tensor::from_data(TensorData::new(mask.to_vec(), shape), (&device, like.dtype()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_come_back() {
+        let device = Device::flex();
+        for (grid, side, shift) in [([4, 4], 2, 0), ([4, 4], 2, 1), ([3, 5], 2, 1), ([7, 7], 7, 0)] {
+            let windows = Windows::new(grid, side, shift);
+            let tokens = grid[0] * grid[1];
+            let x = Tensor::<1, Int>::arange(0..2 * tokens as i64 * 3, &device).float().reshape([2, tokens, 3]);
+            let inside = windows.partition(x.clone());
+            assert_eq!(inside.dims(), [2 * windows.count, side * side, 3]);
+            let difference = (windows.merge(inside) - x).abs().max().into_scalar::<f32>();
+            assert_eq!(difference, 0.0, "{grid:?} {side} {shift}");
+        }
+    }
+
+    #[test]
+    fn a_window_holds_neighbours() {
+        let device = Device::flex();
+        let x = Tensor::<1, Int>::arange(0..16, &device).float().reshape([1, 16, 1]);
+        let first = |shift| {
+            let windows = Windows::new([4, 4], 2, shift);
+            windows.partition(x.clone()).narrow(0, 0, 1).into_data().try_into_vec::<f32>().unwrap()
+        };
+        assert_eq!(first(0), [0.0, 1.0, 4.0, 5.0]);
+        assert_eq!(first(1), [5.0, 6.0, 9.0, 10.0]);
+    }
+}
