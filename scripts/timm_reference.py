@@ -54,7 +54,7 @@ PROJECTIONS = 4
 
 # Smaller images for networks, or all of a timm file, that are built for one size but can be built for others, where the
 # usual one would take long: name or file -> pixels, both ways.
-SIZES = {"dla": 64, "hrnet": 64}
+SIZES = {"dla": 64, "hrnet": 64, "swin_transformer": 96, "swin_tiny_patch4_window7_224": 224, "swin_s3_tiny_224": 224, "twins": 96}
 
 # Where timm spreads over two files what is one family here.
 FAMILY_OF_MODULE = {"deit": "vision_transformer", "vision_transformer_hybrid": "vision_transformer"}

@@ -47,20 +47,25 @@ macro_rules! families {
 }
 
 families! {
+    convit::ConVit,
+    convmixer::ConvMixer,
     convnext::ConvNext,
     cspnet::CspNet,
     dla::DeepLayerAggregation,
     dpn::DualPathNetwork,
     efficientnet::EfficientNet,
     hrnet::HighResolutionNet,
+    metaformer::PoolFormer,
     mlp_mixer::MlpMixer,
     nest::Nest,
+    pit::PoolingVisionTransformer,
     regnet::RegNet,
     resnest::ResNeSt,
     resnet::ResNet,
     rexnet::RexNet,
     swin_transformer::SwinTransformer,
     twins::Twins,
+    visformer::Visformer,
     vision_transformer::VisionTransformer,
     vovnet::VovNet,
 }

@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor};
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Conv2d, LayerNorm, LayerNorm2d, Linear, Mlp, Padding, Windows, attend, global_average_pool, max_pool,
-    max_pool_ceil, planes, tokens, transposed,
+    Activation, Conv2d, LayerNorm, LayerNorm2d, Linear, Mlp, Padding, Windows, global_average_pool, image_to_tokens,
+    max_pool, max_pool_ceil, self_attention, tokens_to_image, transposed,
 };
 use crate::taps::Taps;
 
@@ -106,7 +106,7 @@ impl Architecture for Nest {
             x = taps.map(|| format!("levels.{index}"), x);
         }
         let [_, _, height, width] = x.dims();
-        let x = planes(self.norm.forward(tokens(x)), [height, width]);
+        let x = tokens_to_image(self.norm.forward(image_to_tokens(x)), [height, width]);
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
         Outputs { logits: self.head.forward(features.clone()), features }
     }
@@ -164,12 +164,12 @@ impl Level {
         let [batch, channels, height, width] = x.dims();
         let by_block = [batch, self.blocks.count, self.blocks.tokens(), channels];
         let flat = [batch * self.blocks.count, self.blocks.tokens(), channels];
-        let x = self.blocks.partition(tokens(x)).reshape(by_block) + self.pos_embed.val();
+        let x = self.blocks.partition(image_to_tokens(x)).reshape(by_block) + self.pos_embed.val();
         let mut x = x.reshape(flat);
         for (index, layer) in self.transformer_encoder.iter().enumerate() {
             x = show(index, layer.forward(x).reshape(by_block)).reshape(flat);
         }
-        planes(self.blocks.merge(x), [height, width])
+        tokens_to_image(self.blocks.merge(x), [height, width])
     }
 }
 
@@ -207,7 +207,7 @@ impl Layer {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let Attention { qkv, proj, heads } = &self.attn;
-        let mixed = attend(qkv.forward(self.norm1.forward(x.clone())), *heads, None);
+        let mixed = self_attention(qkv.forward(self.norm1.forward(x.clone())), *heads);
         let [blocks, tokens, channels] = mixed.dims();
         let turns = transposed(mixed.reshape([blocks * tokens, *heads, channels / heads]));
         let x = proj.forward_residual(turns.reshape([blocks, tokens, channels]), None, x);

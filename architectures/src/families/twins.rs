@@ -9,7 +9,8 @@ use burn::tensor::{Device, Tensor};
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Conv2d, LayerNorm, Linear, Mlp, Padding, Windows, attend, attend_to, mean_of_tokens, planes, tokens,
+    Activation, Conv2d, LayerNorm, Linear, Mlp, Padding, Windows, attention, image_to_tokens, mean_of_tokens,
+    self_attention, tokens_to_image,
 };
 use crate::taps::Taps;
 
@@ -136,7 +137,7 @@ impl Architecture for Twins {
                     tokens = taps.map(|| format!("pos_block.{stage}"), self.pos_block[stage].forward(tokens, grid));
                 }
             }
-            image = planes(tokens.clone(), grid);
+            image = tokens_to_image(tokens.clone(), grid);
             x = Some(tokens);
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(x.expect("four stages")));
@@ -157,7 +158,7 @@ impl Patches {
     fn forward(&self, x: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
         let x = self.proj.forward(x);
         let [_, _, height, width] = x.dims();
-        (self.norm.forward(tokens(x)), [height, width])
+        (self.norm.forward(image_to_tokens(x)), [height, width])
     }
 }
 
@@ -174,9 +175,9 @@ impl Positions {
     }
 
     fn forward(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
-        let x = planes(x, grid);
+        let x = tokens_to_image(x, grid);
         let then = crate::layers::Then::activation(Activation::Identity).residual(x.clone());
-        tokens(self.proj[0].forward_then(x, then))
+        image_to_tokens(self.proj[0].forward_then(x, then))
     }
 }
 
@@ -241,7 +242,7 @@ impl LocalAttention {
     }
 
     fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
-        let mixed = attend(self.qkv.forward(self.windows.partition(x)), self.heads, None);
+        let mixed = self_attention(self.qkv.forward(self.windows.partition(x)), self.heads);
         self.proj.forward_residual(self.windows.merge(mixed), None, shortcut)
     }
 }
@@ -278,10 +279,13 @@ impl GlobalAttention {
     fn forward_residual(&self, x: Tensor<3>, grid: [usize; 2], shortcut: Tensor<3>) -> Tensor<3> {
         let queries = self.q.forward(x.clone());
         let shrunken = match (&self.sr, &self.norm) {
-            (Some(conv), Some(norm)) => norm.forward(tokens(conv.forward(planes(x, grid)))),
+            (Some(conv), Some(norm)) => norm.forward(image_to_tokens(conv.forward(tokens_to_image(x, grid)))),
             _ => x,
         };
-        let mixed = attend_to(queries, self.kv.forward(shrunken), self.heads);
+        let [_, _, channels] = queries.dims();
+        let pair = self.kv.forward(shrunken);
+        let [keys, values] = [0, channels].map(|start| pair.clone().narrow(2, start, channels));
+        let mixed = attention([queries, keys, values], self.heads);
         self.proj.forward_residual(mixed, None, shortcut)
     }
 }

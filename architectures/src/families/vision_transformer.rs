@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{Activation, Attention, LayerNorm, LayerScale, Linear, Mlp, PatchEmbed};
+use crate::layers::{LayerNorm, Linear, PatchEmbed, TransformerBlock};
 use crate::taps::Taps;
 
 /// Which Vision Transformer.
@@ -111,7 +111,7 @@ pub struct VisionTransformer {
     cls_token: Param<Tensor<3>>,
     dist_token: Option<Param<Tensor<3>>>,
     pos_embed: Param<Tensor<3>>,
-    blocks: Vec<Block>,
+    blocks: Vec<TransformerBlock>,
     norm: LayerNorm,
     head: Linear,
     head_dist: Option<Linear>,
@@ -125,6 +125,8 @@ impl VisionTransformer {
         let patch_embed = PatchEmbed::new(config.input_size, config.patch_size, channels, device);
         let drawn = |tokens: usize| Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, tokens, channels], device);
         let head = || Linear::new(channels, num_classes, device);
+        let hidden = channels * config.mlp_ratio;
+        let block = || TransformerBlock::new(channels, config.heads, hidden, config.layer_scale, device);
         let class_positions = match (config.embed_class, config.distilled) {
             (false, _) => 0,
             (true, false) => 1,
@@ -135,7 +137,7 @@ impl VisionTransformer {
             dist_token: config.distilled.then(|| drawn(1)),
             pos_embed: drawn(class_positions + patch_embed.tokens()),
             patch_embed,
-            blocks: (0..config.depth).map(|_| Block::new(config, device)).collect(),
+            blocks: (0..config.depth).map(|_| block()).collect(),
             norm: LayerNorm::new(channels, 1e-6, device),
             head: head(),
             head_dist: config.distilled.then(head),
@@ -183,41 +185,6 @@ impl Architecture for VisionTransformer {
                 logits: (class.logits + distillation.logits) / 2.0,
             },
         }
-    }
-}
-
-/// Attention between the tokens, then a perceptron on each, both residual and normalised at their beginning.
-#[derive(Module, Debug)]
-struct Block {
-    norm1: LayerNorm,
-    attn: Attention,
-    ls1: Option<LayerScale>,
-    norm2: LayerNorm,
-    mlp: Mlp,
-    ls2: Option<LayerScale>,
-}
-
-impl Block {
-    fn new(config: &Config, device: &Device) -> Self {
-        let channels = config.embed_dim;
-        let norm = || LayerNorm::new(channels, 1e-6, device);
-        let scale = || config.layer_scale.map(|value| LayerScale::new(channels, value, device));
-        let hidden = channels * config.mlp_ratio;
-        Self {
-            norm1: norm(),
-            attn: Attention::new(channels, config.heads, device),
-            ls1: scale(),
-            norm2: norm(),
-            mlp: Mlp::new(channels, hidden, Activation::Gelu, device),
-            ls2: scale(),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let y = self.norm1.forward(x.clone());
-        let x = self.attn.forward_residual(y, LayerScale::gamma(&self.ls1), x);
-        let y = self.norm2.forward(x.clone());
-        self.mlp.forward_residual(y, LayerScale::gamma(&self.ls2), x)
     }
 }
 

@@ -53,21 +53,36 @@ pub fn mean_of_tokens(x: Tensor<3>) -> Tensor<2> {
     }
 }
 
+/// eˣ / Σ eˣ over the last axis.
+pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if kernels::applies(&x) {
+        kernels::run(kernels::Softmax, vec![x.into_dispatch()])
+    } else {
+        activation::softmax(x, D - 1)
+    }
+}
+
 /// `[batch, row, column]` → `[batch, column, row]`, in memory too.
 pub fn transposed(x: Tensor<3>) -> Tensor<3> {
     if kernels::applies(&x) { kernels::run(kernels::SwapAxes, vec![x.into_dispatch()]) } else { x.swap_dims(1, 2) }
 }
 
-/// The places of an image as tokens: `[batch, channel, height, width]` → `[batch, height · width, channel]`.
-pub fn tokens(x: Tensor<4>) -> Tensor<3> {
+/// The places of images, row by row, as tokens: `[batch, channel, height, width]` → `[batch, token, channel]`.
+pub fn image_to_tokens(x: Tensor<4>) -> Tensor<3> {
     let [batch, channels, height, width] = x.dims();
     transposed(x.reshape([batch, channels, height * width]))
 }
 
-/// The way back, to so many rows and columns.
-pub fn planes(x: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
+/// The way back from [`image_to_tokens`], to images of so many rows and columns.
+pub fn tokens_to_image(x: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
     let [batch, _, channels] = x.dims();
     transposed(x).reshape([batch, channels, height, width])
+}
+
+/// Puts the same class tokens, `[1, count, channel]`, before the tokens of each image.
+pub fn prepend_class_token(class: Tensor<3>, tokens: Tensor<3>) -> Tensor<3> {
+    let ([_, count, _], [batch, _, channels]) = (class.dims(), tokens.dims());
+    Tensor::cat(vec![class.expand([batch, count, channels]), tokens], 1)
 }
 
 /// Cross-entropy of logits `[batch, class]` with one label per image, each by itself: `[batch]`.

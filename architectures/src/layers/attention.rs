@@ -1,9 +1,9 @@
 //! Multi-head self-attention.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 
-use super::{Linear, macs};
+use super::{Linear, macs, softmax};
 
 /// Multi-head self-attention over `[batch, token, channel]` (Vaswani et al. 2017) with one map for queries, keys and values.
 #[derive(Module, Debug)]
@@ -26,60 +26,82 @@ impl Attention {
 
     /// shortcut + gamma·attention(x) over `[batch, token, channel]`, gamma `[channel]`, if there is one.
     pub fn forward_residual(&self, x: Tensor<3>, gamma: Option<&Param<Tensor<1>>>, shortcut: Tensor<3>) -> Tensor<3> {
-        let mixed = attend(self.qkv.forward(x), self.heads, None);
+        let mixed = self_attention(self.qkv.forward(x), self.heads);
         self.proj.forward_residual(mixed, gamma, shortcut)
     }
 }
 
-/// softmax(q·kᵀ/√size + bias)·v for every head: `[batch, token, 3 · channel]`, whose last axis is `[3, head, size]`, to
-/// `[batch, token, channel]`.
-///
-/// The bias, if there is one, is `[group, head, token, token]`; element i of the batch belongs to group i modulo the number of
-/// groups (the windows of an image, say).
-pub fn attend(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+/// softmax(q·kᵀ / √size)·v in each head, whose size is channel / heads: queries, keys and values side by side,
+/// `[batch, token, 3 · channel]`, → `[batch, token, channel]`.
+pub fn self_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
+    biased_self_attention(qkv, heads, None)
+}
+
+/// The same with a bias on the scores, if there is one, `[group, head, token, token]`: element i of the batch belongs to group
+/// i modulo the number of groups (the windows of an image, say).
+pub fn biased_self_attention(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
     let [batch, tokens, channels] = qkv.dims();
     let channels = channels / 3;
-    let size = channels / heads;
-    let scale = (size as f64).powf(-0.5);
-    macs::count(2 * batch * tokens * tokens * channels);
     if netkin_kernels::applies(&qkv) {
-        let operation = netkin_kernels::Attention { heads, scale };
+        macs::count(2 * batch * tokens * tokens * channels);
+        let scale = ((channels / heads) as f64).powf(-0.5);
         let mut inputs = vec![qkv.into_dispatch()];
         inputs.extend(bias.map(Tensor::into_dispatch));
-        return netkin_kernels::run(operation, inputs);
+        return netkin_kernels::run(netkin_kernels::Attention { heads, scale }, inputs);
     }
-    let qkv = qkv.reshape([batch, tokens, 3, heads, size]).permute([2, 0, 3, 1, 4]);
-    let part = |index| qkv.clone().narrow(0, index, 1).reshape([batch, heads, tokens, size]);
-    let (queries, keys, values) = (part(0), part(1), part(2));
-    let mut scores = queries.mul_scalar(scale).matmul(keys.swap_dims(2, 3));
-    if let Some(bias) = bias {
-        let [groups, ..] = bias.dims();
-        let grouped = scores.reshape([batch / groups, groups * heads, tokens, tokens]);
-        let bias = bias.reshape([1, groups * heads, tokens, tokens]);
-        scores = (grouped + bias).reshape([batch, heads, tokens, tokens]);
-    }
-    let mixed = softmax(scores).matmul(values);
-    mixed.swap_dims(1, 2).reshape([batch, tokens, channels])
+    biased_attention([0, 1, 2].map(|index| qkv.clone().narrow(2, index * channels, channels)), heads, bias)
 }
 
-/// softmax(q·kᵀ/√size)·v for every head, from queries `[batch, query, channel]` and keys and values
-/// `[batch, token, 2 · channel]`, whose last axis is `[2, head, size]`, to `[batch, query, channel]`.
-pub fn attend_to(queries: Tensor<3>, keys_and_values: Tensor<3>, heads: usize) -> Tensor<3> {
-    let [batch, count, channels] = queries.dims();
-    let [_, tokens, _] = keys_and_values.dims();
-    let size = channels / heads;
+/// softmax(q·kᵀ / √size)·v in each head, whose size is channel / heads: queries `[batch, query, channel]`, keys and values
+/// `[batch, token, channel]`, → `[batch, query, channel]`.
+pub fn attention(queries_keys_values: [Tensor<3>; 3], heads: usize) -> Tensor<3> {
+    mixed_attention(queries_keys_values, heads, |weights| weights)
+}
+
+/// The same with other weights, `[batch, head, query, token]`, made from those of the softmax.
+pub fn mixed_attention(
+    queries_keys_values: [Tensor<3>; 3],
+    heads: usize,
+    mix: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<3> {
+    weighted(queries_keys_values, heads, |scores| mix(softmax(scores)))
+}
+
+fn biased_attention(queries_keys_values: [Tensor<3>; 3], heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+    weighted(queries_keys_values, heads, |scores| {
+        let Some(bias) = bias else {
+            return softmax(scores);
+        };
+        let shape = scores.dims();
+        let ([groups, ..], [batch, heads, count, tokens]) = (bias.dims(), shape);
+        let grouped = scores.reshape([batch / groups, groups * heads, count, tokens]);
+        let bias = bias.reshape([1, groups * heads, count, tokens]);
+        softmax((grouped + bias).reshape(shape))
+    })
+}
+
+/// Values by weights that are made from the scores, `[batch, head, query, token]`.
+fn weighted(
+    [queries, keys, values]: [Tensor<3>; 3],
+    heads: usize,
+    weights: impl FnOnce(Tensor<4>) -> Tensor<4>,
+) -> Tensor<3> {
+    let ([batch, count, channels], [_, tokens, _]) = (queries.dims(), keys.dims());
     macs::count(2 * batch * count * tokens * channels);
-    let queries = queries.mul_scalar((size as f64).powf(-0.5)).reshape([batch, count, heads, size]).swap_dims(1, 2);
-    let pair = keys_and_values.reshape([batch, tokens, 2, heads, size]).permute([2, 0, 3, 1, 4]);
-    let part = |index| pair.clone().narrow(0, index, 1).reshape([batch, heads, tokens, size]);
-    let scores = softmax(queries.matmul(part(0).swap_dims(2, 3)));
-    scores.matmul(part(1)).swap_dims(1, 2).reshape([batch, count, channels])
+    let scale = ((channels / heads) as f64).powf(-0.5);
+    let [queries, keys, values] = [queries, keys, values].map(|x| split_heads(x, heads));
+    let scores = queries.mul_scalar(scale).matmul(keys.transpose());
+    join_heads(weights(scores).matmul(values))
 }
 
-/// Over the last axis.
-pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if netkin_kernels::applies(&x) {
-        return netkin_kernels::run(netkin_kernels::Softmax, vec![x.into_dispatch()]);
-    }
-    activation::softmax(x, D - 1)
+/// `[batch, token, channel]` → `[batch, head, token, channel / heads]`.
+pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, tokens, channels] = x.dims();
+    x.reshape([batch, tokens, heads, channels / heads]).swap_dims(1, 2)
+}
+
+/// The way back from [`split_heads`].
+pub(super) fn join_heads(x: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, tokens, size] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, tokens, heads * size])
 }

@@ -78,7 +78,7 @@ impl<'a> Then<'a> {
     }
 
     /// What follows, step by step.
-    pub(super) fn after(self, y: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn after(self, y: Tensor<4>) -> Tensor<4> {
         let last = self.scale.is_none() && self.residual.is_none();
         let y = match self.norm {
             Some(norm) if last => return norm.forward(y, self.activation),

@@ -25,10 +25,14 @@ mod pointwise;
 mod pool;
 mod scale;
 mod squeeze_excite;
+mod transformer_block;
 mod windows;
 
-pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, planes, scale_and_shift, tokens, transposed};
-pub use attention::{Attention, attend, attend_to, softmax};
+pub use arithmetic::{
+    add, cross_entropy, image_to_tokens, mean_of_tokens, multiply, prepend_class_token, scale_and_shift, softmax,
+    tokens_to_image, transposed,
+};
+pub use attention::{Attention, attention, biased_self_attention, mixed_attention, self_attention};
 pub use boxed::Boxed;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
@@ -43,9 +47,12 @@ pub use named::Named;
 pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d, Norm2d};
 pub use patch_embed::PatchEmbed;
 pub use pointwise::Pointwise;
-pub use pool::{average_pool, average_pool_3x3, blur_pool, gate, global_average_pool, max_pool, max_pool_ceil};
+pub use pool::{
+    average_pool, average_pool_3x3, average_pool_inside, blur_pool, gate, global_average_pool, max_pool, max_pool_ceil,
+};
 pub use scale::{Affine, LayerScale};
 pub use squeeze_excite::{EffectiveSqueezeExcite, SqueezeExcite, gated};
+pub use transformer_block::TransformerBlock;
 pub use windows::{WindowAttention, Windows, gather_rows};
 
 pub use netkin_kernels::Activation;

@@ -47,6 +47,21 @@ pub fn average_pool_3x3(x: Tensor<4>, stride: usize) -> Tensor<4> {
     depthwise(x, kernel, stride, 1)
 }
 
+/// The mean of what lies inside of the image of each square window of odd size around a place; the size of the image stays
+/// (PyTorch: `stride=1, padding=kernel // 2, count_include_pad=False`).
+pub fn average_pool_inside(x: Tensor<4>, kernel: usize) -> Tensor<4> {
+    let [_, channels, height, width] = x.dims();
+    let device = x.device().without_autodiff();
+    let options = (&device, x.dtype());
+    let reach = kernel / 2;
+    let inside = |place: usize, size: usize| (place + reach + 1).min(size) - place.saturating_sub(reach);
+    let places = (0..height * width).map(|place| (place / width, place % width));
+    let shares = places.map(|(row, column)| 1.0 / (inside(row, height) * inside(column, width)) as f64);
+    let shares = Tensor::<4>::from_data(TensorData::new(shares.collect::<Vec<_>>(), [1, 1, height, width]), options);
+    let ones = Tensor::<4>::ones([channels, 1, kernel, kernel], options);
+    depthwise(x, ones, 1, reach) * shares
+}
+
 /// `[batch, channel, height, width]` → `[batch, channel]`, the mean over the places.
 pub fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
     if kernels::applies(&x) {

@@ -6,7 +6,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use netkin_kernels::{GatherRows, RowOrder};
 
-use super::{Linear, attend};
+use super::{Linear, biased_self_attention};
 
 /// Square windows over a grid of tokens, side by side, and the way into them and back. Where the grid is no multiple of the
 /// window, zeros are appended below and to the right.
@@ -125,7 +125,7 @@ impl WindowAttention {
     pub fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
         let qkv = self.qkv.forward(self.windows.partition(x));
         let bias = self.bias(&qkv);
-        let mixed = self.windows.merge(attend(qkv, self.heads, Some(bias)));
+        let mixed = self.windows.merge(biased_self_attention(qkv, self.heads, Some(bias)));
         self.proj.forward_residual(mixed, None, shortcut)
     }
 
