@@ -47,6 +47,7 @@ macro_rules! families {
 }
 
 families! {
+    byobnet::ByobNet,
     convnext::ConvNext,
     efficientnet::EfficientNet,
     mlp_mixer::MlpMixer,

@@ -53,6 +53,15 @@ pub fn mean_of_tokens(x: Tensor<3>) -> Tensor<2> {
     }
 }
 
+/// eˣ / Σ eˣ over the last axis.
+pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if kernels::applies(&x) {
+        kernels::run(kernels::Softmax, vec![x.into_dispatch()])
+    } else {
+        activation::softmax(x, D - 1)
+    }
+}
+
 /// `[batch, row, column]` → `[batch, column, row]`, in memory too.
 pub fn transposed(x: Tensor<3>) -> Tensor<3> {
     if kernels::applies(&x) { kernels::run(kernels::SwapAxes, vec![x.into_dispatch()]) } else { x.swap_dims(1, 2) }

@@ -8,11 +8,16 @@
 
 mod arithmetic;
 mod attention;
+mod block_attention;
+mod bottleneck_attention;
 mod conv;
 mod conv_norm;
 mod efficient_channel_attention;
+mod global_context;
 mod global_response_norm;
 mod glu_mlp;
+mod halo_attention;
+mod lambda_layer;
 mod linear;
 mod mixed_conv;
 mod mlp;
@@ -23,13 +28,17 @@ mod pool;
 mod scale;
 mod squeeze_excite;
 
-pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, scale_and_shift, transposed};
+pub use arithmetic::{add, cross_entropy, mean_of_tokens, multiply, scale_and_shift, softmax, transposed};
 pub use attention::Attention;
+pub use bottleneck_attention::BottleneckAttention;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
 pub use efficient_channel_attention::EfficientChannelAttention;
+pub use global_context::GlobalContext;
 pub use global_response_norm::GlobalResponseNorm;
 pub use glu_mlp::GluMlp;
+pub use halo_attention::{HaloAttention, HaloShape};
+pub use lambda_layer::{LambdaLayer, LambdaScope};
 pub use linear::Linear;
 pub use mixed_conv::MixedConv2d;
 pub use mlp::Mlp;
