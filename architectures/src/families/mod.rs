@@ -47,6 +47,7 @@ macro_rules! families {
 }
 
 families! {
+    byobnet::ByobNet,
     convit::ConVit,
     convmixer::ConvMixer,
     convnext::ConvNext,

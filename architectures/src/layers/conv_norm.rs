@@ -30,8 +30,14 @@ impl ConvNorm {
         self.conv.forward_then(x, Then::norm(&self.bn, self.activation))
     }
 
-    /// activation(norm(conv(x)) + shortcut): the end of a residual branch, whose activation comes behind the sum.
-    pub fn forward_residual(&self, x: Tensor<4>, shortcut: Tensor<4>, activation: Activation) -> Tensor<4> {
+    /// activation(norm(conv(x)) + shortcut), the shortcut, if there is one: the end of a residual branch, whose activation
+    /// comes behind the sum.
+    pub fn forward_residual(
+        &self,
+        x: Tensor<4>,
+        shortcut: impl Into<Option<Tensor<4>>>,
+        activation: Activation,
+    ) -> Tensor<4> {
         self.conv.forward_then(x, Then::norm(&self.bn, activation).residual(shortcut))
     }
 }

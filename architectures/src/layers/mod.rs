@@ -8,12 +8,17 @@
 
 mod arithmetic;
 mod attention;
+mod block_attention;
+mod bottleneck_attention;
 mod boxed;
 mod conv;
 mod conv_norm;
 mod efficient_channel_attention;
+mod global_context;
 mod global_response_norm;
 mod glu_mlp;
+mod halo_attention;
+mod lambda_layer;
 mod linear;
 mod macs;
 mod mixed_conv;
@@ -34,11 +39,15 @@ pub use arithmetic::{
 };
 pub use attention::{Attention, attention, biased_self_attention, mixed_attention, self_attention};
 pub use boxed::Boxed;
+pub use bottleneck_attention::BottleneckAttention;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
 pub use efficient_channel_attention::EfficientChannelAttention;
+pub use global_context::GlobalContext;
 pub use global_response_norm::GlobalResponseNorm;
 pub use glu_mlp::GluMlp;
+pub use halo_attention::{HaloAttention, HaloShape};
+pub use lambda_layer::{LambdaLayer, LambdaScope};
 pub use linear::Linear;
 pub use macs::multiply_accumulates;
 pub use mixed_conv::MixedConv2d;
