@@ -10,7 +10,7 @@ Each network is built by timm without weights, and every parameter and buffer is
 name and the index alone (see `parameter_values`); netkin computes the same numbers, so that no weights need to be
 stored. Then logits, pooled features, and the gradient of the mean cross-entropy with respect to the pixels are computed
 in double precision, and a digest of each (its norm, some values, some random projections) is written as one line of JSON
-to `architectures/tests/fixtures/timm/FAMILY.jsonl`. Lines of other networks stay as they are. The same call gives the
+to `architectures/tests/fixtures/timm/FAMILY.jsonl`. Lines of other networks stay as they are. `gluon_xception65` left timm after 0.6.13: install that version for it. The same call gives the
 same lines, up to the last digit where another machine adds in another order.
 """
 
@@ -231,7 +231,8 @@ def build(name):
         return constructor(), family, size
     module = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
     pixels = SIZES.get(name, SIZES.get(module))
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    old = timm.__version__ == "0.6.13"
+    fixed = False if old else timm.get_pretrained_cfg(name).fixed_input_size
     model = timm.create_model(name, pretrained=False, **({"img_size": pixels} if pixels and fixed else {}))
     size = tuple(model.pretrained_cfg["input_size"][1:]) if fixed else None
     return model, FAMILY_OF_MODULE.get(module, module), (pixels, pixels) if pixels else size
@@ -281,6 +282,11 @@ def shown(model):
         hook.remove()
 
 
+def pooled(model, maps):
+    """The features before the classifier; the only network of timm 0.6.13 here has no way of its own to them."""
+    return model.global_pool(maps) if timm.__version__ == "0.6.13" else model.forward_head(maps, pre_logits=True)
+
+
 def fill(name, model, height, width):
     """Gives the network its parameters, and returns their gain."""
     shape = [2, 3, height, width]
@@ -291,7 +297,7 @@ def fill(name, model, height, width):
             tensor.copy_(to_tensor(parameter_values(key, tensor.shape, gain), tensor.shape))
         single = copy.deepcopy(model).float()
         features, rounded = (
-            network.forward_head(network.forward_features(images), pre_logits=True)
+            pooled(network, network.forward_features(images))
             for network, images in ((model, pixels), (single, pixels.float()))
         )
         difference = (features[0] - features[1]).norm() / features.norm()
@@ -313,7 +319,7 @@ def reference(name):
     pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
     with shown(model) as taps:
         maps = model.forward_features(pixels)
-    features = model.forward_head(maps, pre_logits=True)
+    features = pooled(model, maps)
     logits = model.forward_head(maps)
     labels = torch.from_numpy(label_values(shape[0], logits.shape[1]))
     loss = torch.nn.functional.cross_entropy(logits, labels)

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{Activation, BatchNorm2d, Conv2d, Linear, Padding, Then, add, global_average_pool};
+use crate::layers::{Activation, BatchNorm2d, Conv2d, Linear, Named, Padding, Then, add, global_average_pool};
 use crate::taps::Taps;
 
 /// Which ConvMixer.
@@ -73,13 +73,8 @@ pub struct ConvMixer {
     activation: Activation,
 }
 
-/// A depthwise layer beside a shortcut, then a 1×1 one.
-type Block = (Residual, Conv2d, Gelu, BatchNorm2d);
-
-#[derive(Module, Debug)]
-struct Residual {
-    r#fn: (Conv2d, Gelu, BatchNorm2d),
-}
+/// A depthwise layer beside a shortcut, which timm calls `fn`, then a 1×1 one.
+type Block = (Named<(Conv2d, Gelu, BatchNorm2d)>, Conv2d, Gelu, BatchNorm2d);
 
 impl ConvMixer {
     /// Builds the network with `num_classes` outputs.
@@ -90,7 +85,8 @@ impl ConvMixer {
         let block = |_| {
             let depthwise = Conv2d::config(channels, channels, config.kernel).groups(channels).bias().build(device);
             let pointwise = Conv2d::config(channels, channels, 1).bias().build(device);
-            (Residual { r#fn: (depthwise, Gelu::new(), norm()) }, pointwise, Gelu::new(), norm())
+            let residual = std::iter::once(("fn".to_owned(), (depthwise, Gelu::new(), norm())));
+            (residual.collect(), pointwise, Gelu::new(), norm())
         };
         Self {
             stem: (patches.padding(Padding::Symmetric(0)).bias().build(device), Gelu::new(), norm()),
@@ -110,8 +106,9 @@ impl Architecture for ConvMixer {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let (conv, _, norm) = &self.stem;
         let mut x = taps.map(|| "stem".into(), self.layer(conv, norm, images));
-        for (index, (Residual { r#fn: (depthwise, _, inner) }, pointwise, _, outer)) in self.blocks.iter().enumerate() {
-            let y = add(self.layer(depthwise, inner, x.clone()), x, Activation::Identity);
+        for (index, (residual, pointwise, _, outer)) in self.blocks.iter().enumerate() {
+            let branch = residual.iter().fold(x.clone(), |x, (_, (conv, _, norm))| self.layer(conv, norm, x));
+            let y = add(branch, x, Activation::Identity);
             x = taps.map(|| format!("blocks.{index}"), self.layer(pointwise, outer, y));
         }
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));

@@ -55,6 +55,7 @@ families! {
     dla::DeepLayerAggregation,
     dpn::DualPathNetwork,
     efficientnet::EfficientNet,
+    gluon_xception::Xception,
     hrnet::HighResolutionNet,
     metaformer::PoolFormer,
     mlp_mixer::MlpMixer,

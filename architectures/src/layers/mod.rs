@@ -38,8 +38,8 @@ pub use arithmetic::{
     tokens_to_image, transposed,
 };
 pub use attention::{Attention, attention, biased_self_attention, mixed_attention, self_attention};
-pub use boxed::Boxed;
 pub use bottleneck_attention::BottleneckAttention;
+pub use boxed::Boxed;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
 pub use efficient_channel_attention::EfficientChannelAttention;
