@@ -23,6 +23,7 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy
 import timm
@@ -54,7 +55,7 @@ PROJECTIONS = 4
 
 # Smaller images for networks, or all of a timm file, that are built for one size but can be built for others, where the
 # usual one would take long: name or file -> pixels, both ways.
-SIZES = {"dla": 64, "hrnet": 64, "swin_transformer": 96, "swin_tiny_patch4_window7_224": 224, "swin_s3_tiny_224": 224, "twins": 96}
+SIZES = {"dla": 64, "hrnet": 64, "swin_transformer": 96, "swin_tiny_patch4_window7_224": 224, "swin_s3_tiny_224": 224, "twins": 96, "vision_transformer_hybrid": 96}
 
 # Where timm spreads over two files what is one family here.
 FAMILY_OF_MODULE = {"deit": "vision_transformer", "vision_transformer_hybrid": "vision_transformer"}
@@ -177,7 +178,7 @@ def uniform(name, count):
 
 
 RESIDUAL_SCALES = ("gamma", "gamma1", "gamma2", "gamma3", "gamma_1", "gamma_2", "ls1", "ls2", "skipinit_gain")
-NORM_SCALES = ("alpha", "gain", "scale", "temperature")
+NORM_SCALES = ("alpha", "gain", "scale", "temperature", "v")
 
 
 def parameter_values(key, shape, gain):
@@ -264,6 +265,15 @@ def shown(model):
         hook.remove()
 
 
+@contextmanager
+def unrounded():
+    """Layers that go over to single precision by themselves (EvoNorm, filter response norm) stay in that of their input."""
+    to_float = torch.Tensor.float
+    keep = lambda tensor: tensor if tensor.is_floating_point() else to_float(tensor)
+    with mock.patch.object(torch.Tensor, "float", keep):
+        yield
+
+
 def fill(name, model, height, width):
     """Gives the network its parameters, and returns their gain."""
     shape = [2, 3, height, width]
@@ -272,11 +282,12 @@ def fill(name, model, height, width):
         for key, tensor in state(model).items():
             assert tensor.is_floating_point(), f"{name}: {key} is {tensor.dtype}, for which the formula has no rule"
             tensor.copy_(to_tensor(parameter_values(key, tensor.shape, gain), tensor.shape))
-        single = copy.deepcopy(model).float()
-        features, rounded = (
-            network.forward_head(network.forward_features(images), pre_logits=True)
-            for network, images in ((model, pixels), (single, pixels.float()))
-        )
+        single, single_pixels = copy.deepcopy(model).float(), pixels.float()
+        with unrounded():
+            features, rounded = (
+                network.forward_head(network.forward_features(images), pre_logits=True)
+                for network, images in ((model, pixels), (single, single_pixels))
+            )
         difference = (features[0] - features[1]).norm() / features.norm()
         rounding = (features - rounded).norm() / features.norm()
         if difference >= LEAST_DIFFERENCE and rounding <= MOST_ROUNDING:
@@ -294,7 +305,7 @@ def reference(name):
     large = fixed_size and (height * width > LARGE_PIXELS or parameters > LARGE_PARAMETERS)
     shape = [1 if large else 2, 3, height, width]
     pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
-    with shown(model) as taps:
+    with shown(model) as taps, unrounded():
         maps = model.forward_features(pixels)
     features = model.forward_head(maps, pre_logits=True)
     logits = model.forward_head(maps)
