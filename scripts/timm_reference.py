@@ -23,6 +23,7 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy
 import timm
@@ -63,6 +64,7 @@ SIZES = {
     "swin_tiny_patch4_window7_224": 224,
     "swin_s3_tiny_224": 224,
     "twins": 96,
+    "vision_transformer_hybrid": 96,
     "lambda_resnet26t": 96,
     # Whole blocks at a 32nd of the size.
     "eca_halonext26ts": 256,
@@ -194,7 +196,7 @@ def uniform(name, count):
 
 
 RESIDUAL_SCALES = ("gamma", "gamma1", "gamma2", "gamma3", "gamma_1", "gamma_2", "ls1", "ls2", "skipinit_gain")
-NORM_SCALES = ("alpha", "gain", "scale", "temperature")
+NORM_SCALES = ("alpha", "gain", "scale", "temperature", "v")
 
 
 def parameter_values(key, shape, gain):
@@ -287,6 +289,15 @@ def pooled(model, maps):
     return model.global_pool(maps) if timm.__version__ == "0.6.13" else model.forward_head(maps, pre_logits=True)
 
 
+@contextmanager
+def unrounded():
+    """Layers that go over to single precision by themselves (EvoNorm, filter response norm) stay in that of their input."""
+    to_float = torch.Tensor.float
+    keep = lambda tensor: tensor if tensor.is_floating_point() else to_float(tensor)
+    with mock.patch.object(torch.Tensor, "float", keep):
+        yield
+
+
 def fill(name, model, height, width):
     """Gives the network its parameters, and returns their gain."""
     shape = [2, 3, height, width]
@@ -295,11 +306,12 @@ def fill(name, model, height, width):
         for key, tensor in state(model).items():
             assert tensor.is_floating_point(), f"{name}: {key} is {tensor.dtype}, for which the formula has no rule"
             tensor.copy_(to_tensor(parameter_values(key, tensor.shape, gain), tensor.shape))
-        single = copy.deepcopy(model).float()
-        features, rounded = (
-            pooled(network, network.forward_features(images))
-            for network, images in ((model, pixels), (single, pixels.float()))
-        )
+        single, single_pixels = copy.deepcopy(model).float(), pixels.float()
+        with unrounded():
+            features, rounded = (
+                pooled(network, network.forward_features(images))
+                for network, images in ((model, pixels), (single, single_pixels))
+            )
         difference = (features[0] - features[1]).norm() / features.norm()
         rounding = (features - rounded).norm() / features.norm()
         if difference >= LEAST_DIFFERENCE and rounding <= MOST_ROUNDING and features.norm() <= LARGEST_NORM:
@@ -317,7 +329,7 @@ def reference(name):
     large = fixed_size and (height * width > LARGE_PIXELS or parameters > LARGE_PARAMETERS)
     shape = [1 if large else 2, 3, height, width]
     pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
-    with shown(model) as taps:
+    with shown(model) as taps, unrounded():
         maps = model.forward_features(pixels)
     features = pooled(model, maps)
     logits = model.forward_head(maps)

@@ -28,6 +28,7 @@ mod rows;
 mod simd;
 mod small_product;
 mod softmax;
+mod standardisation;
 mod transposition;
 mod vectors;
 
@@ -44,4 +45,5 @@ pub use operation::{Cache, Operation, Saved, applies, run};
 pub use pool::{AveragePool, Gate, GlobalAveragePool, MaxPool};
 pub use rows::{GatherRows, RowOrder};
 pub use softmax::{CrossEntropy, Softmax};
+pub use standardisation::Standardisation;
 pub use transposition::SwapAxes;

@@ -1,20 +1,24 @@
-//! Vision Transformers: ViT, DeiT with and without distillation, DeiT III.
+//! Vision Transformers: ViT, its hybrids with a ResNet V2 before it, DeiT with and without distillation, DeiT III.
 //!
-//! Dosovitskiy et al., *An Image is Worth 16x16 Words* (arXiv 2010.11929); Touvron et al., *Training data-efficient image
-//! transformers & distillation through attention* (2012.12877); Touvron et al., *DeiT III: Revenge of the ViT* (2204.07118).
+//! Dosovitskiy et al., *An Image is Worth 16x16 Words* (arXiv 2010.11929); Steiner et al., *How to train your ViT?*
+//! (2106.10270); Touvron et al., *Training data-efficient image transformers & distillation through attention* (2012.12877);
+//! Touvron et al., *DeiT III: Revenge of the ViT* (2204.07118).
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use super::resnetv2::{self, Stem, Trunk};
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{LayerNorm, Linear, PatchEmbed, TransformerBlock};
+use crate::layers::{Conv2d, LayerNorm, Linear, Padding, PatchEmbed, TransformerBlock, image_to_tokens};
 use crate::taps::Taps;
 
 /// Which Vision Transformer.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Pixels of a patch, both ways.
+    /// Blocks in the stages of the ResNet before the patches, if there is one; if it has no stages, it is a ResNet's stem.
+    pub resnet: Option<&'static [usize]>,
+    /// Pixels of a patch, or places in what the ResNet gives, both ways.
     pub patch_size: usize,
     /// Channels of a token.
     pub embed_dim: usize,
@@ -37,6 +41,7 @@ pub struct Config {
 }
 
 const TINY: Config = Config {
+    resnet: None,
     patch_size: 16,
     embed_dim: 192,
     depth: 12,
@@ -51,6 +56,7 @@ const TINY: Config = Config {
 const SMALL: Config = Config { embed_dim: 384, heads: 6, ..TINY };
 const MEDIUM: Config = Config { embed_dim: 512, heads: 8, ..TINY };
 const BASE: Config = Config { embed_dim: 768, heads: 12, ..TINY };
+const LARGE: Config = Config { embed_dim: 1024, depth: 24, heads: 16, ..TINY };
 /// For 28 × 28 images of ten classes.
 const DEMO: Config = Config { input_size: 28, num_classes: 10, ..TINY };
 
@@ -59,6 +65,9 @@ const fn patch32(config: Config) -> Config {
 }
 const fn at_384(config: Config) -> Config {
     Config { input_size: 384, ..config }
+}
+const fn hybrid(resnet: &'static [usize], patch_size: usize, config: Config) -> Config {
+    Config { resnet: Some(resnet), patch_size, ..config }
 }
 const fn distilled(config: Config) -> Config {
     Config { distilled: true, ..config }
@@ -88,26 +97,51 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("vit_base_patch16_384", at_384(BASE)),
     ("vit_base_patch32_224", patch32(BASE)),
     ("vit_base_patch32_384", at_384(patch32(BASE))),
+    ("vit_base_r26_s32_224", hybrid(&[2, 2, 2, 2], 1, BASE)),
+    ("vit_base_r50_s16_224", hybrid(&[3, 4, 9], 1, BASE)),
+    ("vit_base_r50_s16_384", at_384(hybrid(&[3, 4, 9], 1, BASE))),
+    ("vit_large_r50_s32_224", hybrid(&[3, 4, 6, 3], 1, LARGE)),
     ("vit_small_patch16_224", SMALL),
     ("vit_small_patch16_384", at_384(SMALL)),
     ("vit_small_patch32_224", patch32(SMALL)),
     ("vit_small_patch32_384", at_384(patch32(SMALL))),
+    ("vit_small_r26_s32_224", hybrid(&[2, 2, 2, 2], 1, SMALL)),
+    ("vit_small_r26_s32_384", at_384(hybrid(&[2, 2, 2, 2], 1, SMALL))),
     ("vit_tiny_patch16_224", TINY),
     ("vit_tiny_patch16_384", at_384(TINY)),
+    ("vit_tiny_r_s16_p8_224", hybrid(&[], 8, TINY)),
+    ("vit_tiny_r_s16_p8_384", at_384(hybrid(&[], 8, TINY))),
 ];
 
-configuration!(VisionTransformer, |config| InputRule::Multiple(config.patch_size));
+configuration!(VisionTransformer, |config| InputRule::Multiple(config.stride()));
 
 impl Config {
     fn components(&self) -> Components {
+        if self.resnet.is_some() {
+            return Components {
+                base_architecture: "Hybrid",
+                stem: "7s2".into(),
+                normalization: "LN + GN",
+                activation: "GeLU + ReLU".into(),
+                stem_pooling: true,
+                ..Components::TRANSFORMER
+            };
+        }
         Components { stem: format!("{0}s{0}", self.patch_size).into(), ..Components::TRANSFORMER }
+    }
+
+    /// Pixels from one token to the next.
+    fn stride(&self) -> usize {
+        // The stem halves the image twice, every stage but the first once.
+        let of_resnet = self.resnet.map_or(1, |layers| 4 << layers.len().saturating_sub(1));
+        of_resnet * self.patch_size
     }
 }
 
 /// A Vision Transformer. See [`Config`].
 #[derive(Module, Debug)]
 pub struct VisionTransformer {
-    patch_embed: PatchEmbed,
+    patch_embed: Embedding,
     cls_token: Param<Tensor<3>>,
     dist_token: Option<Param<Tensor<3>>>,
     pos_embed: Param<Tensor<3>>,
@@ -122,7 +156,7 @@ impl VisionTransformer {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.embed_dim;
-        let patch_embed = PatchEmbed::new(config.input_size, config.patch_size, channels, device);
+        let patch_embed = Embedding::new(config, device);
         let drawn = |tokens: usize| Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, tokens, channels], device);
         let head = || Linear::new(channels, num_classes, device);
         let hidden = channels * config.mlp_ratio;
@@ -135,7 +169,7 @@ impl VisionTransformer {
         Self {
             cls_token: drawn(1),
             dist_token: config.distilled.then(|| drawn(1)),
-            pos_embed: drawn(class_positions + patch_embed.tokens()),
+            pos_embed: drawn(class_positions + (config.input_size / config.stride()).pow(2)),
             patch_embed,
             blocks: (0..config.depth).map(|_| block()).collect(),
             norm: LayerNorm::new(channels, 1e-6, device),
@@ -148,7 +182,8 @@ impl VisionTransformer {
     /// As [`Architecture::forward`], with the outputs of the class token's head and, if the network is distilled, those of the
     /// distillation token's apart, as distillation trains them: one by the labels, the other by the teacher.
     pub fn forward_heads(&self, images: Tensor<4>, taps: &mut Taps) -> (Outputs, Option<Outputs>) {
-        let x = taps.map(|| "patch_embed".into(), self.patch_embed.forward(images));
+        let x = self.patch_embed.forward(images, taps);
+        let x = taps.map(|| "patch_embed".into(), x);
         let mut x = self.embed(x);
         for (index, block) in self.blocks.iter().enumerate() {
             x = taps.map(|| format!("blocks.{index}"), block.forward(x));
@@ -185,6 +220,77 @@ impl Architecture for VisionTransformer {
                 logits: (class.logits + distillation.logits) / 2.0,
             },
         }
+    }
+}
+
+/// From an image to tokens.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Embedding {
+    Patches(PatchEmbed),
+    Hybrid(HybridEmbed),
+}
+
+impl Embedding {
+    fn new(config: &Config, device: &Device) -> Self {
+        match config.resnet {
+            None => Self::Patches(PatchEmbed::new(config.input_size, config.patch_size, config.embed_dim, device)),
+            Some(layers) => Self::Hybrid(HybridEmbed::new(config, layers, device)),
+        }
+    }
+
+    /// `[batch, 3, height, width]` → `[batch, token, channel]`.
+    fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Tensor<3> {
+        match self {
+            Self::Patches(embed) => embed.forward(images),
+            Self::Hybrid(embed) => embed.forward(images, taps),
+        }
+    }
+}
+
+/// A ResNet, whose results are cut into patches.
+#[derive(Module, Debug)]
+struct HybridEmbed {
+    backbone: Backbone,
+    proj: Conv2d,
+    image_size: usize,
+}
+
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Backbone {
+    Stem(Stem),
+    Trunk(Trunk),
+}
+
+impl HybridEmbed {
+    fn new(config: &Config, layers: &'static [usize], device: &Device) -> Self {
+        let resnet = resnetv2::hybrid(layers);
+        let proj = Conv2d::config(resnet.outputs(), config.embed_dim, config.patch_size).stride(config.patch_size);
+        Self {
+            backbone: if layers.is_empty() {
+                Backbone::Stem(Stem::new(&resnet, device))
+            } else {
+                Backbone::Trunk(Trunk::new(&resnet, device))
+            },
+            proj: proj.padding(Padding::Symmetric(0)).bias().build(device),
+            image_size: config.input_size,
+        }
+    }
+
+    fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Tensor<3> {
+        let [.., height, width] = images.dims();
+        assert!(
+            [height, width] == [self.image_size; 2],
+            "images of {height} × {width} pixels given to a network for {size} × {size}: resize them",
+            size = self.image_size,
+        );
+        let path = "patch_embed.backbone";
+        let x = match &self.backbone {
+            Backbone::Stem(stem) => stem.forward(images, taps, path),
+            Backbone::Trunk(trunk) => trunk.forward(images, taps, path),
+        };
+        image_to_tokens(self.proj.forward(x))
     }
 }
 

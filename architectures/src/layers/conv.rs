@@ -5,6 +5,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::{Activation, Cache, Convolution};
 
+use super::standardisation::Standardisation;
 use super::{BatchNorm2d, add, macs, scale_and_shift};
 
 /// How the border of an image is treated; what is added is zero.
@@ -37,11 +38,17 @@ pub struct Conv2d {
     pub weight: Param<Tensor<4>>,
     /// `[output]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// `[output, 1, 1, 1]`, by which standardised weights are multiplied, if there are gains.
+    pub gain: Option<Param<Tensor<4>>>,
     stride: usize,
     #[module(skip)]
     padding: Padding,
     dilation: usize,
     groups: usize,
+    #[module(skip)]
+    standardisation: Option<Standardisation>,
+    /// By which the bias is multiplied; the weights' standardisation contains it.
+    multiplier: f64,
     #[module(skip)]
     cache: Cache,
 }
@@ -107,12 +114,27 @@ pub struct Conv2dConfig {
     dilation: usize,
     groups: usize,
     bias: bool,
+    standardisation: Option<Standardisation>,
+    gain: Option<f64>,
+    multiplier: f64,
 }
 
 impl Conv2d {
     /// A square kernel from `inputs` to `outputs` channels.
     pub fn config(inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
-        Conv2dConfig { inputs, outputs, kernel, stride: 1, padding: None, dilation: 1, groups: 1, bias: false }
+        Conv2dConfig {
+            inputs,
+            outputs,
+            kernel,
+            stride: 1,
+            padding: None,
+            dilation: 1,
+            groups: 1,
+            bias: false,
+            standardisation: None,
+            gain: None,
+            multiplier: 1.0,
+        }
     }
 
     /// Channels of the result.
@@ -136,7 +158,7 @@ impl Conv2d {
 
     /// The convolution and what follows it.
     pub fn forward_then(&self, x: Tensor<4>, then: Then) -> Tensor<4> {
-        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        let (weight, bias) = self.parameters();
         let [batch, _, height, width] = x.dims();
         let [_, _, kernel_height, kernel_width] = weight.dims();
         let places = self.places(height, kernel_height) * self.places(width, kernel_width);
@@ -152,6 +174,17 @@ impl Conv2d {
             ..Convolution::pointwise(self.cache.clone())
         };
         fused(convolution, x, weight, bias, then)
+    }
+
+    /// The weights and the bias as they are applied.
+    fn parameters(&self) -> (Tensor<4>, Option<Tensor<1>>) {
+        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        let Some(standardisation) = self.standardisation else {
+            return (weight, bias);
+        };
+        let weight = standardisation.apply(weight, self.gain.as_ref().map(Param::val), &self.cache);
+        let multiplied = |bias: Tensor<1>| if self.multiplier == 1.0 { bias } else { bias * self.multiplier };
+        (weight, bias.map(multiplied))
     }
 
     /// By Burn's own operation.
@@ -246,28 +279,62 @@ impl Conv2dConfig {
         self
     }
 
+    /// With weights that are standardised before they are used.
+    pub fn standardised(mut self, epsilon: f64) -> Self {
+        self.standardisation = Some(Standardisation { epsilon, factor: 1.0 });
+        self
+    }
+
+    /// With weights that are standardised, divided by the square root of the number of inputs that an output sees, and
+    /// multiplied by `factor` and by a learnt gain per output, which begins at one.
+    pub fn standardised_with_gain(mut self, epsilon: f64, factor: f64) -> Self {
+        self.standardisation = Some(Standardisation { epsilon, factor });
+        self.gain = Some(1.0);
+        self
+    }
+
+    /// With gains, if there are any, that begin at zero, so that a residual branch begins as the identity.
+    pub fn starting_at_zero(mut self) -> Self {
+        self.gain = self.gain.map(|_| 0.0);
+        self
+    }
+
+    /// With a multiple of all that it gives, the bias included; only with standardised weights.
+    pub fn multiplied(mut self, multiplier: f64) -> Self {
+        self.multiplier = multiplier;
+        self
+    }
+
     /// Weights are drawn by He's normal rule over the outputs (that of ResNet), biases are zero.
     ///
     /// # Panics
-    /// If the groups divide the inputs or the outputs with a remainder.
+    /// If the groups divide the inputs or the outputs with a remainder, or weights that are not standardised are multiplied.
     pub fn build(self, device: &Device) -> Conv2d {
         let Self { inputs, outputs, kernel, stride, dilation, groups, .. } = self;
         assert!(
             inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups),
             "{groups} groups divide neither {inputs} inputs nor {outputs} outputs"
         );
+        assert!(self.multiplier == 1.0 || self.standardisation.is_some(), "only standardised weights can be multiplied");
         let area = kernel * kernel;
         let (fan_in, fan_out) = (inputs / groups * area, outputs / groups * area);
+        let standardisation = self.standardisation.map(|Standardisation { epsilon, factor }| {
+            let seen = if self.gain.is_some() { fan_in as f64 } else { 1.0 };
+            Standardisation { epsilon, factor: factor * self.multiplier / seen.sqrt() }
+        });
         let initializer = Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true };
         let shape = [outputs, inputs / groups, kernel, kernel];
         let size_keeping = Padding::Symmetric((stride - 1 + dilation * (kernel - 1)) / 2);
         Conv2d {
             weight: initializer.init_with(shape, Some(fan_in), Some(fan_out), device),
             bias: self.bias.then(|| Initializer::Zeros.init([outputs], device)),
+            gain: self.gain.map(|value| Initializer::Constant { value }.init([outputs, 1, 1, 1], device)),
             stride,
             padding: self.padding.unwrap_or(size_keeping),
             dilation,
             groups,
+            standardisation,
+            multiplier: self.multiplier,
             cache: Cache::default(),
         }
     }

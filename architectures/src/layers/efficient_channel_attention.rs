@@ -30,11 +30,16 @@ impl EfficientChannelAttention {
 
     /// `[batch, channel, height, width]`; the shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        gate(x.clone(), self.gates(x))
+    }
+
+    /// The gates of `[batch, channel, height, width]`: `[batch, channel]`.
+    pub fn gates(&self, x: Tensor<4>) -> Tensor<2> {
         let [batch, channels, _, _] = x.dims();
         let weight = self.conv.weight.val();
         let [_, _, taps] = weight.dims();
-        let means = global_average_pool(x.clone()).reshape([batch, 1, channels]);
+        let means = global_average_pool(x).reshape([batch, 1, channels]);
         let gates = module::conv1d(means, weight, None, ConvOptions::new([1], [taps / 2], [1], 1));
-        gate(x, Activation::Sigmoid.forward(gates.reshape([batch, channels])))
+        Activation::Sigmoid.forward(gates.reshape([batch, channels]))
     }
 }

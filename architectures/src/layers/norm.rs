@@ -4,7 +4,7 @@ use burn::module::{Flag, Initializer, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor, module};
 use netkin_kernels::Activation;
 
-use super::{Conv2d, Then, add, scale_and_shift};
+use super::{Conv2d, EvoNorm, FilterResponseNorm, Then, add, scale_and_shift};
 
 /// Batch normalisation over `[batch, channel, height, width]` (Ioffe & Szegedy 2015).
 ///
@@ -190,24 +190,33 @@ impl GroupNorm {
     /// The shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let shape = x.dims();
-        let [batch, channels, height, width] = shape;
-        let per_group = channels / self.groups * height * width;
-        let groups = x.reshape([batch, self.groups, per_group]);
-        let centred = groups.clone() - groups.mean_dim(2);
-        let variance = centred.clone().square().mean_dim(2);
+        let (centred, variance) = group_moments(x, self.groups);
         let normal = (centred / (variance + self.epsilon).sqrt()).reshape(shape);
-        let per_channel = |values: Tensor<1>| values.reshape([1, channels, 1, 1]);
-        normal * per_channel(self.weight.val()) + per_channel(self.bias.val())
+        scale_and_shift(normal, 1, self.weight.val(), Some(self.bias.val()))
     }
 }
 
-/// Batch or group normalisation.
+/// Distances from the mean of each group of channels, `[batch, group, value]`, and their variance, `[batch, group, 1]`.
+pub(super) fn group_moments(x: Tensor<4>, groups: usize) -> (Tensor<3>, Tensor<3>) {
+    let [batch, channels, height, width] = x.dims();
+    let x = x.reshape([batch, groups, channels / groups * height * width]);
+    let centred = x.clone() - x.mean_dim(2);
+    let variance = centred.clone().square().mean_dim(2);
+    (centred, variance)
+}
+
+/// A normalisation of `[batch, channel, height, width]` and an activation, in the place of which some have a nonlinearity of
+/// their own.
 #[derive(Module, Debug)]
 pub enum Norm2d {
     /// Over the batch.
     Batch(BatchNorm2d),
     /// Over groups of channels.
     Group(GroupNorm),
+    /// With its own nonlinearity.
+    Evo(EvoNorm),
+    /// With its own nonlinearity.
+    FilterResponse(FilterResponseNorm),
 }
 
 impl Norm2d {
@@ -226,20 +235,17 @@ impl Norm2d {
         match self {
             Self::Batch(norm) => norm.forward(x, activation),
             Self::Group(norm) => activation.forward(norm.forward(x)),
+            Self::Evo(norm) => norm.forward(x),
+            Self::FilterResponse(norm) => norm.forward(x),
         }
     }
 
     /// activation(norm(conv(x)) + residual), the residual of the result's shape, if there is one.
     pub fn after(&self, conv: &Conv2d, x: Tensor<4>, residual: Option<Tensor<4>>, activation: Activation) -> Tensor<4> {
-        match self {
-            Self::Batch(norm) => conv.forward_then(x, Then::norm(norm, activation).residual(residual)),
-            Self::Group(norm) => {
-                let y = norm.forward(conv.forward(x));
-                match residual {
-                    Some(residual) => add(y, residual, activation),
-                    None => activation.forward(y),
-                }
-            }
+        match (self, residual) {
+            (Self::Batch(norm), residual) => conv.forward_then(x, Then::norm(norm, activation).residual(residual)),
+            (_, None) => self.forward(conv.forward(x), activation),
+            (_, Some(residual)) => add(self.forward(conv.forward(x), Activation::Identity), residual, activation),
         }
     }
 }

@@ -39,11 +39,16 @@ impl SqueezeExcite {
 
     /// `[batch, channel, height, width]`; the shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        gate(x.clone(), self.gates(x))
+    }
+
+    /// The gates of `[batch, channel, height, width]`: `[batch, channel]`.
+    pub fn gates(&self, x: Tensor<4>) -> Tensor<2> {
         let then = match &self.bn {
             Some(norm) => Then::norm(norm, self.activation),
             None => Then::activation(self.activation),
         };
-        gated_then(x, &self.fc1, then, &self.fc2)
+        gates(x, &self.fc1, then, &self.fc2)
     }
 }
 
@@ -70,14 +75,14 @@ impl EffectiveSqueezeExcite {
 
 /// x · σ(expand(activation(reduce(mean over the places of x)))).
 pub fn gated(x: Tensor<4>, reduce: &Conv2d, activation: Activation, expand: &Conv2d) -> Tensor<4> {
-    gated_then(x, reduce, Then::activation(activation), expand)
+    gate(x.clone(), gates(x, reduce, Then::activation(activation), expand))
 }
 
-/// The same with all that is between.
-fn gated_then(x: Tensor<4>, reduce: &Conv2d, then: Then, expand: &Conv2d) -> Tensor<4> {
+/// The gates, with all that is between.
+fn gates(x: Tensor<4>, reduce: &Conv2d, then: Then, expand: &Conv2d) -> Tensor<2> {
     let [batch, channels, _, _] = x.dims();
-    let means = global_average_pool(x.clone()).reshape([batch, channels, 1, 1]);
+    let means = global_average_pool(x).reshape([batch, channels, 1, 1]);
     let hidden = reduce.forward_then(means, then);
     let gates = expand.forward_then(hidden, Then::activation(Activation::Sigmoid));
-    gate(x, gates.reshape([batch, channels]))
+    gates.reshape([batch, channels])
 }

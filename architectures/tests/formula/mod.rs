@@ -37,7 +37,7 @@ pub fn parameter_values(key: &str, shape: &[usize], gain: f64) -> Vec<f64> {
             (0.5, 0.2)
         }
         // Scales of normalisations.
-        "alpha" | "gain" | "scale" | "temperature" => (1.0, 0.2),
+        "alpha" | "gain" | "scale" | "temperature" | "v" => (1.0, 0.2),
         "weight" if shape.len() == 1 => (1.0, 0.2),
         "weight" => {
             let inputs: usize = shape[1..].iter().product();

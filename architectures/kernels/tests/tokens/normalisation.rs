@@ -1,5 +1,5 @@
 use burn::tensor::{Tensor, activation, module};
-use netkin_kernels::{Activation, BatchNorm, ChannelNorm, LayerNorm, batch_moments, run};
+use netkin_kernels::{Activation, BatchNorm, Cache, ChannelNorm, LayerNorm, Standardisation, batch_moments, run};
 use proptest::prelude::*;
 
 use super::common::{compare, distance, random};
@@ -85,6 +85,34 @@ proptest! {
                 3e-5,
             );
         }
+    }
+
+    #[test]
+    fn standardisation(outputs in 1..30usize, inputs in 1..20usize, kernel in 1..4usize, gains: bool) {
+        let weight = random([outputs, inputs, kernel, kernel]);
+        let gain = random([outputs, 1, 1, 1]);
+        compare(
+            &[weight, gain],
+            |[weight, gain]| {
+                let cache = Cache::default();
+                let operation = Standardisation { epsilon: EPSILON, factor: 0.7, trainable: true, cache };
+                let (gains, gain) = if gains { (Some(gain), None) } else { (None, Some(gain)) };
+                let mut inputs = vec![weight.into_dispatch()];
+                inputs.extend(gains.map(Tensor::into_dispatch));
+                let y: Tensor<4> = run(operation, inputs);
+                match gain {
+                    Some(gain) => y * gain,
+                    None => y,
+                }
+            },
+            |[weight, gain]| {
+                let mean = |x: Tensor<4>| x.mean_dim(1).mean_dim(2).mean_dim(3);
+                let centred = weight.clone() - mean(weight);
+                let variance = mean(centred.clone().square());
+                centred / (variance + EPSILON).sqrt() * gain * 0.7
+            },
+            1e-5,
+        );
     }
 }
 
