@@ -63,7 +63,9 @@ SIZES = {
     "swin_transformer": 96,
     "swin_tiny_patch4_window7_224": 224,
     "swin_s3_tiny_224": 224,
+    "tnt": 96,
     "twins": 96,
+    "xcit": 48,
     "vision_transformer_hybrid": 96,
     "lambda_resnet26t": 96,
     # Whole blocks at a 32nd of the size.
@@ -242,7 +244,13 @@ def build(name):
 
 def state(model):
     """Everything of a network that a weight file holds and an image meets."""
-    return {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    tensors, known = {}, set()
+    for key, tensor in model.state_dict().items():
+        # What has several names goes by the first of them.
+        if not key.endswith("num_batches_tracked") and tensor.data_ptr() not in known:
+            known.add(tensor.data_ptr())
+            tensors[key] = tensor
+    return tensors
 
 
 def key_lines(model):
@@ -272,11 +280,17 @@ def shown(model):
     hooks = []
 
     def keep(name, _module, _inputs, output):
-        if isinstance(output, torch.Tensor):
-            found[name] = output.detach().clone()  # a copy: what follows may write in place
+        # Several results go by their numbers.
+        results = {name: output} if isinstance(output, torch.Tensor) else {
+            f"{name}.{number}": result for number, result in enumerate(output)
+        }
+        for name, result in results.items():
+            found[name] = result.detach().clone()  # a copy: what follows may write in place
 
     for stage in getattr(model, "feature_info", None) or []:
         name = stage["module"]
+        if isinstance(modules.get(name), torch.nn.ModuleList):  # which is nothing that runs
+            name += f".{len(modules[name]) - 1}"
         if name in modules:
             hooks.append(modules[name].register_forward_hook(partial(keep, name)))
     yield found

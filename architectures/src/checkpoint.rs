@@ -1,5 +1,7 @@
 //! The tensors of a weights file on their way into a network.
 
+mod positions;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -147,6 +149,25 @@ impl Checkpoint {
         }
     }
 
+    /// Cuts a tensor along its first axis into equal parts, and does nothing if it is not there or cannot be cut so.
+    pub fn split(&mut self, name: &str, into: &[String]) {
+        let Some(tensor) = self.tensors.get(name).cloned() else {
+            return;
+        };
+        if !tensor.shape[0].is_multiple_of(into.len()) {
+            return;
+        }
+        self.tensors.remove(name);
+        let mut shape = tensor.shape.clone();
+        shape[0] /= into.len();
+        let len: usize = shape.iter().product();
+        for (number, part) in into.iter().enumerate() {
+            let compute = move |values: Vec<Vec<f64>>| values[0][number * len..][..len].to_vec();
+            let origin = Origin::Computed(vec![tensor.clone()], Arc::new(compute));
+            self.tensors.insert(part.clone(), Tensor { shape: shape.clone(), origin });
+        }
+    }
+
     /// Puts tensors one behind the other along their first axis, and does nothing unless all are there.
     pub fn concatenate(&mut self, names: &[&str], into: &str) {
         if !names.iter().all(|name| self.contains(name)) {
@@ -186,6 +207,18 @@ mod tests {
         assert_eq!(checkpoint.shape("attn.qk"), Some([4, 1].as_slice()));
         assert_eq!(checkpoint.values("attn.qk", read), Ok(vec![10.0, 20.0, 30.0, 40.0]));
         assert_eq!(checkpoint.origins("attn.qk"), ["q", "k"]);
+    }
+
+    #[test]
+    fn parts_are_cut_along_the_first_axis() {
+        let mut checkpoint = Checkpoint::new([("q".into(), vec![2, 1])]);
+        let parts = ["a", "b"].map(String::from);
+        checkpoint.split("q", &["a", "b", "c"].map(String::from));
+        assert!(checkpoint.contains("q"));
+        checkpoint.split("q", &parts);
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(checkpoint.shape("b"), Some([1, 1].as_slice()));
+        assert_eq!(checkpoint.values("b", read), Ok(vec![2.0]));
     }
 
     #[test]

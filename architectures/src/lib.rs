@@ -17,6 +17,7 @@ mod checkpoint;
 mod components;
 pub mod families;
 pub mod family;
+mod interpolation;
 pub mod layers;
 pub mod registry;
 mod taps;

@@ -30,4 +30,15 @@ impl<'a> Taps<'a> {
         let rest = shape[1..].iter().product();
         observer(&name(), &shape, x.reshape([shape[0], rest])).reshape(shape)
     }
+
+    /// As [`Self::map`], in another form, which is only made if somebody looks.
+    pub fn map_as<const D: usize, const E: usize>(
+        &mut self,
+        name: impl FnOnce() -> String,
+        x: Tensor<D>,
+        to: impl FnOnce(Tensor<D>) -> Tensor<E>,
+        back: impl FnOnce(Tensor<E>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        if self.0.is_some() { back(self.map(name, to(x))) } else { x }
+    }
 }

@@ -48,9 +48,12 @@ macro_rules! families {
 
 families! {
     byobnet::ByobNet,
+    cait::Cait,
+    coat::CoaT,
     convit::ConVit,
     convmixer::ConvMixer,
     convnext::ConvNext,
+    crossvit::CrossVit,
     cspnet::CspNet,
     dla::DeepLayerAggregation,
     dpn::DualPathNetwork,
@@ -68,10 +71,12 @@ families! {
     resnetv2::ResNetV2,
     rexnet::RexNet,
     swin_transformer::SwinTransformer,
+    tnt::TransformerInTransformer,
     twins::Twins,
     visformer::Visformer,
     vision_transformer::VisionTransformer,
     vovnet::VovNet,
+    xcit::Xcit,
 }
 
 /// A [`Configuration`] of any family.

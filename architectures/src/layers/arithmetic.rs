@@ -79,6 +79,12 @@ pub fn tokens_to_image(x: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
     transposed(x).reshape([batch, channels, height, width])
 }
 
+/// The class token, `[batch, 1, channel]`, and the others behind it, `[batch, token, channel]`.
+pub fn split_class_token(x: Tensor<3>) -> [Tensor<3>; 2] {
+    let [_, tokens, _] = x.dims();
+    [x.clone().narrow(1, 0, 1), x.narrow(1, 1, tokens - 1)]
+}
+
 /// Puts the same class tokens, `[1, count, channel]`, before the tokens of each image.
 pub fn prepend_class_token(class: Tensor<3>, tokens: Tensor<3>) -> Tensor<3> {
     let ([_, count, _], [batch, _, channels]) = (class.dims(), tokens.dims());

@@ -81,7 +81,7 @@ fn biased_attention(queries_keys_values: [Tensor<3>; 3], heads: usize, bias: Opt
 }
 
 /// Values by weights that are made from the scores, `[batch, head, query, token]`.
-fn weighted(
+pub(super) fn weighted(
     [queries, keys, values]: [Tensor<3>; 3],
     heads: usize,
     weights: impl FnOnce(Tensor<4>) -> Tensor<4>,

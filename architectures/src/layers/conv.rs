@@ -315,7 +315,10 @@ impl Conv2dConfig {
             inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups),
             "{groups} groups divide neither {inputs} inputs nor {outputs} outputs"
         );
-        assert!(self.multiplier == 1.0 || self.standardisation.is_some(), "only standardised weights can be multiplied");
+        assert!(
+            self.multiplier == 1.0 || self.standardisation.is_some(),
+            "only standardised weights can be multiplied"
+        );
         let area = kernel * kernel;
         let (fan_in, fan_out) = (inputs / groups * area, outputs / groups * area);
         let standardisation = self.standardisation.map(|Standardisation { epsilon, factor }| {

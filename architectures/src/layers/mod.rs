@@ -11,10 +11,13 @@ mod attention;
 mod block_attention;
 mod bottleneck_attention;
 mod boxed;
+mod class_attention;
 mod conv;
 mod conv_norm;
+mod cross_covariance_attention;
 mod efficient_channel_attention;
 mod evo_norm;
+mod factorised_attention;
 mod filter_response_norm;
 mod global_context;
 mod global_response_norm;
@@ -30,23 +33,28 @@ mod norm;
 mod patch_embed;
 mod pointwise;
 mod pool;
+mod resize;
 mod scale;
 mod squeeze_excite;
 mod standardisation;
+mod talking_heads_attention;
 mod transformer_block;
 mod windows;
 
 pub use arithmetic::{
     add, cross_entropy, image_to_tokens, mean_of_tokens, multiply, prepend_class_token, scale_and_shift, softmax,
-    tokens_to_image, transposed,
+    split_class_token, tokens_to_image, transposed,
 };
 pub use attention::{Attention, attention, biased_self_attention, mixed_attention, self_attention};
 pub use bottleneck_attention::BottleneckAttention;
 pub use boxed::Boxed;
+pub use class_attention::ClassAttention;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
+pub use cross_covariance_attention::CrossCovarianceAttention;
 pub use efficient_channel_attention::EfficientChannelAttention;
 pub use evo_norm::EvoNorm;
+pub use factorised_attention::{ConvolutionalPositions, FactorisedAttention};
 pub use filter_response_norm::FilterResponseNorm;
 pub use global_context::GlobalContext;
 pub use global_response_norm::GlobalResponseNorm;
@@ -64,11 +72,14 @@ pub use pointwise::Pointwise;
 pub use pool::{
     average_pool, average_pool_3x3, average_pool_inside, blur_pool, gate, global_average_pool, max_pool, max_pool_ceil,
 };
+pub use resize::resize;
 pub use scale::{Affine, LayerScale};
 pub use squeeze_excite::{EffectiveSqueezeExcite, SqueezeExcite, gated};
+pub use talking_heads_attention::TalkingHeadsAttention;
 pub use transformer_block::TransformerBlock;
 pub use windows::{WindowAttention, Windows, gather_rows};
 
+pub use crate::interpolation::Interpolation;
 pub use netkin_kernels::Activation;
 
 /// The multiple of `divisor` nearest to `value`, not below `divisor`, and not below 90 % of `value`
