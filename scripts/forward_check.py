@@ -30,7 +30,9 @@ import timm
 import torch
 from safetensors.numpy import load_file, save_file
 
-from timm_reference import DEMO, build, label_values, parameter_values, state, to_tensor, uniform
+from timm_reference import (
+    DEMO, build, label_values, parameter_values, pooled, state, to_tensor, uniform, unrounded,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDS = {"f64": (1e-8, 1e-8), "f32": (1e-4, None)}
@@ -59,8 +61,9 @@ def check(name, options):
     pixels = 0.5 * (uniform(f"seed{options.seed}.pixels", int(numpy.prod(shape))) + 1.0)
     # netkin reads f32 pixels; both see the same numbers.
     pixels = torch.from_numpy(pixels.astype(numpy.float32).astype(numpy.float64)).reshape(shape).requires_grad_()
-    maps = model.forward_features(pixels)
-    features = model.forward_head(maps, pre_logits=True)
+    with unrounded():
+        maps = model.forward_features(pixels)
+    features = pooled(model, maps)
     logits = model.forward_head(maps)
     labels = torch.from_numpy(label_values(shape[0], logits.shape[1]))
     (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), pixels)

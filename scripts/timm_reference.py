@@ -65,7 +65,7 @@ SIZES = {
     "swin_s3_tiny_224": 224,
     "tnt": 96,
     "twins": 96,
-    "xcit": 48,
+    "xcit": 96,
     "vision_transformer_hybrid": 96,
     "lambda_resnet26t": 96,
     # Whole blocks at a 32nd of the size.
@@ -305,10 +305,11 @@ def pooled(model, maps):
 
 @contextmanager
 def unrounded():
-    """Layers that go over to single precision by themselves (EvoNorm, filter response norm) stay in that of their input."""
+    """Layers that go over to single precision by themselves stay in that of their input (EvoNorm, filter response norm) or
+    compute in double precision (XCiT's positions)."""
     to_float = torch.Tensor.float
     keep = lambda tensor: tensor if tensor.is_floating_point() else to_float(tensor)
-    with mock.patch.object(torch.Tensor, "float", keep):
+    with mock.patch.object(torch.Tensor, "float", keep), mock.patch.object(torch, "float32", torch.float64):
         yield
 
 

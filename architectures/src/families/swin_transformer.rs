@@ -47,11 +47,7 @@ const TINY: Config = Config {
 };
 const SMALL: Config = Config { depths: [2, 2, 18, 2], ..TINY };
 const BASE: Config = Config { embed_dim: 128, heads: [4, 8, 16, 32], ..SMALL };
-const LARGE: Config = Config { embed_dim: 192, heads: [6, 12, 24, 48], ..SMALL };
 
-const fn at_384(config: Config) -> Config {
-    Config { windows: [12; 4], input_size: 384, ..config }
-}
 const fn s3(depths: [usize; 4], windows: [usize; 4]) -> Config {
     Config { depths, windows, searched: true, ..TINY }
 }
@@ -59,9 +55,6 @@ const fn s3(depths: [usize; 4], windows: [usize; 4]) -> Config {
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("swin_base_patch4_window7_224", BASE),
-    ("swin_base_patch4_window12_384", at_384(BASE)),
-    ("swin_large_patch4_window7_224", LARGE),
-    ("swin_large_patch4_window12_384", at_384(LARGE)),
     ("swin_s3_base_224", s3([2, 2, 30, 2], [7, 7, 14, 7])),
     ("swin_s3_small_224", s3([2, 2, 18, 2], [14, 14, 14, 7])),
     ("swin_s3_tiny_224", s3([2, 2, 6, 2], [7, 7, 14, 7])),

@@ -47,11 +47,7 @@ const SMALL: Config =
     Config { embed_dim: 384, inner_dim: 24, heads: 6, legacy: false, input_size: 224, num_classes: 1000 };
 
 /// The networks of this family.
-pub const VARIANTS: &[(&str, Config)] = &[
-    ("tnt_b_patch16_224", Config { embed_dim: 640, inner_dim: 40, heads: 10, ..SMALL }),
-    ("tnt_s_legacy_patch16_224", Config { legacy: true, ..SMALL }),
-    ("tnt_s_patch16_224", SMALL),
-];
+pub const VARIANTS: &[(&str, Config)] = &[("tnt_s_patch16_224", SMALL)];
 
 configuration!(TransformerInTransformer, InputRule::Multiple(PATCH_SIZE), convert);
 
@@ -143,7 +139,10 @@ impl Architecture for TransformerInTransformer {
         let mut patches = prepend_class_token(self.cls_token.val(), patches) + self.patch_pos.val();
         for (index, block) in self.blocks.iter().enumerate() {
             (pixels, patches) = block.forward(pixels, patches);
-            pixels = taps.map(|| format!("blocks.{index}.0"), pixels);
+            // timm has the patches of all images in one axis.
+            let [batch, count, places, channels] = pixels.dims();
+            let flat = taps.map(|| format!("blocks.{index}.0"), pixels.reshape([batch * count, places, channels]));
+            pixels = flat.reshape([batch, count, places, channels]);
             patches = taps.map(|| format!("blocks.{index}.1"), patches);
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(patches));

@@ -57,10 +57,8 @@ const fn svt(width: usize, heads: usize, depths: [usize; 4]) -> Config {
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("twins_pcpvt_base", pcpvt([3, 4, 18, 3])),
-    ("twins_pcpvt_large", pcpvt([3, 8, 27, 3])),
     ("twins_pcpvt_small", pcpvt([3, 4, 6, 3])),
     ("twins_svt_base", svt(96, 3, [2, 2, 18, 2])),
-    ("twins_svt_large", svt(128, 4, [2, 2, 18, 2])),
     ("twins_svt_small", svt(64, 2, [2, 2, 10, 4])),
 ];
 

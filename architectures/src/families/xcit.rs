@@ -3,7 +3,7 @@
 //!
 //! El-Nouby et al., *XCiT: Cross-Covariance Image Transformers* (arXiv 2106.09681).
 
-use std::f32::consts::TAU;
+use std::f64::consts::TAU;
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -216,7 +216,7 @@ impl FourierPositions {
     /// Waves per axis, half of them sines.
     const WAVES: usize = 32;
     /// The longest wave is almost so many times as long as the shortest, which is as long as the image.
-    const TEMPERATURE: f32 = 10_000.0;
+    const TEMPERATURE: f64 = 10_000.0;
 
     fn new(channels: usize, device: &Device) -> Self {
         Self { token_projection: Conv2d::config(2 * Self::WAVES, channels, 1).bias().build(device) }
@@ -233,13 +233,13 @@ impl FourierPositions {
         image_to_tokens(self.token_projection.forward(waves))
     }
 
-    /// The waves at so many places. In single precision whatever the network's, as timm and the training had them.
-    fn waves(places: usize) -> Vec<Vec<f32>> {
+    /// The waves at so many places.
+    fn waves(places: usize) -> Vec<Vec<f64>> {
         let wave = |number: usize| {
-            let exponent = (number / 2 * 2) as f32 / Self::WAVES as f32;
+            let exponent = (number / 2 * 2) as f64 / Self::WAVES as f64;
             let length = Self::TEMPERATURE.powf(exponent);
             let value = |place: usize| {
-                let phase = (place + 1) as f32 / (places as f32 + 1e-6) * TAU / length;
+                let phase = (place + 1) as f64 / (places as f64 + 1e-6) * TAU / length;
                 if number.is_multiple_of(2) { phase.sin() } else { phase.cos() }
             };
             (0..places).map(value).collect()

@@ -45,9 +45,8 @@ fn mix(qkv: Tensor<3>, temperature: Tensor<3>) -> Tensor<3> {
     macs::count(2 * batch * tokens * channels * channels / heads);
     let [queries, keys, values] =
         [0, 1, 2].map(|index| split_heads(qkv.clone().narrow(2, index * channels, channels), heads));
-    let norms = |x: Tensor<4>| x.square().sum_dim(2).sqrt().clamp_min(LEAST_NORM);
-    let lengths = norms(queries.clone()).transpose().matmul(norms(keys.clone()));
-    let cosines = queries.transpose().matmul(keys) / lengths;
+    let unit = |x: Tensor<4>| x.clone() / x.square().sum_dim(2).sqrt().clamp_min(LEAST_NORM);
+    let cosines = unit(queries).transpose().matmul(unit(keys));
     let weights = softmax(cosines * temperature.unsqueeze());
     join_heads(values.matmul(weights.transpose()))
 }
