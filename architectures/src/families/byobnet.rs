@@ -205,10 +205,6 @@ impl Stage {
         Self { group_size: Some(size), ..self }
     }
 
-    const fn attentive(self, attentive: usize) -> Self {
-        Self { attentive, ..self }
-    }
-
     const fn attend(self, kind: SelfAttentionKind) -> Self {
         Self { self_attention: Some(kind), ..self }
     }
@@ -687,6 +683,7 @@ impl Stack {
 }
 
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
 enum StemConv {
     Bare(Conv2d),
     Normed(ConvNorm),

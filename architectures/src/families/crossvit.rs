@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn both_branches_see_whole_patches() {
-        assert_eq!([TINY.multiple(), dagger_408(DEPTH_15).multiple()], [120, 204]);
-        assert_eq!(dagger_408(DEPTH_15).image_sizes(), [408, 384]);
+        assert_eq!([TINY.multiple(), Config { input_size: 408, ..DEPTH_15 }.multiple()], [120, 204]);
+        assert_eq!(Config { input_size: 408, ..DEPTH_15 }.image_sizes(), [408, 384]);
     }
 }

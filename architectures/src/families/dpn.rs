@@ -189,6 +189,7 @@ struct Block {
 
 /// The last convolution, or, if it is two, the normalisation before them.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
 enum End {
     Whole(NormConv),
     Split(Norm),

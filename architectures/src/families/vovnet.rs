@@ -262,6 +262,7 @@ impl Block {
 
 /// Attention over the channels of either kind.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
 enum Attention {
     Ese(EffectiveSqueezeExcite),
     Eca(EfficientChannelAttention),
