@@ -5,6 +5,7 @@
 
 mod attack;
 mod bench;
+mod cluster;
 mod common;
 mod completions;
 mod config_file;
@@ -12,9 +13,12 @@ mod demo;
 mod doctor;
 mod eval;
 mod forward;
+mod importance;
 mod info;
+mod matrix;
 mod models;
 mod sat;
+mod source;
 mod train;
 mod values;
 
@@ -44,6 +48,9 @@ enum Command {
     Attack(attack::Args),
     Sat(sat::Args),
     Demo(demo::Args),
+    Matrix(matrix::Args),
+    Cluster(cluster::Args),
+    Importance(importance::Args),
     Train(train::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -88,6 +95,9 @@ pub fn main() -> ExitCode {
         Command::Attack(args) => args.run(common),
         Command::Sat(args) => args.run(common),
         Command::Demo(args) => args.run(common),
+        Command::Matrix(args) => args.run(common),
+        Command::Cluster(args) => args.run(common),
+        Command::Importance(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),
         Command::Doctor(args) => args.run(common),
