@@ -17,6 +17,7 @@ mod importance;
 mod info;
 mod matrix;
 mod models;
+mod report;
 mod sat;
 mod source;
 mod train;
@@ -51,6 +52,7 @@ enum Command {
     Matrix(matrix::Args),
     Cluster(cluster::Args),
     Importance(importance::Args),
+    Report(report::Args),
     Train(train::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(args) => args.run(common),
         Command::Cluster(args) => args.run(common),
         Command::Importance(args) => args.run(common),
+        Command::Report(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),
         Command::Doctor(args) => args.run(common),
