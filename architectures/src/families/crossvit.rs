@@ -169,10 +169,12 @@ impl Architecture for CrossVit {
         for (index, block) in self.blocks.iter().enumerate() {
             branches = block.forward(branches, &format!("blocks.{index}"), taps);
         }
-        let features: [Tensor<2>; 2] =
+        let class: [Tensor<2>; 2] =
             from_fn(|branch| self.norm[branch].forward(branches[branch].clone().narrow(1, 0, 1)).squeeze_dim(1));
-        let [first, second] = from_fn(|branch| self.head[branch].forward(features[branch].clone()));
-        let features = taps.map(|| "features".into(), Tensor::cat(features.into(), 1));
+        let [width, rest] = [0, 1].map(|branch| class[branch].dims()[1]);
+        let features = taps.map(|| "features".into(), Tensor::cat(class.into(), 1));
+        let first = self.head[0].forward(features.clone().narrow(1, 0, width));
+        let second = self.head[1].forward(features.clone().narrow(1, width, rest));
         Outputs { logits: (first + second) / 2.0, features }
     }
 }
@@ -339,7 +341,8 @@ mod tests {
 
     #[test]
     fn both_branches_see_whole_patches() {
-        assert_eq!([TINY.multiple(), Config { input_size: 408, ..DEPTH_15 }.multiple()], [120, 204]);
-        assert_eq!(Config { input_size: 408, ..DEPTH_15 }.image_sizes(), [408, 384]);
+        let large = Config { input_size: 408, reduction: (17, 16), ..DEPTH_15 };
+        assert_eq!([TINY.multiple(), large.multiple()], [120, 204]);
+        assert_eq!([TINY.image_sizes(), large.image_sizes()], [[240, 224], [408, 384]]);
     }
 }

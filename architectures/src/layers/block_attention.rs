@@ -99,23 +99,16 @@ fn with_halos(x: Tensor<4>, block: usize, halo: usize) -> Tensor<4> {
 fn tokens(x: Tensor<4>, [down, across]: [usize; 2]) -> Tensor<3> {
     let [images, channels, height, width] = x.dims();
     let (rows, columns) = (height / down, width / across);
-    x.reshape([images, channels, down, rows, across, columns]).permute([0, 2, 4, 3, 5, 1]).reshape([
-        images * down * across,
-        rows * columns,
-        channels,
-    ])
+    let blocks = x.reshape([images, channels, down, rows, across, columns]).permute([0, 2, 4, 3, 5, 1]);
+    blocks.reshape([images * down * across, rows * columns, channels])
 }
 
 /// The way back from [`tokens`] of square blocks.
 fn image(x: Tensor<3>, [down, across]: [usize; 2], size: usize) -> Tensor<4> {
     let [blocks, _, channels] = x.dims();
     let images = blocks / (down * across);
-    x.reshape([images, down, across, size, size, channels]).permute([0, 5, 1, 3, 2, 4]).reshape([
-        images,
-        channels,
-        down * size,
-        across * size,
-    ])
+    let rows = x.reshape([images, down, across, size, size, channels]).permute([0, 5, 1, 3, 2, 4]);
+    rows.reshape([images, channels, down * size, across * size])
 }
 
 #[cfg(test)]
