@@ -10,8 +10,13 @@ Each network is built by timm without weights, and every parameter and buffer is
 name and the index alone (see `parameter_values`); netkin computes the same numbers, so that no weights need to be
 stored. Then logits, pooled features, and the gradient of the mean cross-entropy with respect to the pixels are computed
 in double precision, and a digest of each (its norm, some values, some random projections) is written as one line of JSON
-to `architectures/tests/fixtures/timm/FAMILY.jsonl`. Lines of other networks stay as they are. `gluon_xception65` left timm after 0.6.13: install that version for it. The same call gives the
+to `architectures/tests/fixtures/timm/FAMILY.jsonl`. Lines of other networks stay as they are. The same call gives the
 same lines, up to the last digit where another machine adds in another order.
+
+gluon_xception65 left timm after 0.6.13, whose values it has:
+
+    pip install --no-deps --target FOLDER timm==0.6.13
+    PYTHONPATH=FOLDER python scripts/timm_reference.py gluon_xception65
 """
 
 import argparse
@@ -78,7 +83,15 @@ SIZES = {
 }
 
 # Where timm spreads over two files what is one family here.
-FAMILY_OF_MODULE = {"byoanet": "byobnet", "deit": "vision_transformer", "vision_transformer_hybrid": "vision_transformer"}
+FAMILY_OF_MODULE = {
+    "byoanet": "byobnet",
+    "deit": "vision_transformer",
+    "hardcorenas": "mobilenetv3",
+    "vision_transformer_hybrid": "vision_transformer",
+}
+
+# What timm sets for published weights only.
+OPTIONS = {"fbnetc_100": {"bn_eps": 1e-3}}
 
 
 def small_resnet(block, channels, stem=(16, 16, 24), **options):
@@ -237,7 +250,8 @@ def build(name):
     pixels = SIZES.get(name, SIZES.get(module))
     old = timm.__version__ == "0.6.13"
     fixed = False if old else timm.get_pretrained_cfg(name).fixed_input_size
-    model = timm.create_model(name, pretrained=False, **({"img_size": pixels} if pixels and fixed else {}))
+    options = OPTIONS.get(name, {}) | ({"img_size": pixels} if pixels and fixed else {})
+    model = timm.create_model(name, pretrained=False, **options)
     size = tuple(model.pretrained_cfg["input_size"][1:]) if fixed else None
     return model, FAMILY_OF_MODULE.get(module, module), (pixels, pixels) if pixels else size
 

@@ -5,6 +5,7 @@
 //! renaming. This crate knows tensors and nothing of files.
 //!
 //! * [`layers`]: the shared parts, written once.
+//! * [`mobile`]: the blocks of EfficientNet and MobileNet, and the tables that describe them.
 //! * [`family`]: what every family offers.
 //! * [`families`]: one file per family: a configuration, its variants as pure data, the blocks, the forward pass; and
 //!   [`Network`], any network of any of them.
@@ -19,6 +20,7 @@ pub mod families;
 pub mod family;
 mod interpolation;
 pub mod layers;
+pub mod mobile;
 pub mod registry;
 mod taps;
 

@@ -60,7 +60,15 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
 });
 
 /// Names of 2022, as the papers' tables print them, and today's.
-const ALIASES: &[(&str, &str)] = &[("gluon_resnet101_v1c", "resnet101c")];
+const ALIASES: &[(&str, &str)] = &[
+    ("efficientnet_b2a", "efficientnet_b2"),
+    ("efficientnet_b3a", "efficientnet_b3"),
+    ("gluon_resnet101_v1c", "resnet101c"),
+    ("mnasnet_a1", "semnasnet_100"),
+    ("mnasnet_b1", "mnasnet_100"),
+    ("regnetz_040h", "regnetz_040_h"),
+    ("xception", "legacy_xception"),
+];
 
 /// All networks, sorted by name.
 pub fn all() -> &'static [Entry] {

@@ -26,7 +26,7 @@ pub struct Config {
 pub const VARIANTS: &[(&str, Config)] =
     &[("gluon_xception65", Config { middle: 16, input_size: 299, num_classes: 1000 })];
 
-configuration!(Xception, InputRule::Any);
+configuration!(GluonXception, InputRule::Any);
 
 impl Config {
     fn components(&self) -> Components {
@@ -36,7 +36,7 @@ impl Config {
 
 /// An Xception. See [`Config`].
 #[derive(Module, Debug)]
-pub struct Xception {
+pub struct GluonXception {
     conv1: Conv2d,
     bn1: BatchNorm2d,
     conv2: Conv2d,
@@ -56,7 +56,7 @@ pub struct Xception {
     fc: Linear,
 }
 
-impl Xception {
+impl GluonXception {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let conv = |inputs, outputs, stride| {
@@ -86,7 +86,7 @@ impl Xception {
     }
 }
 
-impl Architecture for Xception {
+impl Architecture for GluonXception {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let relu = |norm| Then::norm(norm, Activation::Relu);
         let x = taps.map(|| "act1".into(), self.conv1.forward_then(images, relu(&self.bn1)));

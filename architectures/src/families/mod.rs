@@ -58,10 +58,11 @@ families! {
     dla::DeepLayerAggregation,
     dpn::DualPathNetwork,
     efficientnet::EfficientNet,
-    gluon_xception::Xception,
+    gluon_xception::GluonXception,
     hrnet::HighResolutionNet,
     metaformer::PoolFormer,
     mlp_mixer::MlpMixer,
+    mobilenetv3::MobileNetV3,
     nest::Nest,
     nfnet::NormFreeNet,
     pit::PoolingVisionTransformer,
@@ -76,6 +77,8 @@ families! {
     visformer::Visformer,
     vision_transformer::VisionTransformer,
     vovnet::VovNet,
+    xception::Xception,
+    xception_aligned::XceptionAligned,
     // xcit::Xcit is written, but its gradient is wrong for a batch of one image.
 }
 

@@ -1,15 +1,18 @@
 //! RegNet X, Y and Z: networks whose widths follow a quantised line.
 //!
 //! Radosavovic et al., *Designing Network Design Spaces* (arXiv 2003.13678); Dollár et al., *Fast and Accurate Model Scaling*
-//! (2103.06877), for Z.
+//! (2103.06877), for Z. V is timm's: Y with normalisation and activation before the convolutions.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use super::resnet::HalvingPool;
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Conv2d, ConvNorm, Linear, Named, Padding, SqueezeExcite, global_average_pool, make_divisible,
+    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvNorm, Linear, Named, Padding, SqueezeExcite, Then,
+    global_average_pool, make_divisible,
 };
 use crate::taps::Taps;
 
@@ -34,6 +37,10 @@ pub struct Config {
     pub torchvision: bool,
     /// Without a shortcut where the shape changes, and without an activation behind the sum (Z).
     pub linear: bool,
+    /// Whether normalisation and activation come before the convolutions (V).
+    pub preactivated: bool,
+    /// Whether shortcuts shrink by averaging; only with [`Self::preactivated`].
+    pub average_down: bool,
     /// Channels of a last convolution, if there is one.
     pub head: Option<usize>,
     /// Of the whole network.
@@ -55,6 +62,8 @@ const fn x(depth: usize, width: usize, slope: f64, factor: f64, group_width: usi
         squeeze_excite: false,
         torchvision: false,
         linear: false,
+        preactivated: false,
+        average_down: false,
         head: None,
         activation: Activation::Relu,
         input_size: 224,
@@ -63,6 +72,9 @@ const fn x(depth: usize, width: usize, slope: f64, factor: f64, group_width: usi
 }
 const fn y(depth: usize, width: usize, slope: f64, factor: f64, group_width: usize) -> Config {
     Config { squeeze_excite: true, ..x(depth, width, slope, factor, group_width) }
+}
+const fn v(average_down: bool, config: Config) -> Config {
+    Config { preactivated: true, average_down, activation: Activation::Silu, ..config }
 }
 const fn z(depth: usize, width: usize, slope: f64, factor: f64, group_width: usize, head: Option<usize>) -> Config {
     Config {
@@ -82,6 +94,8 @@ const fn sized(input_size: usize, config: Config) -> Config {
 
 /// The networks of this family: depth, first width, slope, factor, width of a group.
 pub const VARIANTS: &[(&str, Config)] = &[
+    ("regnetv_040", v(false, y(22, 96, 31.41, 2.24, 64))),
+    ("regnetv_064", v(true, y(25, 112, 33.22, 2.27, 72))),
     ("regnetx_002", x(13, 24, 36.44, 2.49, 8)),
     ("regnetx_004", x(22, 24, 24.48, 2.54, 16)),
     ("regnetx_004_tv", torchvision(x(22, 24, 24.48, 2.54, 16))),
@@ -114,7 +128,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("regnetz_040_h", sized(256, z(28, 48, 14.5, 2.226, 8, Some(1536)))),
 ];
 
-configuration!(RegNet, InputRule::Any);
+configuration!(RegNet, InputRule::Any, convert);
 
 const STEM: usize = 32;
 
@@ -160,10 +174,45 @@ impl Config {
     }
 }
 
+/// From torchvision's layout.
+fn convert(_: &Config, checkpoint: &mut Checkpoint) {
+    if checkpoint.contains("stem.0.weight") {
+        checkpoint.rename(from_torchvision);
+    }
+}
+
+fn from_torchvision(name: &str) -> String {
+    const PARTS: [(&str, &str); 12] = [
+        ("f.a.0.", "conv1.conv."),
+        ("f.a.1.", "conv1.bn."),
+        ("f.b.0.", "conv2.conv."),
+        ("f.b.1.", "conv2.bn."),
+        ("f.se.", "se."),
+        ("f.c.0.", "conv3.conv."),
+        ("f.c.1.", "conv3.bn."),
+        ("proj.0.", "downsample.conv."),
+        ("proj.1.", "downsample.bn."),
+        ("stem.0.", "stem.conv."),
+        ("stem.1.", "stem.bn."),
+        ("fc.", "head.fc."),
+    ];
+    // Blocks are called `trunk_output.block2.block2-0.` there, and `s2.b1.` here.
+    let in_block = || {
+        let (stage, rest) = name.strip_prefix("trunk_output.block")?.split_once('.')?;
+        let (position, part) = rest.split_once('-')?.1.split_once('.')?;
+        Some((format!("s{stage}.b{}.", position.parse::<usize>().ok()? + 1), part))
+    };
+    let (block, part) = in_block().unwrap_or((String::new(), name));
+    match PARTS.iter().find_map(|(there, here)| Some((*here, part.strip_prefix(there)?))) {
+        Some((here, rest)) => format!("{block}{here}{rest}"),
+        None => format!("{block}{part}"),
+    }
+}
+
 /// A RegNet. See [`Config`].
 #[derive(Module, Debug)]
 pub struct RegNet {
-    stem: ConvNorm,
+    stem: Stem,
     s1: Named<Block>,
     s2: Named<Block>,
     s3: Named<Block>,
@@ -186,7 +235,9 @@ impl RegNet {
         let stages = config.stages().into_iter().map(|[width, group, blocks]| {
             let block = |position| {
                 let stride = if position == 0 { 2 } else { 1 };
-                let block = Block::new(config, inputs, width, group, stride, device);
+                let middle = width * config.bottle_ratio;
+                let shape = BlockShape { inputs, middle, outputs: width, group, stride };
+                let block = Block::new(config, &shape, device);
                 inputs = width;
                 (format!("b{}", position + 1), block)
             };
@@ -195,23 +246,32 @@ impl RegNet {
         let stages: Vec<_> = stages.collect();
         let [s1, s2, s3, s4] = stages.try_into().expect("four stages come of the published numbers");
         let head = |channels| ConvNorm::new(Conv2d::config(inputs, channels, 1), config.activation, device);
-        let no_head = config.linear && config.head.is_none();
+        let activated_last = (config.linear || config.preactivated) && config.head.is_none();
+        let stem = Conv2d::config(3, STEM, 3).stride(2);
         Self {
-            stem: ConvNorm::new(Conv2d::config(3, STEM, 3).stride(2), config.activation, device),
+            stem: if config.preactivated {
+                Stem::Plain(stem.build(device))
+            } else {
+                Stem::Normalised(ConvNorm::new(stem, config.activation, device))
+            },
             s1,
             s2,
             s3,
             s4,
             final_conv: config.head.map(head),
             head: Head { fc: Linear::new(config.head.unwrap_or(inputs), num_classes, device) },
-            last_activation: if no_head { config.activation } else { Activation::Identity },
+            last_activation: if activated_last { config.activation } else { Activation::Identity },
         }
     }
 }
 
 impl Architecture for RegNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let mut x = taps.map(|| "stem".into(), self.stem.forward(images));
+        let x = match &self.stem {
+            Stem::Plain(conv) => conv.forward(images),
+            Stem::Normalised(conv) => conv.forward(images),
+        };
+        let mut x = taps.map(|| "stem".into(), x);
         for (index, stage) in [&self.s1, &self.s2, &self.s3, &self.s4].into_iter().enumerate() {
             for (name, block) in stage.iter() {
                 x = taps.map(|| format!("s{}.{name}", index + 1), block.forward(x));
@@ -227,9 +287,77 @@ impl Architecture for RegNet {
     }
 }
 
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Stem {
+    Plain(Conv2d),
+    Normalised(ConvNorm),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BlockShape {
+    inputs: usize,
+    /// Channels within.
+    middle: usize,
+    outputs: usize,
+    /// Channels of a group.
+    group: usize,
+    stride: usize,
+}
+
+impl BlockShape {
+    /// 1×1, grouped 3×3, 1×1.
+    fn convolutions(&self) -> [Conv2dConfig; 3] {
+        let Self { inputs, middle, outputs, group, stride } = *self;
+        let grouped = Conv2d::config(middle, middle, 3).stride(stride).groups(middle / group);
+        [Conv2d::config(inputs, middle, 1), grouped, Conv2d::config(middle, outputs, 1)]
+    }
+
+    fn attention(&self, config: &Config, device: &Device) -> Option<SqueezeExcite> {
+        let reduced = (self.inputs as f64 * 0.25).round_ties_even() as usize;
+        let attention = || SqueezeExcite::with_activation(self.middle, reduced, config.activation, device);
+        config.squeeze_excite.then(attention)
+    }
+
+    /// Whether the output has the input's shape.
+    fn same(&self) -> bool {
+        self.inputs == self.outputs && self.stride == 1
+    }
+
+    /// What brings the input to the output's shape.
+    fn shortcut(&self) -> Conv2dConfig {
+        Conv2d::config(self.inputs, self.outputs, 1).stride(self.stride).padding(Padding::Symmetric(0))
+    }
+}
+
+/// A block of either kind.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Block {
+    Plain(PlainBlock),
+    Preactivated(PreactivatedBlock),
+}
+
+impl Block {
+    fn new(config: &Config, shape: &BlockShape, device: &Device) -> Self {
+        if config.preactivated {
+            Self::Preactivated(PreactivatedBlock::new(config, shape, device))
+        } else {
+            Self::Plain(PlainBlock::new(config, shape, device))
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Plain(block) => block.forward(x),
+            Self::Preactivated(block) => block.forward(x),
+        }
+    }
+}
+
 /// 1×1, grouped 3×3, squeeze-and-excitation, 1×1, beside a shortcut.
 #[derive(Module, Debug)]
-struct Block {
+struct PlainBlock {
     conv1: ConvNorm,
     conv2: ConvNorm,
     se: Option<SqueezeExcite>,
@@ -240,26 +368,18 @@ struct Block {
     activation: Activation,
 }
 
-impl Block {
-    fn new(config: &Config, inputs: usize, outputs: usize, group: usize, stride: usize, device: &Device) -> Self {
-        let middle = outputs * config.bottle_ratio;
+impl PlainBlock {
+    fn new(config: &Config, shape: &BlockShape, device: &Device) -> Self {
         let conv = |conv, activation| ConvNorm::new(conv, activation, device);
-        let same_shape = inputs == outputs && stride == 1;
-        let attention = || {
-            let reduced = (inputs as f64 * 0.25).round_ties_even() as usize;
-            SqueezeExcite::with_activation(middle, reduced, config.activation, device)
-        };
-        let downsample = || {
-            let narrow = Conv2d::config(inputs, outputs, 1).stride(stride).padding(Padding::Symmetric(0));
-            conv(narrow, Activation::Identity)
-        };
+        let [first, second, third] = shape.convolutions();
+        let downsample = || conv(shape.shortcut(), Activation::Identity);
         Self {
-            conv1: conv(Conv2d::config(inputs, middle, 1), config.activation),
-            conv2: conv(Conv2d::config(middle, middle, 3).stride(stride).groups(middle / group), config.activation),
-            se: config.squeeze_excite.then(attention),
-            conv3: conv(Conv2d::config(middle, outputs, 1), Activation::Identity),
-            downsample: (!same_shape && !config.linear).then(downsample),
-            shortcut: same_shape || !config.linear,
+            conv1: conv(first, config.activation),
+            conv2: conv(second, config.activation),
+            se: shape.attention(config, device),
+            conv3: conv(third, Activation::Identity),
+            downsample: (!shape.same() && !config.linear).then(downsample),
+            shortcut: shape.same() || !config.linear,
             activation: if config.linear { Activation::Identity } else { config.activation },
         }
     }
@@ -277,5 +397,102 @@ impl Block {
             None => x,
         };
         self.conv3.forward_residual(y, shortcut, self.activation)
+    }
+}
+
+/// The same convolutions, each behind a normalisation and an activation; the shortcut begins behind the first activation.
+#[derive(Module, Debug)]
+struct PreactivatedBlock {
+    norm1: BatchNorm2d,
+    conv1: Conv2d,
+    norm2: BatchNorm2d,
+    conv2: Conv2d,
+    se: Option<SqueezeExcite>,
+    norm3: BatchNorm2d,
+    conv3: Conv2d,
+    downsample: Option<Downsample>,
+    #[module(skip)]
+    activation: Activation,
+}
+
+/// What brings the input to the output's shape.
+#[derive(Module, Debug)]
+enum Downsample {
+    Strided(Conv2d),
+    /// In the places of timm's Sequential: `downsample.1`.
+    Average((HalvingPool, Conv2d)),
+}
+
+impl PreactivatedBlock {
+    fn new(config: &Config, shape: &BlockShape, device: &Device) -> Self {
+        let [conv1, conv2, conv3] = shape.convolutions().map(|conv| conv.build(device));
+        let norm = |channels| BatchNorm2d::new(channels, device);
+        let downsample = || {
+            if config.average_down {
+                let pool = HalvingPool { halves: shape.stride == 2 };
+                Downsample::Average((pool, shape.shortcut().stride(1).build(device)))
+            } else {
+                Downsample::Strided(shape.shortcut().build(device))
+            }
+        };
+        Self {
+            norm1: norm(shape.inputs),
+            conv1,
+            norm2: norm(shape.middle),
+            conv2,
+            se: shape.attention(config, device),
+            norm3: norm(shape.middle),
+            conv3,
+            downsample: (!shape.same()).then(downsample),
+            activation: config.activation,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.norm1.forward(x, self.activation);
+        let y = self.conv1.forward_then(x.clone(), Then::norm(&self.norm2, self.activation));
+        let mut y = self.conv2.forward(y);
+        if let Some(attention) = &self.se {
+            y = attention.forward(y);
+        }
+        let y = self.norm3.forward(y, self.activation);
+        let shortcut = match &self.downsample {
+            Some(Downsample::Strided(conv)) => conv.forward(x),
+            Some(Downsample::Average((pool, conv))) => conv.forward(pool.forward(x)),
+            None => x,
+        };
+        self.conv3.forward_then(y, Then::activation(Activation::Identity).residual(shortcut))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn torchvisions_names_become_timms() {
+        let names = [
+            ("stem.0.weight", "stem.conv.weight"),
+            ("stem.1.running_mean", "stem.bn.running_mean"),
+            ("trunk_output.block1.block1-0.proj.0.weight", "s1.b1.downsample.conv.weight"),
+            ("trunk_output.block1.block1-0.proj.1.bias", "s1.b1.downsample.bn.bias"),
+            ("trunk_output.block3.block3-11.f.a.0.weight", "s3.b12.conv1.conv.weight"),
+            ("trunk_output.block3.block3-11.f.a.1.weight", "s3.b12.conv1.bn.weight"),
+            ("trunk_output.block3.block3-11.f.b.0.weight", "s3.b12.conv2.conv.weight"),
+            ("trunk_output.block3.block3-11.f.b.1.running_var", "s3.b12.conv2.bn.running_var"),
+            ("trunk_output.block3.block3-11.f.se.fc1.weight", "s3.b12.se.fc1.weight"),
+            ("trunk_output.block3.block3-11.f.se.fc2.bias", "s3.b12.se.fc2.bias"),
+            ("trunk_output.block3.block3-11.f.c.0.weight", "s3.b12.conv3.conv.weight"),
+            ("trunk_output.block3.block3-11.f.c.1.bias", "s3.b12.conv3.bn.bias"),
+            ("fc.weight", "head.fc.weight"),
+        ];
+        let mut checkpoint = Checkpoint::new(names.map(|(there, _)| (there.to_owned(), vec![1])));
+        convert(&VARIANTS[0].1, &mut checkpoint);
+        for (there, here) in names {
+            assert_eq!(checkpoint.unchanged(here), Some(there));
+        }
+        let mut converted = Checkpoint::new(names.map(|(_, here)| (here.to_owned(), vec![1])));
+        convert(&VARIANTS[0].1, &mut converted);
+        assert!(names.iter().all(|(_, here)| converted.unchanged(here) == Some(*here)));
     }
 }

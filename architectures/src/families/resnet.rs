@@ -429,7 +429,13 @@ pub(super) enum Shortcut {
 /// Averages 2 × 2 windows if `halves`, else nothing; without parameters, but with a place in timm's numbering.
 #[derive(Module, Debug)]
 pub(super) struct HalvingPool {
-    halves: bool,
+    pub(super) halves: bool,
+}
+
+impl HalvingPool {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if self.halves { average_pool(x, 2, 2) } else { x }
+    }
 }
 
 impl Shortcut {
@@ -447,10 +453,7 @@ impl Shortcut {
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Convolution((conv, norm)) => norm.after(conv, x, None, Activation::Identity),
-            Self::Average((pool, conv, norm)) => {
-                let x = if pool.halves { average_pool(x, 2, 2) } else { x };
-                norm.after(conv, x, None, Activation::Identity)
-            }
+            Self::Average((pool, conv, norm)) => norm.after(conv, pool.forward(x), None, Activation::Identity),
         }
     }
 }

@@ -48,7 +48,7 @@ impl SqueezeExcite {
             Some(norm) => Then::norm(norm, self.activation),
             None => Then::activation(self.activation),
         };
-        gates(x, &self.fc1, then, &self.fc2)
+        gates(x, &self.fc1, then, &self.fc2, Activation::Sigmoid)
     }
 }
 
@@ -73,16 +73,16 @@ impl EffectiveSqueezeExcite {
     }
 }
 
-/// x · σ(expand(activation(reduce(mean over the places of x)))).
-pub fn gated(x: Tensor<4>, reduce: &Conv2d, activation: Activation, expand: &Conv2d) -> Tensor<4> {
-    gate(x.clone(), gates(x, reduce, Then::activation(activation), expand))
+/// x · gates, which an activation makes of expand(activation(reduce(mean over the places of x))).
+pub fn gated(x: Tensor<4>, reduce: &Conv2d, activation: Activation, expand: &Conv2d, last: Activation) -> Tensor<4> {
+    gate(x.clone(), gates(x, reduce, Then::activation(activation), expand, last))
 }
 
 /// The gates, with all that is between.
-fn gates(x: Tensor<4>, reduce: &Conv2d, then: Then, expand: &Conv2d) -> Tensor<2> {
+fn gates(x: Tensor<4>, reduce: &Conv2d, then: Then, expand: &Conv2d, last: Activation) -> Tensor<2> {
     let [batch, channels, _, _] = x.dims();
     let means = global_average_pool(x).reshape([batch, channels, 1, 1]);
     let hidden = reduce.forward_then(means, then);
-    let gates = expand.forward_then(hidden, Then::activation(Activation::Sigmoid));
+    let gates = expand.forward_then(hidden, Then::activation(last));
     gates.reshape([batch, channels])
 }
