@@ -61,15 +61,24 @@ SAMPLES = 8
 PROJECTIONS = 4
 
 # Images for networks, or all of a timm file, that are built for one size but can be built for others, smaller where the
-# usual ones would take long: name or file -> pixels, both ways.
+# usual ones would take long, or that need larger ones than FREE_SIZE: name or file -> pixels, both ways.
 SIZES = {
+    "convit": 96,
+    "convit_tiny": 224,
     "dla": 64,
     "hrnet": 64,
+    "inception_resnet_v2": 107,
+    "inception_v3": 107,
+    "inception_v4": 107,
+    "pit": 112,
+    "pit_ti_224": 224,
     "swin_transformer": 96,
     "swin_tiny_patch4_window7_224": 224,
     "swin_s3_tiny_224": 224,
     "tnt": 96,
     "twins": 96,
+    "visformer": 96,
+    "visformer_tiny": 224,
     "xcit": 96,
     "vision_transformer_hybrid": 96,
     "lambda_resnet26t": 96,

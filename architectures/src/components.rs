@@ -90,6 +90,7 @@ impl Components {
                 Activation::Relu => "ReLU",
                 Activation::Relu6 => "ReLU6",
                 Activation::LeakyRelu => "Leaky ReLU",
+                Activation::SquaredRelu => "Squared ReLU",
                 Activation::Gelu => "GeLU",
                 Activation::Silu => "SiLU",
                 Activation::Sigmoid => "Sigmoid",

@@ -4,6 +4,10 @@
 /// of a unit of length, and the units of both sides cover the same length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interpolation {
+    /// Of the one before or at it (PyTorch: `mode="nearest"`).
+    Nearest,
+    /// The mean of those that its unit of length touches (PyTorch: `mode="area"`, `adaptive_avg_pool2d`).
+    Area,
     /// Of the nearest two.
     Bilinear,
     /// Of the nearest four, by the cubic whose slope at its first zero is −0.75.
@@ -15,6 +19,9 @@ pub enum Interpolation {
 impl Interpolation {
     /// `[to, from]` in row-major order: its product with the values at `from` places gives those at `to` places.
     pub fn matrix(self, from: usize, to: usize) -> Vec<f64> {
+        if matches!(self, Self::Nearest | Self::Area) {
+            return self.means(from, to);
+        }
         let step = from as f64 / to as f64;
         let width = if self == Self::AntialiasedBicubic { step.max(1.0) } else { 1.0 };
         let reach = 2.0 * width;
@@ -35,9 +42,21 @@ impl Interpolation {
         matrix
     }
 
+    /// Where values are means of a range.
+    fn means(self, from: usize, to: usize) -> Vec<f64> {
+        let mut matrix = vec![0.0; to * from];
+        for (number, row) in matrix.chunks_exact_mut(from).enumerate() {
+            let start = number * from / to;
+            let end = if self == Self::Nearest { start + 1 } else { ((number + 1) * from).div_ceil(to) };
+            row[start..end].fill(1.0 / (end - start) as f64);
+        }
+        matrix
+    }
+
     /// The weight of what lies at a distance.
     fn weight(self, x: f64) -> f64 {
         match self {
+            Self::Nearest | Self::Area => f64::from(x < 0.5),
             Self::Bilinear => (1.0 - x).max(0.0),
             Self::Bicubic => cubic(x, -0.75),
             Self::AntialiasedBicubic => cubic(x, -0.5),
@@ -71,6 +90,10 @@ mod tests {
     fn it_is_that_of_pytorch() {
         // torch.nn.functional.interpolate(torch.tensor([[[[1., 10, 3, 7, 5]]]]).double(), size=(1, to), mode=…, antialias=…)
         let cases: &[(Interpolation, &[f64])] = &[
+            (Interpolation::Nearest, &[1.0, 10.0, 7.0]),
+            (Interpolation::Nearest, &[1.0, 1.0, 10.0, 10.0, 3.0, 7.0, 7.0, 5.0]),
+            (Interpolation::Area, &[5.5, 6.666666666666667, 6.0]),
+            (Interpolation::Area, &[1.0, 5.5, 10.0, 6.5, 5.0, 7.0, 6.0, 5.0]),
             (Interpolation::Bilinear, &[4.000000000000001, 3.0, 5.666666666666666]),
             (Interpolation::Bilinear, &[1.0, 3.25, 7.75, 8.25, 4.75, 4.0, 6.0, 6.5, 5.5, 5.0]),
             (Interpolation::Bicubic, &[4.222222222222221, 3.0, 5.851851851851851]),

@@ -20,6 +20,8 @@ pub enum Activation {
     Relu6,
     /// max(x, x/100).
     LeakyRelu,
+    /// max(x, 0)².
+    SquaredRelu,
     /// x·Φ(x) with the exact normal distribution function.
     Gelu,
     /// x·σ(x), also called swish.
@@ -72,6 +74,7 @@ impl Activation {
             Self::Relu => activation::relu(x),
             Self::Relu6 => activation::hardtanh(x, 0.0, 6.0),
             Self::LeakyRelu => activation::leaky_relu(x, 0.01),
+            Self::SquaredRelu => activation::relu(x).square(),
             Self::Gelu => plain_gelu(x),
             Self::Silu => activation::silu(x),
             Self::Sigmoid => activation::sigmoid(x),
@@ -85,7 +88,7 @@ impl Activation {
         match self {
             Self::Identity => Kept::Nothing,
             Self::Relu | Self::Relu6 | Self::LeakyRelu | Self::Sigmoid | Self::HardSigmoid => Kept::Output,
-            Self::Gelu | Self::Silu | Self::HardSwish => Kept::Slope,
+            Self::SquaredRelu | Self::Gelu | Self::Silu | Self::HardSwish => Kept::Slope,
         }
     }
 
@@ -98,6 +101,10 @@ impl Activation {
             Self::Relu => simd.max_f32s(x, splat(0.0)),
             Self::Relu6 => simd.min_f32s(simd.max_f32s(x, splat(0.0)), splat(6.0)),
             Self::LeakyRelu => simd.max_f32s(x, simd.mul_f32s(x, splat(0.01))),
+            Self::SquaredRelu => {
+                let positive = simd.max_f32s(x, splat(0.0));
+                simd.mul_f32s(positive, positive)
+            }
             Self::Gelu => simd.mul_f32s(x, distribution(simd, x)),
             Self::Silu => simd.mul_f32s(x, sigmoid(simd, x)),
             Self::Sigmoid => sigmoid(simd, x),
@@ -111,6 +118,10 @@ impl Activation {
     pub(crate) fn value_and_slope<S: Simd>(self, simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
         let splat = |value| simd.splat_f32s(value);
         match self {
+            Self::SquaredRelu => {
+                let positive = simd.max_f32s(x, splat(0.0));
+                (simd.mul_f32s(positive, positive), simd.add_f32s(positive, positive))
+            }
             Self::Gelu => (self.value(simd, x), gelu_slope(simd, x)),
             Self::Silu => {
                 let gate = sigmoid(simd, x);
@@ -164,7 +175,7 @@ impl Activation {
                 let below = simd.less_than_f32s(y, splat(1.0));
                 simd.select_f32s(below, where_true(above(0.0), 1.0 / 6.0), splat(0.0))
             }
-            Self::Identity | Self::Gelu | Self::Silu | Self::HardSwish => splat(1.0),
+            Self::Identity | Self::SquaredRelu | Self::Gelu | Self::Silu | Self::HardSwish => splat(1.0),
         }
     }
 }

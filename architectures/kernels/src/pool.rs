@@ -24,14 +24,19 @@ pub struct MaxPool {
     pub ceil: bool,
 }
 
-/// The mean of each square window without padding. Windows that begin inside and end outside of the image are kept, and
-/// average what lies inside (PyTorch: `ceil_mode=True, count_include_pad=False`).
+/// The mean of what lies inside of the image of each square window (PyTorch: `count_include_pad=False`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AveragePool {
     /// Rows and columns of the window.
     pub kernel: usize,
     /// From one window to the next.
     pub stride: usize,
+    /// Places around the image; at most half of the window.
+    pub padding: usize,
+    /// Whether windows that begin inside and end outside are kept (PyTorch: `ceil_mode`).
+    pub ceil: bool,
+    /// Whether the value in the middle of each window is subtracted; only where the size of the image stays.
+    pub less_middle: bool,
 }
 
 /// `[batch, channel, height, width]` → `[batch, channel]`, the mean over the places.
@@ -51,8 +56,8 @@ impl Operation for MaxPool {
         assert!(self.kernel <= 15 && 2 * self.padding <= self.kernel);
         let x = &inputs[0];
         let [batch, channels, height, width] = x.dims();
-        let [rows, columns] = [height, width]
-            .map(|size| Axis::forward([size, self.output(size)], self.kernel, self.stride, self.padding, 1));
+        let [rows, columns] =
+            [height, width].map(|size| forward_axis(size, self.kernel, self.stride, self.padding, self.ceil));
         let shape = [batch, channels, rows.output, columns.output];
         let mut output = Output::new(&shape);
         // One byte per output: the tap that won.
@@ -88,17 +93,6 @@ impl Operation for MaxPool {
     }
 }
 
-impl MaxPool {
-    fn output(&self, size: usize) -> usize {
-        let reach = size + 2 * self.padding - self.kernel;
-        if self.ceil {
-            (reach.div_ceil(self.stride) + 1).min((size + self.padding).div_ceil(self.stride))
-        } else {
-            reach / self.stride + 1
-        }
-    }
-}
-
 impl Operation for AveragePool {
     fn name(&self) -> &'static str {
         "average pool"
@@ -107,10 +101,8 @@ impl Operation for AveragePool {
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let x = &inputs[0];
         let [batch, channels, height, width] = x.dims();
-        let [rows, columns] = [height, width].map(|size| {
-            let output = self.output(size);
-            Axis::forward([size, output], self.kernel, self.stride, 0, 1)
-        });
+        let [rows, columns] =
+            [height, width].map(|size| forward_axis(size, self.kernel, self.stride, self.padding, self.ceil));
         let mut output = Output::new(&[batch, channels, rows.output, columns.output]);
         let windows = Windows {
             padded: padded(&rows, &columns),
@@ -119,7 +111,7 @@ impl Operation for AveragePool {
             x: x.values(),
             to: output.pointer(),
             taps: None,
-            reduce: Reduce::Mean,
+            reduce: self.reduce(),
         };
         windows.run(batch * channels, self.kernel);
         let saved = if keep { vec![sizes(height, width)] } else { vec![] };
@@ -128,16 +120,17 @@ impl Operation for AveragePool {
     }
 
     fn backward(&self, gradient: Array, saved: Saved, _wanted: &[bool]) -> Vec<Option<Array>> {
-        let back = |size: f32, output| Axis::backward([size as usize, output], self.kernel, self.stride, 0, 1);
-        vec![Some(spread(&gradient, &saved[0], back, Reduce::Mean, None, self.kernel))]
+        let back =
+            |size: f32, output| Axis::backward([size as usize, output], self.kernel, self.stride, self.padding, 1);
+        vec![Some(spread(&gradient, &saved[0], back, self.reduce(), None, self.kernel))]
     }
 }
 
 impl AveragePool {
-    /// As many windows as begin inside, the last of them the first to reach the end.
-    fn output(&self, size: usize) -> usize {
-        let windows = size.saturating_sub(self.kernel).div_ceil(self.stride) + 1;
-        windows.min(size.div_ceil(self.stride))
+    fn reduce(&self) -> Reduce {
+        let keeps_size = self.stride == 1 && 2 * self.padding + 1 == self.kernel;
+        assert!(keeps_size || !self.less_middle, "windows around each place");
+        Reduce::Mean { padding: self.padding, less_middle: self.less_middle }
     }
 }
 
@@ -241,7 +234,11 @@ impl Operation for Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reduce {
     Max,
-    Mean,
+    /// Of what lies inside, with so many places around the image; perhaps less the value in the middle.
+    Mean {
+        padding: usize,
+        less_middle: bool,
+    },
 }
 
 /// Of the widest vector.
@@ -262,10 +259,35 @@ fn padded(rows: &Axis, columns: &Axis) -> Padded {
     Padded::by_rows(rows, columns, outputs)
 }
 
-/// How many places of each window are inside.
-fn inside(source: usize, output: usize, kernel: usize, stride: usize) -> Vec<f32> {
-    let count = |place| kernel.min(source - place * stride) as f32;
-    (0..output).map(count).collect()
+/// From an image's rows or columns to the windows over them. With `ceil`, as many as begin inside or before, the last of
+/// them the first to reach the end.
+fn forward_axis(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) -> Axis {
+    let reach = (size + 2 * padding).saturating_sub(kernel);
+    let output =
+        if ceil { (reach.div_ceil(stride) + 1).min((size + padding).div_ceil(stride)) } else { reach / stride + 1 };
+    Axis::forward([size, output], kernel, stride, padding, 1)
+}
+
+impl Reduce {
+    /// By what the windows' sums along an axis are to be divided: how many places of each are inside. Nothing for maxima.
+    fn counts(self, source: usize, output: usize, kernel: usize, stride: usize) -> Vec<f32> {
+        let Self::Mean { padding, .. } = self else {
+            return vec![];
+        };
+        let count = |place: usize| {
+            let start = place * stride;
+            (start + kernel - padding).min(source) - start.saturating_sub(padding)
+        };
+        (0..output).map(|place| count(place) as f32).collect()
+    }
+
+    /// Subtracts, if it has to, from a row of results, or of the gradient that goes back, what lies there in the plane.
+    fn subtract_middle(self, results: &mut [f32], plane: &[f32], row: usize) {
+        if let Self::Mean { less_middle: true, .. } = self {
+            let middle = &plane[row * results.len()..];
+            results.iter_mut().zip(middle).for_each(|(result, middle)| *result -= middle);
+        }
+    }
 }
 
 /// Pooling of many planes.
@@ -288,11 +310,8 @@ impl Windows<'_> {
             columns.map(move |&(_, column)| self.padded.index(row, column))
         });
         let offsets: Vec<usize> = offsets.collect();
-        let counts = [&self.rows, &self.columns].map(|axis| inside(axis.source, axis.output, kernel, stride));
-        let mut counts = match self.reduce {
-            Reduce::Max => [vec![], vec![]],
-            Reduce::Mean => counts,
-        };
+        let mut counts =
+            [&self.rows, &self.columns].map(|axis| self.reduce.counts(axis.source, axis.output, kernel, stride));
         counts[1].resize(self.columns.output.next_multiple_of(LANES), 1.0);
         let work = planes * self.rows.output * self.columns.output * offsets.len();
         parallel::for_ranges(planes, 1, work, |range| {
@@ -323,9 +342,9 @@ impl WithSimd for WindowsOf<'_> {
         let mut results = Scratch::new(row_len, 0.0);
         let mut winners = Scratch::new(row_len, 0.0);
         for plane in range {
-            let from = &windows.x[plane * rows.source * columns.source..];
+            let source = &windows.x[plane * rows.source * columns.source..];
             // SAFETY: the copy has the size for it.
-            unsafe { padded.fill(simd, from, copy.as_mut_ptr(), 0..usize::MAX, 1.0) };
+            unsafe { padded.fill(simd, source, copy.as_mut_ptr(), 0..usize::MAX, 1.0) };
             for row in 0..height {
                 let from = padded.lead() + row * rows.split * padded.row_length();
                 for column in (0..row_len).step_by(lanes) {
@@ -339,7 +358,7 @@ impl WithSimd for WindowsOf<'_> {
                                 simd::store(simd, winners[column..].as_mut_ptr(), winner);
                                 value
                             }
-                            (Reduce::Mean, _) => {
+                            (Reduce::Mean { .. }, _) => {
                                 let columns = simd::load(simd, counts[1][column..].as_ptr());
                                 let count = simd.mul_f32s(columns, simd.splat_f32s(counts[0][row]));
                                 simd.div_f32s(sum(simd, from, offsets), count)
@@ -350,7 +369,9 @@ impl WithSimd for WindowsOf<'_> {
                 }
                 let place = (plane * height + row) * width;
                 // SAFETY: the row belongs to this task.
-                unsafe { windows.to.slice(place, width) }.copy_from_slice(&results[..width]);
+                let to = unsafe { windows.to.slice(place, width) };
+                to.copy_from_slice(&results[..width]);
+                windows.reduce.subtract_middle(to, source, row);
                 if let Some(taps) = windows.taps {
                     // SAFETY: one byte per output; the row belongs to this task.
                     let taps = unsafe {
@@ -424,10 +445,7 @@ fn spread(
     let mut output = Output::new(&[batch, channels, rows.output, columns.output]);
     let padded = padded(&rows, &columns);
     let stride = rows.phases.len();
-    let counts = [&rows, &columns].map(|axis| match reduce {
-        Reduce::Max => vec![],
-        Reduce::Mean => inside(axis.output, axis.source, kernel, stride),
-    });
+    let counts = [&rows, &columns].map(|axis| reduce.counts(axis.output, axis.source, kernel, stride));
     // By phase: the taps that meet it, and where they look.
     let mut phases = Vec::new();
     for row_taps in &rows.phases {
@@ -443,6 +461,7 @@ fn spread(
     }
     let work = batch * channels * height * width * kernel * kernel;
     let spread = Spread {
+        reduce,
         padded,
         phases,
         counts,
@@ -460,6 +479,7 @@ fn spread(
 }
 
 struct Spread<'a> {
+    reduce: Reduce,
     rows: Axis,
     columns: Axis,
     padded: Padded,
@@ -545,6 +565,7 @@ impl WithSimd for SpreadOf<'_> {
                 // SAFETY: the row belongs to this task.
                 let to = unsafe { spread.to.slice(place, columns.output) };
                 interleave(&sums, row_len, column_phases, to);
+                spread.reduce.subtract_middle(to, gradient, row);
             }
         }
     }

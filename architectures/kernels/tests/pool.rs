@@ -19,7 +19,8 @@ fn plain_max(x: Tensor<4>, pool: MaxPool) -> Tensor<4> {
 fn plain_average(x: Tensor<4>, pool: AveragePool) -> Tensor<4> {
     let mut options = AvgPoolOptions::new([pool.kernel; 2]);
     options.stride = [pool.stride; 2];
-    options.ceil_mode = true;
+    options.padding = [(pool.padding, pool.padding); 2];
+    options.ceil_mode = pool.ceil;
     options.count_include_pad = false;
     module::avg_pool2d(x, options)
 }
@@ -53,11 +54,27 @@ proptest! {
         size in prop::array::uniform2(1..40usize),
         kernel in 1..6usize,
         stride in 1..4usize,
+        padding in 0..3usize,
+        ceil in any::<bool>(),
     ) {
-        let pool = AveragePool { kernel, stride };
+        let pool = AveragePool { kernel, stride, padding: padding.min(kernel / 2), ceil, less_middle: false };
         let [height, width] = size.map(|size| size.max(kernel));
         let x = random([batch, channels, height, width]);
         compare(&[x], |[x]| run(pool, vec![x.into_dispatch()]), |[x]| plain_average(x, pool), 1e-6);
+    }
+
+    #[test]
+    fn means_less_the_middle_are_those_of_burn(
+        batch in 1..3usize,
+        channels in 1..5usize,
+        size in prop::array::uniform2(1..40usize),
+        padding in 0..3usize,
+    ) {
+        let pool = AveragePool { kernel: 2 * padding + 1, stride: 1, padding, ceil: false, less_middle: true };
+        let [height, width] = size.map(|size| size.max(pool.kernel));
+        let x = random([batch, channels, height, width]);
+        let plain = |x: Tensor<4>| plain_average(x.clone(), pool) - x;
+        compare(&[x], |[x]| run(pool, vec![x.into_dispatch()]), |[x]| plain(x), 1e-6);
     }
 
     #[test]

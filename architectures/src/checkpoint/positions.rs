@@ -24,6 +24,22 @@ impl Checkpoint {
             first.iter().copied().chain(lines).collect()
         });
     }
+
+    /// The same for positions that are kept as an image, `[1, channel, row, column]`.
+    pub fn resample_position_planes(&mut self, name: &str, [rows, columns]: [usize; 2]) {
+        let Some(&[1, channels, height, width]) = self.shape(name) else {
+            return;
+        };
+        if [height, width] == [rows, columns] {
+            return;
+        }
+        let matrix = |from, to| Interpolation::AntialiasedBicubic.matrix(from, to);
+        let (down, across) = (matrix(height, rows), matrix(width, columns));
+        self.compute(name, &[1, channels, rows, columns], move |values| {
+            let planes = values.chunks_exact(height * width).flat_map(|plane| along(&down, plane, width));
+            planes.collect::<Vec<_>>().chunks_exact(width).flat_map(|line| along(&across, line, 1)).collect()
+        });
+    }
 }
 
 /// A matrix `[to, from]` times `[from, inner]`, in row-major order.
@@ -75,6 +91,39 @@ mod tests {
             3.046297550201416,
         ];
         let close = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close && found.len() == expected.len(), "{found:?} is not {expected:?}");
+    }
+
+    #[test]
+    fn planes_of_positions_are_resampled_as_by_pytorch() {
+        let mut checkpoint = Checkpoint::new([("pos_embed".into(), vec![1, 2, 3, 3])]);
+        checkpoint.resample_position_planes("pos_embed", [3, 3]);
+        assert_eq!(checkpoint.unchanged("pos_embed"), Some("pos_embed"));
+        checkpoint.resample_position_planes("pos_embed", [2, 4]);
+        assert_eq!(checkpoint.shape("pos_embed"), Some([1, 2, 2, 4].as_slice()));
+        let read = |_: &str| Ok::<_, ()>((0..18).map(|n| f64::from(n * n % 7)).collect());
+        let found = checkpoint.values("pos_embed", read).unwrap();
+        // torch.nn.functional.interpolate(torch.arange(18).pow(2).remainder(7).reshape(1, 2, 3, 3).double(), size=(2, 4),
+        // mode="bicubic", antialias=True)
+        let expected = [
+            0.703912220598,
+            0.983816500923,
+            2.482710623481,
+            4.260918521358,
+            1.466232241681,
+            0.905691852844,
+            1.180417936086,
+            2.118181164802,
+            4.255719795884,
+            2.518394503196,
+            1.23230633631,
+            1.203720562516,
+            2.00481540931,
+            2.707572370031,
+            2.339610232632,
+            1.131609209171,
+        ];
+        let close = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9);
         assert!(close && found.len() == expected.len(), "{found:?} is not {expected:?}");
     }
 }

@@ -3,12 +3,13 @@
 //! d'Ascoli et al., *ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases* (arXiv 2103.10697).
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor};
 
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Attention, LayerNorm, Linear, Mlp, PatchEmbed, mixed_attention, prepend_class_token, softmax,
+    Activation, Attention, GatedPositionalAttention, LayerNorm, Linear, Mlp, PatchEmbed, prepend_class_token,
 };
 use crate::taps::Taps;
 
@@ -31,7 +32,7 @@ const fn convit(heads: usize) -> Config {
 pub const VARIANTS: &[(&str, Config)] =
     &[("convit_base", convit(16)), ("convit_small", convit(9)), ("convit_tiny", convit(4))];
 
-configuration!(ConVit, InputRule::Fixed);
+configuration!(ConVit, InputRule::Multiple(PATCH), convert);
 
 const HEAD_SIZE: usize = 48;
 const PATCH: usize = 16;
@@ -44,6 +45,11 @@ impl Config {
     fn components(&self) -> Components {
         Components::TRANSFORMER
     }
+}
+
+/// Positions are resampled as those of other Vision Transformers; timm has no rule for these.
+fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    checkpoint.resample_positions("pos_embed", 0, [config.input_size / PATCH; 2]);
 }
 
 /// A Vision Transformer with gated positional attention. See [`Config`].
@@ -125,62 +131,5 @@ impl Block {
             Mixer::Plain(attention) => attention.forward_residual(y, None, x),
         };
         self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
-    }
-}
-
-/// Attention whose weights are those of content and those of relative position, mixed by a learnt gate for each head
-/// (equation 8 of the paper).
-#[derive(Module, Debug)]
-struct GatedPositionalAttention {
-    qk: Linear,
-    v: Linear,
-    proj: Linear,
-    /// From (column, row, squared distance) to a score for each head.
-    pos_proj: Linear,
-    /// `[head]`.
-    gating_param: Param<Tensor<1>>,
-    heads: usize,
-}
-
-impl GatedPositionalAttention {
-    fn new(channels: usize, heads: usize, device: &Device) -> Self {
-        Self {
-            qk: Linear::without_bias(channels, 2 * channels, device),
-            v: Linear::without_bias(channels, channels, device),
-            proj: Linear::new(channels, channels, device),
-            pos_proj: Linear::new(3, heads, device),
-            gating_param: Initializer::Ones.init([heads], device),
-            heads,
-        }
-    }
-
-    fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
-        let [_, tokens, channels] = x.dims();
-        let gates = activation::sigmoid(self.gating_param.val()).reshape([1, self.heads, 1, 1]);
-        let by_position = softmax(self.positions(tokens, &x)) * gates.clone();
-        let by_content = 1.0 - gates;
-        let pair = self.qk.forward(x.clone());
-        let [queries, keys] = [0, channels].map(|start| pair.clone().narrow(2, start, channels));
-        // Both parts are weights that add up to one, and so is their mixture but for rounding.
-        let mix = |weights: Tensor<4>| {
-            let mixed: Tensor<4> = weights * by_content + by_position;
-            mixed.clone() / mixed.sum_dim(3)
-        };
-        let mixed = mixed_attention([queries, keys, self.v.forward(x)], self.heads, mix);
-        self.proj.forward_residual(mixed, None, shortcut)
-    }
-
-    /// The scores of relative positions, `[1, head, token, token]`.
-    fn positions(&self, tokens: usize, like: &Tensor<3>) -> Tensor<4> {
-        let side = tokens.isqrt() as i64;
-        let pairs = (0..tokens as i64).flat_map(|a| (0..tokens as i64).map(move |b| (a, b)));
-        let offsets = pairs.flat_map(|(a, b)| {
-            let (across, down) = (b % side - a % side, b / side - a / side);
-            [across as f32, down as f32, (across * across + down * down) as f32]
-        });
-        let device = like.device().without_autodiff();
-        let data = TensorData::new(offsets.collect::<Vec<_>>(), [tokens * tokens, 3]);
-        let scores = self.pos_proj.forward(Tensor::<2>::from_data(data, (&device, like.dtype())));
-        scores.swap_dims(0, 1).reshape([1, self.heads, tokens, tokens])
     }
 }

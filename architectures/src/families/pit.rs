@@ -64,7 +64,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("pit_xs_distilled_224", distilled(EXTRA_SMALL)),
 ];
 
-configuration!(PoolingVisionTransformer, InputRule::Fixed, convert);
+configuration!(PoolingVisionTransformer, |config| InputRule::Multiple(config.stride), convert);
 
 impl Config {
     fn components(&self) -> Components {
@@ -79,10 +79,16 @@ impl Config {
     fn channels(&self, stage: usize) -> usize {
         self.head_size * self.heads[stage]
     }
+
+    /// Rows and columns of patches.
+    fn grid(&self) -> [usize; 2] {
+        [(self.input_size - self.patch_size) / self.stride + 1; 2]
+    }
 }
 
-/// The authors' files number the pools by themselves.
-fn convert(_: &Config, checkpoint: &mut Checkpoint) {
+/// The authors' files number the pools by themselves. Positions are resampled, which timm leaves for later.
+fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    checkpoint.resample_position_planes("pos_embed", config.grid());
     checkpoint.rename(|name| match name.strip_prefix("pools.").and_then(|rest| rest.split_once('.')) {
         Some((number, rest)) => match number.parse::<usize>() {
             Ok(number) => format!("transformers.{}.pool.{rest}", number + 1),
@@ -116,13 +122,13 @@ impl PoolingVisionTransformer {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let (first, last) = (config.channels(0), config.channels(2));
-        let side = (config.input_size - config.patch_size) / config.stride + 1;
+        let [rows, columns] = config.grid();
         let patches = Conv2d::config(3, first, config.patch_size).stride(config.stride).padding(Padding::Symmetric(0));
         let drawn = Initializer::Normal { mean: 0.0, std: 0.02 };
         let head = || Linear::new(last, num_classes, device);
         Self {
             patch_embed: Patches { conv: patches.bias().build(device) },
-            pos_embed: drawn.init([1, first, side, side], device),
+            pos_embed: drawn.init([1, first, rows, columns], device),
             cls_token: drawn.init([1, if config.distilled { 2 } else { 1 }, first], device),
             transformers: (0..3).map(|index| Stage::new(config, index, device)).collect(),
             norm: LayerNorm::new(last, 1e-6, device),

@@ -6,6 +6,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::Relu;
 use burn::tensor::{Device, Tensor};
 
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
@@ -35,7 +36,7 @@ const SMALL: Config = Config { stem: 32, embed_dim: 384, heads: 6, input_size: 2
 pub const VARIANTS: &[(&str, Config)] =
     &[("visformer_small", SMALL), ("visformer_tiny", Config { stem: 16, embed_dim: 192, heads: 3, ..SMALL })];
 
-configuration!(Visformer, InputRule::Fixed);
+configuration!(Visformer, InputRule::Multiple(32), convert);
 
 /// Blocks in each stage.
 const DEPTHS: [usize; 3] = [7, 4, 4];
@@ -60,6 +61,18 @@ impl Config {
 
     fn channels(&self, stage: usize) -> usize {
         (self.embed_dim << stage) / 2
+    }
+
+    /// Rows and columns of a stage.
+    fn grid(&self, stage: usize) -> [usize; 2] {
+        [self.input_size / 2 / PATCHES[..=stage].iter().product::<usize>(); 2]
+    }
+}
+
+/// Positions are resampled as those of other Transformers; timm has no rule for these.
+fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    for stage in 0..3 {
+        checkpoint.resample_position_planes(&format!("pos_embed{}", stage + 1), config.grid(stage));
     }
 }
 
@@ -91,8 +104,8 @@ impl Visformer {
             Patches::new(inputs, config.channels(stage), PATCHES[stage], device)
         };
         let positions = |stage: usize| {
-            let side = config.input_size / 2 / PATCHES[..=stage].iter().product::<usize>();
-            Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, config.channels(stage), side, side], device)
+            let [rows, columns] = config.grid(stage);
+            Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, config.channels(stage), rows, columns], device)
         };
         let blocks = |stage: usize| (0..DEPTHS[stage]).map(|_| Block::new(config, stage, device)).collect();
         Self {

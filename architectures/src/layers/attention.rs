@@ -24,6 +24,11 @@ impl Attention {
         Self { qkv: Linear::without_bias(channels, 3 * channels, device), ..Self::new(channels, heads, device) }
     }
 
+    /// The same without any biases.
+    pub fn without_any_bias(channels: usize, heads: usize, device: &Device) -> Self {
+        Self { proj: Linear::without_bias(channels, channels, device), ..Self::without_bias(channels, heads, device) }
+    }
+
     /// shortcut + gamma·attention(x) over `[batch, token, channel]`, gamma `[channel]`, if there is one.
     pub fn forward_residual(&self, x: Tensor<3>, gamma: Option<&Param<Tensor<1>>>, shortcut: Tensor<3>) -> Tensor<3> {
         let mixed = self_attention(self.qkv.forward(x), self.heads);

@@ -108,7 +108,7 @@ impl<'a> Then<'a> {
 pub struct Conv2dConfig {
     inputs: usize,
     outputs: usize,
-    kernel: usize,
+    kernel: [usize; 2],
     stride: usize,
     padding: Option<Padding>,
     dilation: usize,
@@ -122,6 +122,11 @@ pub struct Conv2dConfig {
 impl Conv2d {
     /// A square kernel from `inputs` to `outputs` channels.
     pub fn config(inputs: usize, outputs: usize, kernel: usize) -> Conv2dConfig {
+        Self::rectangular(inputs, outputs, [kernel; 2])
+    }
+
+    /// A kernel of `[rows, columns]` from `inputs` to `outputs` channels.
+    pub fn rectangular(inputs: usize, outputs: usize, kernel: [usize; 2]) -> Conv2dConfig {
         Conv2dConfig {
             inputs,
             outputs,
@@ -319,15 +324,17 @@ impl Conv2dConfig {
             self.multiplier == 1.0 || self.standardisation.is_some(),
             "only standardised weights can be multiplied"
         );
-        let area = kernel * kernel;
+        let [rows, columns] = kernel;
+        let area = rows * columns;
         let (fan_in, fan_out) = (inputs / groups * area, outputs / groups * area);
         let standardisation = self.standardisation.map(|Standardisation { epsilon, factor }| {
             let seen = if self.gain.is_some() { fan_in as f64 } else { 1.0 };
             Standardisation { epsilon, factor: factor * self.multiplier / seen.sqrt() }
         });
         let initializer = Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true };
-        let shape = [outputs, inputs / groups, kernel, kernel];
-        let size_keeping = Padding::Symmetric((stride - 1 + dilation * (kernel - 1)) / 2);
+        let shape = [outputs, inputs / groups, rows, columns];
+        let size_keeping =
+            if rows == columns { Padding::Symmetric((stride - 1 + dilation * (rows - 1)) / 2) } else { Padding::Same };
         Conv2d {
             weight: initializer.init_with(shape, Some(fan_in), Some(fan_out), device),
             bias: self.bias.then(|| Initializer::Zeros.init([outputs], device)),

@@ -11,6 +11,7 @@ mod attention;
 mod block_attention;
 mod bottleneck_attention;
 mod boxed;
+mod branches;
 mod class_attention;
 mod conv;
 mod conv_norm;
@@ -19,6 +20,7 @@ mod efficient_channel_attention;
 mod evo_norm;
 mod factorised_attention;
 mod filter_response_norm;
+mod gated_positional_attention;
 mod global_context;
 mod global_response_norm;
 mod glu_mlp;
@@ -48,6 +50,7 @@ pub use arithmetic::{
 pub use attention::{Attention, attention, biased_self_attention, mixed_attention, self_attention};
 pub use bottleneck_attention::BottleneckAttention;
 pub use boxed::Boxed;
+pub use branches::{Branch, BranchLayer, BranchPool, Branches};
 pub use class_attention::ClassAttention;
 pub use conv::{Conv2d, Conv2dConfig, Padding, Then};
 pub use conv_norm::ConvNorm;
@@ -56,6 +59,7 @@ pub use efficient_channel_attention::EfficientChannelAttention;
 pub use evo_norm::EvoNorm;
 pub use factorised_attention::{ConvolutionalPositions, FactorisedAttention};
 pub use filter_response_norm::FilterResponseNorm;
+pub use gated_positional_attention::GatedPositionalAttention;
 pub use global_context::GlobalContext;
 pub use global_response_norm::GlobalResponseNorm;
 pub use glu_mlp::GluMlp;
@@ -70,7 +74,8 @@ pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d, Norm2d};
 pub use patch_embed::PatchEmbed;
 pub use pointwise::Pointwise;
 pub use pool::{
-    average_pool, average_pool_3x3, average_pool_inside, blur_pool, gate, global_average_pool, max_pool, max_pool_ceil,
+    average_pool, average_pool_3x3, average_pool_floor, average_pool_inside, average_pool_less_middle, blur_pool, gate,
+    global_average_pool, max_pool, max_pool_ceil,
 };
 pub use resize::resize;
 pub use scale::{Affine, LayerScale};

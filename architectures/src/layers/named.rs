@@ -1,37 +1,47 @@
 //! Modules under names that are only known when the network is built.
 
+use std::fmt::Debug;
+
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
 use burn::tensor::Device;
 
 /// Modules of one kind in order, each under a name of its own, where timm names its blocks `conv2_1`, `denselayer3`: a
-/// PyTorch Sequential of an ordered dictionary.
+/// PyTorch Sequential of an ordered dictionary. Beside them there may be data that tell how they are connected.
 #[derive(Debug, Clone)]
-pub struct Named<M>(Vec<(String, M)>);
+pub struct Named<M, T = ()>(Vec<(String, M)>, T);
 
 impl<M> FromIterator<(String, M)> for Named<M> {
     fn from_iter<I: IntoIterator<Item = (String, M)>>(modules: I) -> Self {
-        Self(modules.into_iter().collect())
+        Self(modules.into_iter().collect(), ())
     }
 }
 
-impl<M> Named<M> {
+impl<M, T> Named<M, T> {
+    /// Names and modules, in order, with data beside them.
+    pub fn with(modules: Vec<(String, M)>, data: T) -> Self {
+        Self(modules, data)
+    }
+
+    /// What is beside the modules.
+    pub fn data(&self) -> &T {
+        &self.1
+    }
+
     /// The names and modules, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &M)> {
         self.0.iter().map(|(name, module)| (name.as_str(), module))
     }
 
-    fn each<N>(self, mut change: impl FnMut(&str, M) -> N) -> Named<N> {
-        self.0
-            .into_iter()
-            .map(|(name, module)| {
-                let changed = change(&name, module);
-                (name, changed)
-            })
-            .collect()
+    fn each<N>(self, mut change: impl FnMut(&str, M) -> N) -> Named<N, T> {
+        let changed = |(name, module): (String, M)| {
+            let changed = change(&name, module);
+            (name, changed)
+        };
+        Named(self.0.into_iter().map(changed).collect(), self.1)
     }
 }
 
-impl<M: Module> Module for Named<M> {
+impl<M: Module, T: Clone + Debug + Send> Module for Named<M, T> {
     fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
         self.0.iter().fold(devices, |devices, (_, module)| module.collect_devices(devices))
     }
@@ -49,7 +59,7 @@ impl<M: Module> Module for Named<M> {
     }
 
     fn valid(&self) -> Self {
-        self.iter().map(|(name, module)| (name.to_owned(), module.valid())).collect()
+        self.clone().each(|_, module| module.valid())
     }
 
     fn materialize(self) -> Self {
@@ -74,10 +84,10 @@ impl<M: Module> Module for Named<M> {
     }
 }
 
-impl<M: ModuleDisplay> ModuleDisplayDefault for Named<M> {
+impl<M: ModuleDisplay, T: Clone + Debug + Send> ModuleDisplayDefault for Named<M, T> {
     fn content(&self, content: Content) -> Option<Content> {
         self.iter().fold(content, |content, (name, module)| content.add(name, module)).optional()
     }
 }
 
-impl<M: ModuleDisplay> ModuleDisplay for Named<M> {}
+impl<M: ModuleDisplay, T: Clone + Debug + Send> ModuleDisplay for Named<M, T> {}

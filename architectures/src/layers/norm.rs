@@ -114,8 +114,8 @@ impl BatchNorm2d {
 pub struct LayerNorm {
     /// Scale, `[channel]`.
     pub weight: Param<Tensor<1>>,
-    /// Shift, `[channel]`.
-    pub bias: Param<Tensor<1>>,
+    /// Shift, `[channel]`, if there is one.
+    pub bias: Option<Param<Tensor<1>>>,
     epsilon: f64,
 }
 
@@ -123,20 +123,25 @@ impl LayerNorm {
     /// For so many channels; Transformers use an epsilon of 1e-6, PyTorch's default is 1e-5.
     pub fn new(channels: usize, epsilon: f64, device: &Device) -> Self {
         Self {
-            weight: Initializer::Ones.init([channels], device),
-            bias: Initializer::Zeros.init([channels], device),
-            epsilon,
+            bias: Some(Initializer::Zeros.init([channels], device)),
+            ..Self::without_bias(channels, epsilon, device)
         }
+    }
+
+    /// Scales, but does not shift.
+    pub fn without_bias(channels: usize, epsilon: f64, device: &Device) -> Self {
+        Self { weight: Initializer::Ones.init([channels], device), bias: None, epsilon }
     }
 
     /// `[…, channel]`; the shape stays.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
+        let (weight, bias, epsilon) = (self.weight.val(), self.bias.as_ref().map(Param::val), self.epsilon);
         if netkin_kernels::applies(&x) {
+            let bias = bias.unwrap_or_else(|| weight.zeros_like().detach());
             let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
             return netkin_kernels::run(netkin_kernels::LayerNorm { epsilon }, inputs.into());
         }
-        module::layer_norm(x, weight, Some(bias), epsilon)
+        module::layer_norm(x, weight, bias, epsilon)
     }
 }
 
@@ -145,8 +150,8 @@ impl LayerNorm {
 pub struct LayerNorm2d {
     /// Scale, `[channel]`.
     pub weight: Param<Tensor<1>>,
-    /// Shift, `[channel]`.
-    pub bias: Param<Tensor<1>>,
+    /// Shift, `[channel]`, if there is one.
+    pub bias: Option<Param<Tensor<1>>>,
     epsilon: f64,
 }
 
@@ -157,15 +162,22 @@ impl LayerNorm2d {
         Self { weight, bias, epsilon }
     }
 
+    /// Scales, but does not shift.
+    pub fn without_bias(channels: usize, epsilon: f64, device: &Device) -> Self {
+        let LayerNorm { weight, bias, epsilon } = LayerNorm::without_bias(channels, epsilon, device);
+        Self { weight, bias, epsilon }
+    }
+
     /// The shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let (weight, bias, epsilon) = (self.weight.val(), self.bias.val(), self.epsilon);
+        let (weight, bias, epsilon) = (self.weight.val(), self.bias.as_ref().map(Param::val), self.epsilon);
         if netkin_kernels::applies(&x) {
+            let bias = bias.unwrap_or_else(|| weight.zeros_like().detach());
             let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
             return netkin_kernels::run(netkin_kernels::ChannelNorm { epsilon }, inputs.into());
         }
         let last = x.permute([0, 2, 3, 1]);
-        module::layer_norm(last, weight, Some(bias), epsilon).permute([0, 3, 1, 2])
+        module::layer_norm(last, weight, bias, epsilon).permute([0, 3, 1, 2])
     }
 }
 
@@ -174,8 +186,8 @@ impl LayerNorm2d {
 pub struct GroupNorm {
     /// Scale, `[channel]`.
     pub weight: Param<Tensor<1>>,
-    /// Shift, `[channel]`.
-    pub bias: Param<Tensor<1>>,
+    /// Shift, `[channel]`, if there is one.
+    pub bias: Option<Param<Tensor<1>>>,
     groups: usize,
     epsilon: f64,
 }
@@ -187,12 +199,28 @@ impl GroupNorm {
         Self { weight, bias, groups, epsilon }
     }
 
+    /// Scales, but does not shift.
+    pub fn without_bias(groups: usize, channels: usize, epsilon: f64, device: &Device) -> Self {
+        Self { bias: None, ..Self::new(groups, channels, epsilon, device) }
+    }
+
     /// The shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let shape = x.dims();
-        let (centred, variance) = group_moments(x, self.groups);
-        let normal = (centred / (variance + self.epsilon).sqrt()).reshape(shape);
-        scale_and_shift(normal, 1, self.weight.val(), Some(self.bias.val()))
+        let normal = if netkin_kernels::applies(&x) {
+            // Each group is a row, whose values need no scales of their own here.
+            let [batch, channels, height, width] = shape;
+            let per_group = channels / self.groups * height * width;
+            let constant = |value: f64| Tensor::<1>::full([per_group], value, &x.device().without_autodiff());
+            let [ones, zeros] = [1.0, 0.0].map(|value| constant(value).into_dispatch());
+            let groups: Tensor<3> = x.reshape([batch, self.groups, per_group]);
+            let operation = netkin_kernels::LayerNorm { epsilon: self.epsilon };
+            netkin_kernels::run(operation, vec![groups.into_dispatch(), ones, zeros])
+        } else {
+            let (centred, variance) = group_moments(x, self.groups);
+            centred / (variance + self.epsilon).sqrt()
+        };
+        scale_and_shift(normal.reshape(shape), 1, self.weight.val(), self.bias.as_ref().map(Param::val))
     }
 }
 

@@ -29,12 +29,42 @@ fn maxima(x: Tensor<4>, pool: kernels::MaxPool) -> Tensor<4> {
 /// The mean of each square window without padding. Windows that begin inside and end outside of the image are kept, and
 /// average what lies inside (PyTorch: `ceil_mode=True, count_include_pad=False`).
 pub fn average_pool(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
+    means(x, kernels::AveragePool { kernel, stride, padding: 0, ceil: true, less_middle: false })
+}
+
+/// As [`average_pool`], but without the windows that end outside of the image.
+pub fn average_pool_floor(x: Tensor<4>, kernel: usize, stride: usize) -> Tensor<4> {
+    means(x, kernels::AveragePool { kernel, stride, padding: 0, ceil: false, less_middle: false })
+}
+
+/// The mean of what lies inside of the image of each square window of odd size around a place; the size of the image stays
+/// (PyTorch: `stride=1, padding=kernel // 2, count_include_pad=False`).
+pub fn average_pool_inside(x: Tensor<4>, kernel: usize) -> Tensor<4> {
+    means(x, around(kernel))
+}
+
+/// [`average_pool_inside`] less x, the token mixer of PoolFormer (Yu et al. 2022).
+pub fn average_pool_less_middle(x: Tensor<4>, kernel: usize) -> Tensor<4> {
     if kernels::applies(&x) {
-        return kernels::run(kernels::AveragePool { kernel, stride }, vec![x.into_dispatch()]);
+        let pool = kernels::AveragePool { less_middle: true, ..around(kernel) };
+        return kernels::run(pool, vec![x.into_dispatch()]);
     }
-    let mut options = AvgPoolOptions::new([kernel; 2]);
-    options.stride = [stride; 2];
-    options.ceil_mode = true;
+    means(x.clone(), around(kernel)) - x
+}
+
+/// Windows of odd size around each place.
+fn around(kernel: usize) -> kernels::AveragePool {
+    kernels::AveragePool { kernel, stride: 1, padding: kernel / 2, ceil: false, less_middle: false }
+}
+
+fn means(x: Tensor<4>, pool: kernels::AveragePool) -> Tensor<4> {
+    if kernels::applies(&x) {
+        return kernels::run(pool, vec![x.into_dispatch()]);
+    }
+    let mut options = AvgPoolOptions::new([pool.kernel; 2]);
+    options.stride = [pool.stride; 2];
+    options.padding = [(pool.padding, pool.padding); 2];
+    options.ceil_mode = pool.ceil;
     options.count_include_pad = false;
     module::avg_pool2d(x, options)
 }
@@ -45,21 +75,6 @@ pub fn average_pool_3x3(x: Tensor<4>, stride: usize) -> Tensor<4> {
     let device = x.device().without_autodiff();
     let kernel = Tensor::<4>::full([channels, 1, 3, 3], 1.0 / 9.0, (&device, x.dtype()));
     depthwise(x, kernel, stride, 1)
-}
-
-/// The mean of what lies inside of the image of each square window of odd size around a place; the size of the image stays
-/// (PyTorch: `stride=1, padding=kernel // 2, count_include_pad=False`).
-pub fn average_pool_inside(x: Tensor<4>, kernel: usize) -> Tensor<4> {
-    let [_, channels, height, width] = x.dims();
-    let device = x.device().without_autodiff();
-    let options = (&device, x.dtype());
-    let reach = kernel / 2;
-    let inside = |place: usize, size: usize| (place + reach + 1).min(size) - place.saturating_sub(reach);
-    let places = (0..height * width).map(|place| (place / width, place % width));
-    let shares = places.map(|(row, column)| 1.0 / (inside(row, height) * inside(column, width)) as f64);
-    let shares = Tensor::<4>::from_data(TensorData::new(shares.collect::<Vec<_>>(), [1, 1, height, width]), options);
-    let ones = Tensor::<4>::ones([channels, 1, kernel, kernel], options);
-    depthwise(x, ones, 1, reach) * shares
 }
 
 /// `[batch, channel, height, width]` → `[batch, channel]`, the mean over the places.
