@@ -65,6 +65,11 @@ PROJECTIONS = 4
 SIZES = {
     "convit": 96,
     "convit_tiny": 224,
+    "cait": 48,
+    "coat": 64,
+    "crossvit": 120,
+    "crossvit_15_dagger_408": 204,
+    "crossvit_18_dagger_408": 204,
     "dla": 64,
     "hrnet": 64,
     "inception_resnet_v2": 107,
@@ -75,12 +80,12 @@ SIZES = {
     "swin_transformer": 96,
     "swin_tiny_patch4_window7_224": 224,
     "swin_s3_tiny_224": 224,
-    "tnt": 96,
+    "tnt": 48,
     "twins": 96,
     "visformer": 96,
     "visformer_tiny": 224,
-    "xcit": 96,
     "vision_transformer_hybrid": 96,
+    "xcit": 48,
     "lambda_resnet26t": 96,
     # Whole blocks at a 32nd of the size.
     "eca_halonext26ts": 256,
@@ -297,15 +302,16 @@ def digest(tensor, samples=SAMPLES, projections=PROJECTIONS):
 
 
 @contextmanager
-def shown(model):
+def shown(model, batch):
     """The outputs of the modules that timm's `feature_info` names, by their paths, while the network runs."""
     modules, found = dict(model.named_modules()), {}
     hooks = []
 
     def keep(name, _module, _inputs, output):
-        # Several results go by their numbers.
+        # Several results go by their numbers. What has another first axis than the batch (patches as images, say) is
+        # another thing in netkin.
         results = {name: output} if isinstance(output, torch.Tensor) else {
-            f"{name}.{number}": result for number, result in enumerate(output)
+            f"{name}.{number}": result for number, result in enumerate(output) if len(result) == batch
         }
         for name, result in results.items():
             found[name] = result.detach().clone()  # a copy: what follows may write in place
@@ -367,7 +373,7 @@ def reference(name):
     large = fixed_size and (height * width > LARGE_PIXELS or parameters > LARGE_PARAMETERS)
     shape = [1 if large else 2, 3, height, width]
     pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
-    with shown(model) as taps, unrounded():
+    with shown(model, shape[0]) as taps, unrounded():
         maps = model.forward_features(pixels)
     features = pooled(model, maps)
     logits = model.forward_head(maps)

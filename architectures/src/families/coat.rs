@@ -223,10 +223,11 @@ impl CoaT {
     }
 
     /// Each scale by itself, from the tokens of the one before.
-    fn serial(&self, images: Tensor<4>, taps: &mut Taps) -> Vec<Tokens> {
+    fn serial(&self, images: Tensor<4>, taps: &mut Taps) -> [Tokens; 4] {
         let mut image = images;
-        let scale = |(index, Scale { class, patches, positions, blocks }): (usize, Scale)| {
-            let number = index + 1;
+        let mut number = 0;
+        self.scales().map(|Scale { class, patches, positions, blocks }| {
+            number += 1;
             let (patches, size) = patches.forward(image.clone());
             let patches = taps.map(|| format!("patch_embed{number}"), patches);
             let mut x = Tokens { values: prepend_class_token(class.val(), patches), size };
@@ -237,17 +238,14 @@ impl CoaT {
             let [_, patches] = split_class_token(x.values.clone());
             image = tokens_to_image(patches, size);
             x
-        };
-        self.scales().into_iter().enumerate().map(scale).collect()
+        })
     }
 }
 
 impl Architecture for CoaT {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let [_, positions @ ..] = self.scales().map(|scale| scale.positions);
-        let mut serial = self.serial(images, taps).into_iter();
-        let mut scales = from_fn(|_| serial.next_back().expect("four scales"));
-        scales.reverse();
+        let [_, mut scales @ ..] = self.serial(images, taps);
         for (index, block) in self.parallel_blocks.iter().enumerate() {
             let mixed = block.forward(scales, positions);
             scales = from_fn(|scale| {

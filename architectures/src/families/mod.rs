@@ -65,6 +65,7 @@ families! {
     inception_resnet_v2::InceptionResNetV2,
     inception_v3::InceptionV3,
     inception_v4::InceptionV4,
+    levit::Levit,
     metaformer::MetaFormer,
     mlp_mixer::MlpMixer,
     mobilenetv3::MobileNetV3,

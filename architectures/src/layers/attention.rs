@@ -99,6 +99,15 @@ pub(super) fn weighted(
     join_heads(weights(scores).matmul(values))
 }
 
+/// softmax(q·kᵀ / √size + bias)·v with tokens last: queries `[batch, head, size, query]`, keys `[batch, head, size, token]`,
+/// values `[batch, head, channel, token]`, bias `[1, head, query, token]`, → `[batch, head, channel, query]`.
+pub fn channels_first_attention([queries, keys, values]: [Tensor<4>; 3], bias: Tensor<4>) -> Tensor<4> {
+    let ([batch, heads, size, count], [_, _, channels, tokens]) = (queries.dims(), values.dims());
+    macs::count(batch * heads * count * tokens * (size + channels));
+    let scores = queries.mul_scalar((size as f64).powf(-0.5)).transpose().matmul(keys) + bias;
+    values.matmul(softmax(scores).transpose())
+}
+
 /// `[batch, token, channel]` → `[batch, head, token, channel / heads]`.
 pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [batch, tokens, channels] = x.dims();

@@ -47,7 +47,9 @@ pub use arithmetic::{
     add, cross_entropy, image_to_tokens, mean_of_tokens, multiply, prepend_class_token, scale_and_shift, softmax,
     split_class_token, tokens_to_image, transposed,
 };
-pub use attention::{Attention, attention, biased_self_attention, mixed_attention, self_attention};
+pub use attention::{
+    Attention, attention, biased_self_attention, channels_first_attention, mixed_attention, self_attention,
+};
 pub use bottleneck_attention::BottleneckAttention;
 pub use boxed::Boxed;
 pub use branches::{Branch, BranchLayer, BranchPool, Branches};
