@@ -77,13 +77,18 @@ SIZES = {
     "inception_v4": 107,
     "pit": 112,
     "pit_ti_224": 224,
+    "nest": 64,
+    "nest_tiny_jx": 224,
     "swin_transformer": 96,
+    "swin_transformer_v2": 96,
     "swin_tiny_patch4_window7_224": 224,
     "swin_s3_tiny_224": 224,
     "tnt": 48,
-    "twins": 96,
     "visformer": 96,
     "visformer_tiny": 224,
+    # Odd numbers of tokens, and fewer than windows have.
+    "swin_small_patch4_window7_224": 104,
+    "swinv2_tiny_window8_256": 104,
     "vision_transformer_hybrid": 96,
     "xcit": 48,
     "lambda_resnet26t": 96,
@@ -96,11 +101,15 @@ SIZES = {
     "sehalonet33ts": 256,
 }
 
+# Timm files whose networks take images of any size, though timm calls theirs fixed.
+FREE = {"twins"}
+
 # Where timm spreads over two files what is one family here.
 FAMILY_OF_MODULE = {
     "byoanet": "byobnet",
     "deit": "vision_transformer",
     "hardcorenas": "mobilenetv3",
+    "swin_transformer_v2": "swin_transformer",
     "vision_transformer_hybrid": "vision_transformer",
 }
 
@@ -263,7 +272,7 @@ def build(name):
     module = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
     pixels = SIZES.get(name, SIZES.get(module))
     old = timm.__version__ == "0.6.13"
-    fixed = False if old else timm.get_pretrained_cfg(name).fixed_input_size
+    fixed = False if old or module in FREE else timm.get_pretrained_cfg(name).fixed_input_size
     options = OPTIONS.get(name, {}) | ({"img_size": pixels} if pixels and fixed else {})
     model = timm.create_model(name, pretrained=False, **options)
     size = tuple(model.pretrained_cfg["input_size"][1:]) if fixed else None

@@ -6,6 +6,7 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
@@ -56,16 +57,29 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("nest_tiny_jx", jx(TINY)),
 ];
 
-configuration!(Nest, InputRule::Fixed);
-
 const PATCH: usize = 4;
 /// Blocks of the image in both directions, in each level.
 const BLOCKS: [usize; 3] = [4, 2, 1];
 const EPSILON: f64 = 1e-6;
 
+configuration!(Nest, InputRule::Multiple(PATCH * BLOCKS[0]), convert);
+
 impl Config {
     fn components(&self) -> Components {
         Components { hierarchical: true, stem: "4s4".into(), final_pooling: "GAP", ..Components::TRANSFORMER }
+    }
+
+    /// Tokens of a block, both ways.
+    fn side(&self) -> usize {
+        self.input_size / PATCH / BLOCKS[0]
+    }
+}
+
+/// The positions may be those of another image size. (timm means to resample them too, but looks for them under names that
+/// they no longer have.)
+fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    for level in 0..BLOCKS.len() {
+        checkpoint.resample_block_positions(&format!("levels.{level}.pos_embed"), config.side());
     }
 }
 
@@ -134,8 +148,7 @@ struct Pool {
 impl Level {
     fn new(config: &Config, index: usize, device: &Device) -> Self {
         let channels = config.embed_dims[index];
-        let side = config.input_size / PATCH / BLOCKS[0];
-        let blocks = Windows::new([side * BLOCKS[index]; 2], side, 0);
+        let blocks = Windows::new([config.side() * BLOCKS[index]; 2], config.side(), 0);
         let pool = || Pool {
             conv: Conv2d::config(config.embed_dims[index - 1], channels, 3).bias().build(device),
             norm: LayerNorm2d::new(channels, EPSILON, device),

@@ -1,19 +1,22 @@
-//! Swin: attention within windows, which are shifted from block to block.
+//! Swin and Swin V2: attention within windows, which are shifted from block to block.
 //!
-//! Liu et al., *Swin Transformer: Hierarchical Vision Transformer using Shifted Windows* (arXiv 2103.14030); Chen et al.,
-//! *Searching the Search Space of Vision Transformer* (2111.14725), the s3 variants.
+//! Liu et al., *Swin Transformer: Hierarchical Vision Transformer using Shifted Windows* (arXiv 2103.14030); Liu et al., *Swin
+//! Transformer V2: Scaling Up Capacity and Resolution* (2111.09883); Chen et al., *Searching the Search Space of Vision
+//! Transformer* (2111.14725), the s3 variants.
 
 use std::sync::Arc;
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::module::{Initializer, Module, Param};
+use burn::nn::Relu;
+use burn::tensor::{Device, Tensor, TensorData};
 use netkin_kernels::RowOrder;
 
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, LayerNorm, Linear, Mlp, PatchEmbed, WindowAttention, Windows, gather_rows, mean_of_tokens,
+    Activation, LayerNorm, Linear, Mlp, PatchEmbed, WindowAttention, Windows, add, biased_self_attention, gather_rows,
+    mean_of_tokens,
 };
 use crate::taps::Taps;
 
@@ -28,6 +31,8 @@ pub struct Config {
     pub heads: [usize; 4],
     /// The side of a window in tokens, in each stage.
     pub windows: [usize; 4],
+    /// How blocks are made.
+    pub version: Version,
     /// Whether the sizes were found by search.
     pub searched: bool,
     /// Pixels, both ways.
@@ -36,30 +41,66 @@ pub struct Config {
     pub num_classes: usize,
 }
 
+/// How blocks are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Normalised at the beginning of a branch, with a table of biases.
+    V1,
+    /// Normalised at the end of a branch, with cosines as scores and biases from a function of the distance.
+    V2 {
+        /// The windows by which the function measures, in each stage, where they are not the network's own.
+        measure: Option<[usize; 4]>,
+    },
+}
+
 const TINY: Config = Config {
     embed_dim: 96,
     depths: [2, 2, 6, 2],
     heads: [3, 6, 12, 24],
     windows: [7; 4],
+    version: Version::V1,
     searched: false,
     input_size: 224,
     num_classes: 1000,
 };
 const SMALL: Config = Config { depths: [2, 2, 18, 2], ..TINY };
 const BASE: Config = Config { embed_dim: 128, heads: [4, 8, 16, 32], ..SMALL };
+const LARGE: Config = Config { embed_dim: 192, heads: [6, 12, 24, 48], ..SMALL };
 
+const fn at_384(config: Config) -> Config {
+    Config { windows: [12; 4], input_size: 384, ..config }
+}
 const fn s3(depths: [usize; 4], windows: [usize; 4]) -> Config {
     Config { depths, windows, searched: true, ..TINY }
+}
+const fn v2(window: usize, config: Config) -> Config {
+    Config { windows: [window; 4], version: Version::V2 { measure: None }, input_size: 256, ..config }
+}
+/// Trained at first with windows of 12.
+const fn v2_from_12(window: usize, config: Config) -> Config {
+    Config { version: Version::V2 { measure: Some([12, 12, 12, 6]) }, ..v2(window, config) }
 }
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("swin_base_patch4_window7_224", BASE),
+    ("swin_base_patch4_window12_384", at_384(BASE)),
+    ("swin_large_patch4_window7_224", LARGE),
+    ("swin_large_patch4_window12_384", at_384(LARGE)),
     ("swin_s3_base_224", s3([2, 2, 30, 2], [7, 7, 14, 7])),
     ("swin_s3_small_224", s3([2, 2, 18, 2], [14, 14, 14, 7])),
     ("swin_s3_tiny_224", s3([2, 2, 6, 2], [7, 7, 14, 7])),
     ("swin_small_patch4_window7_224", SMALL),
     ("swin_tiny_patch4_window7_224", TINY),
+    ("swinv2_base_window12_192", Config { input_size: 192, num_classes: 21841, ..v2(12, BASE) }),
+    ("swinv2_base_window12to16_192to256", v2_from_12(16, BASE)),
+    ("swinv2_base_window12to24_192to384", Config { input_size: 384, ..v2_from_12(24, BASE) }),
+    ("swinv2_base_window16_256", v2(16, BASE)),
+    ("swinv2_base_window8_256", v2(8, BASE)),
+    ("swinv2_small_window16_256", v2(16, SMALL)),
+    ("swinv2_small_window8_256", v2(8, SMALL)),
+    ("swinv2_tiny_window16_256", v2(16, TINY)),
+    ("swinv2_tiny_window8_256", v2(8, TINY)),
 ];
 
 const PATCH: usize = 4;
@@ -81,25 +122,39 @@ impl Config {
     fn channels(&self, stage: usize) -> usize {
         self.embed_dim << stage
     }
+
+    /// Tokens of a stage, both ways.
+    fn side(&self, stage: usize) -> usize {
+        (self.input_size / PATCH).div_ceil(1 << stage)
+    }
+
+    /// Tokens of a stage's windows, both ways; where there are fewer, the only window is all of them.
+    fn window(&self, stage: usize) -> usize {
+        self.windows[stage].min(self.side(stage))
+    }
 }
 
-/// The authors' files shrink at the end of a stage, timm's at the beginning of the next, and both kept what is computed.
-fn convert(_: &Config, checkpoint: &mut Checkpoint) {
-    checkpoint.remove(|name| name.ends_with("relative_position_index") || name.ends_with("attn_mask"));
-    if !checkpoint.contains("layers.0.downsample.reduction.weight") {
-        return;
+/// The authors' files shrink at the end of a stage, timm's at the beginning of the next, and both kept what is computed; the
+/// positions may be those of other windows.
+fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    const COMPUTED: [&str; 3] = ["relative_position_index", "relative_coords_table", "attn_mask"];
+    checkpoint.remove(|name| COMPUTED.iter().any(|end| name.ends_with(end)));
+    if checkpoint.contains("layers.0.downsample.reduction.weight") {
+        checkpoint.rename(|name| match name.split('.').collect::<Vec<_>>()[..] {
+            ["layers", stage, "downsample", layer, weight] => {
+                let next = stage.parse::<usize>().map_or(stage.into(), |stage| (stage + 1).to_string());
+                format!("layers.{next}.downsample.{layer}.{weight}")
+            }
+            ["head", weight] => format!("head.fc.{weight}"),
+            _ => name.into(),
+        });
     }
-    checkpoint.rename(|name| {
-        let mut parts: Vec<String> = name.split('.').map(String::from).collect();
-        if let [layers, stage, downsample, ..] = parts.as_mut_slice()
-            && layers == "layers"
-            && downsample == "downsample"
-            && let Ok(number) = stage.parse::<usize>()
-        {
-            *stage = (number + 1).to_string();
+    for (stage, depth) in config.depths.into_iter().enumerate() {
+        for block in 0..depth {
+            let table = format!("layers.{stage}.blocks.{block}.attn.relative_position_bias_table");
+            checkpoint.resample_relative_positions(&table, config.window(stage));
         }
-        parts.join(".").replace("head.", "head.fc.")
-    });
+    }
 }
 
 /// A Swin Transformer. See [`Config`].
@@ -121,17 +176,9 @@ impl SwinTransformer {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.channels(3);
         let patches = PatchEmbed::new(config.input_size, PATCH, config.embed_dim, device);
-        let mut side = config.input_size / PATCH;
-        let stage = |index| {
-            let before = side;
-            if index > 0 {
-                side = side.div_ceil(2);
-            }
-            Stage::new(config, index, before, side, device)
-        };
         Self {
             patch_embed: patches.with_norm(EPSILON, device),
-            layers: (0..4).map(stage).collect(),
+            layers: (0..4).map(|index| Stage::new(config, index, device)).collect(),
             norm: LayerNorm::new(channels, EPSILON, device),
             head: Head { fc: Linear::new(channels, num_classes, device) },
         }
@@ -140,23 +187,23 @@ impl SwinTransformer {
 
 impl Architecture for SwinTransformer {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let mut x = taps.map(|| "patch_embed".into(), self.patch_embed.forward(images));
+        // timm keeps rows and columns apart.
+        let mut show = |name: &dyn Fn() -> String, x: Tensor<3>| {
+            let [batch, tokens, channels] = x.dims();
+            let side = tokens.isqrt();
+            taps.map(name, x.reshape([batch, side, side, channels])).reshape([batch, tokens, channels])
+        };
+        let mut x = show(&|| "patch_embed".into(), self.patch_embed.forward(images));
         for (index, stage) in self.layers.iter().enumerate() {
             if let Some(merging) = &stage.downsample {
                 x = merging.forward(x);
             }
-            // timm keeps rows and columns apart.
-            let mut show = |name: &dyn Fn() -> String, x: Tensor<3>| {
-                let [batch, tokens, channels] = x.dims();
-                let grid = x.reshape([batch, stage.side, stage.side, channels]);
-                taps.map(name, grid).reshape([batch, tokens, channels])
-            };
             for (position, block) in stage.blocks.iter().enumerate() {
                 x = show(&|| format!("layers.{index}.blocks.{position}"), block.forward(x));
             }
             x = show(&|| format!("layers.{index}"), x);
         }
-        let x = taps.map(|| "norm".into(), self.norm.forward(x));
+        let x = show(&|| "norm".into(), self.norm.forward(x));
         let features = taps.map(|| "head.global_pool".into(), mean_of_tokens(x));
         Outputs { logits: self.head.fc.forward(features.clone()), features }
     }
@@ -167,48 +214,138 @@ impl Architecture for SwinTransformer {
 struct Stage {
     downsample: Option<PatchMerging>,
     blocks: Vec<Block>,
-    /// Of the grid, in tokens.
-    side: usize,
 }
 
 impl Stage {
-    /// From a grid of one side to another.
-    fn new(config: &Config, index: usize, before: usize, side: usize, device: &Device) -> Self {
-        let channels = config.channels(index);
-        let window = config.windows[index].min(side);
+    fn new(config: &Config, index: usize, device: &Device) -> Self {
+        let (channels, side, window) = (config.channels(index), config.side(index), config.window(index));
         let block = |position: usize| {
             // A window that is the whole grid is not shifted.
             let shift = if position % 2 == 1 && side > window { window / 2 } else { 0 };
             let windows = Windows::new([side; 2], window, shift);
             let norm = || LayerNorm::new(channels, EPSILON, device);
+            let heads = config.heads[index];
+            let attn = match config.version {
+                Version::V1 => Attention::Biased(WindowAttention::new(channels, heads, windows, device)),
+                Version::V2 { measure } => {
+                    let measure = measure.map_or(window, |windows| windows[index]);
+                    Attention::Cosine(CosineAttention::new(channels, heads, windows, measure, device))
+                }
+            };
             Block {
                 norm1: norm(),
-                attn: WindowAttention::new(channels, config.heads[index], windows, device),
+                attn,
                 norm2: norm(),
                 mlp: Mlp::new(channels, 4 * channels, Activation::Gelu, device),
             }
         };
-        Self {
-            downsample: (index > 0).then(|| PatchMerging::new(channels / 2, before, device)),
-            blocks: (0..config.depths[index]).map(block).collect(),
-            side,
-        }
+        let merging = |before| PatchMerging::new(config, before, device);
+        Self { downsample: index.checked_sub(1).map(merging), blocks: (0..config.depths[index]).map(block).collect() }
     }
 }
 
-/// Attention within windows, then a perceptron, both residual and normalised at their beginning.
+/// Attention within windows, then a perceptron, both residual and normalised.
 #[derive(Module, Debug)]
 struct Block {
     norm1: LayerNorm,
-    attn: WindowAttention,
+    attn: Attention,
     norm2: LayerNorm,
     mlp: Mlp,
 }
 
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Attention {
+    Biased(WindowAttention),
+    Cosine(CosineAttention),
+}
+
 impl Block {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.attn.forward_residual(self.norm1.forward(x.clone()), x);
-        self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
+        match &self.attn {
+            Attention::Biased(attention) => {
+                let x = attention.forward_residual(self.norm1.forward(x.clone()), x);
+                self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
+            }
+            Attention::Cosine(attention) => {
+                let x = add(self.norm1.forward(attention.forward(x.clone())), x, Activation::Identity);
+                add(self.norm2.forward(self.mlp.forward(x.clone())), x, Activation::Identity)
+            }
+        }
+    }
+}
+
+/// Attention within windows whose scores are cosines times a learnt number, and whose bias is computed from the distance.
+#[derive(Module, Debug)]
+struct CosineAttention {
+    /// Logarithms, `[head, 1, 1]`.
+    logit_scale: Param<Tensor<3>>,
+    /// In the places of timm's Sequential: `cpb_mlp.0`, `cpb_mlp.2`.
+    cpb_mlp: (Linear, Relu, Linear),
+    qkv: Linear,
+    q_bias: Param<Tensor<1>>,
+    v_bias: Param<Tensor<1>>,
+    proj: Linear,
+    #[module(skip)]
+    windows: Windows,
+    /// The side of the window by which distances are measured.
+    measure: usize,
+}
+
+impl CosineAttention {
+    fn new(channels: usize, heads: usize, windows: Windows, measure: usize, device: &Device) -> Self {
+        let zeros = || Initializer::Zeros.init([channels], device);
+        Self {
+            logit_scale: Initializer::Constant { value: 10f64.ln() }.init([heads, 1, 1], device),
+            cpb_mlp: (Linear::new(2, 512, device), Relu, Linear::without_bias(512, heads, device)),
+            qkv: Linear::without_bias(channels, 3 * channels, device),
+            q_bias: zeros(),
+            v_bias: zeros(),
+            proj: Linear::new(channels, channels, device),
+            windows,
+            measure,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [_, _, channels] = x.dims();
+        let [heads, ..] = self.logit_scale.dims();
+        let size = channels / heads;
+        let (q_bias, v_bias) = (self.q_bias.val(), self.v_bias.val());
+        let biases = Tensor::cat(vec![q_bias.clone(), q_bias.zeros_like(), v_bias], 0);
+        let qkv = self.qkv.forward(self.windows.partition(x)) + biases.reshape([1, 1, 3 * channels]);
+        let [batch, tokens, _] = qkv.dims();
+        let part = |index| qkv.clone().narrow(2, index * channels, channels);
+        let unit = |x: Tensor<3>| {
+            let x = x.reshape([batch, tokens, heads, size]);
+            let squares = x.clone().square().sum_dim(3);
+            x / squares.clamp_min(1e-24).sqrt()
+        };
+        // Attention divides the scores by the root of the size.
+        let scale = self.logit_scale.val().clamp_max(100f64.ln()).exp() * (size as f64).sqrt();
+        let queries = unit(part(0)) * scale.reshape([1, 1, heads, 1]);
+        let [queries, keys] = [queries, unit(part(1))].map(|x| x.reshape([batch, tokens, channels]));
+        let qkv = Tensor::cat(vec![queries, keys, part(2)], 2);
+        let bias = self.windows.bias(self.table());
+        self.proj.forward(self.windows.merge(biased_self_attention(qkv, heads, Some(bias))))
+    }
+
+    /// The bias of each relative position, `[(2 · side − 1)², head]`.
+    fn table(&self) -> Tensor<2> {
+        let (last, measure) = (self.windows.side as i32 - 1, (self.measure - 1).max(1) as f32);
+        // As timm does, in single precision.
+        let coordinate = |distance: i32| {
+            let relative = distance as f32 / measure * 8.0;
+            f64::from(relative.signum() * (relative.abs() + 1.0).log2() / 3.0)
+        };
+        let along: Vec<f64> = (-last..=last).map(coordinate).collect();
+        let pairs: Vec<f64> =
+            along.iter().flat_map(|&row| along.iter().flat_map(move |&column| [row, column])).collect();
+        let (first, _, second) = &self.cpb_mlp;
+        let options = (&first.weight.device().without_autodiff(), first.weight.val().dtype());
+        let pairs = Tensor::<2>::from_data(TensorData::new(pairs, [along.len() * along.len(), 2]), options);
+        let hidden = first.forward_activated(pairs, Activation::Relu);
+        Activation::Sigmoid.forward(second.forward(hidden)) * 16.0
     }
 }
 
@@ -217,12 +354,15 @@ impl Block {
 struct PatchMerging {
     norm: LayerNorm,
     reduction: Linear,
+    norm_first: bool,
     #[module(skip)]
     order: Arc<RowOrder>,
 }
 
 impl PatchMerging {
-    fn new(channels: usize, side: usize, device: &Device) -> Self {
+    /// Behind a stage.
+    fn new(config: &Config, stage: usize, device: &Device) -> Self {
+        let (channels, side) = (config.channels(stage), config.side(stage));
         let half = side.div_ceil(2);
         // Of the four, those of the left column come first.
         let sources = (0..4 * half * half).map(|index| {
@@ -230,9 +370,11 @@ impl PatchMerging {
             let (row, column) = (2 * (token / half) + row, 2 * (token % half) + column);
             (row < side && column < side).then_some(row * side + column)
         });
+        let norm_first = config.version == Version::V1;
         Self {
-            norm: LayerNorm::new(4 * channels, EPSILON, device),
+            norm: LayerNorm::new(if norm_first { 4 * channels } else { 2 * channels }, EPSILON, device),
             reduction: Linear::without_bias(4 * channels, 2 * channels, device),
+            norm_first,
             order: Arc::new(RowOrder::new(side * side, sources.collect())),
         }
     }
@@ -241,7 +383,12 @@ impl PatchMerging {
         let [batch, _, channels] = x.dims();
         let x = gather_rows(x, &self.order);
         let [_, rows, _] = x.dims();
-        self.reduction.forward(self.norm.forward(x.reshape([batch, rows / 4, 4 * channels])))
+        let x = x.reshape([batch, rows / 4, 4 * channels]);
+        if self.norm_first {
+            self.reduction.forward(self.norm.forward(x))
+        } else {
+            self.norm.forward(self.reduction.forward(x))
+        }
     }
 }
 
@@ -249,8 +396,10 @@ impl PatchMerging {
 mod tests {
     use super::*;
 
+    /// What timm's `checkpoint_filter_fn` makes of these for a network of 8 × 8 windows.
     #[test]
     fn the_authors_files_become_timms() {
+        let table = "layers.1.blocks.0.attn.relative_position_bias_table";
         let names = [
             "layers.0.downsample.reduction.weight",
             "layers.0.blocks.1.attn_mask",
@@ -259,14 +408,17 @@ mod tests {
             "layers.1.blocks.0.norm1.weight",
             "head.weight",
         ];
-        let mut checkpoint = Checkpoint::new(names.map(|name| (name.to_owned(), vec![1])));
-        convert(&TINY, &mut checkpoint);
+        let shapes = names.map(|name| (name.to_owned(), vec![1])).into_iter().chain([(table.into(), vec![169, 6])]);
+        let mut checkpoint = Checkpoint::new(shapes);
+        convert(&Config { windows: [8; 4], input_size: 256, ..TINY }, &mut checkpoint);
         let expected = [
             "head.fc.weight",
+            table,
             "layers.1.blocks.0.norm1.weight",
             "layers.1.downsample.reduction.weight",
             "layers.2.downsample.norm.bias",
         ];
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), expected);
+        assert_eq!(checkpoint.shape(table), Some([225, 6].as_slice()));
     }
 }

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Conv2d, LayerNorm, Linear, Mlp, Padding, Windows, attention, image_to_tokens, mean_of_tokens,
+    Activation, Conv2d, LayerNorm, Linear, Mlp, Padding, Then, Windows, attention, image_to_tokens, mean_of_tokens,
     self_attention, tokens_to_image,
 };
 use crate::taps::Taps;
@@ -57,8 +57,10 @@ const fn svt(width: usize, heads: usize, depths: [usize; 4]) -> Config {
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("twins_pcpvt_base", pcpvt([3, 4, 18, 3])),
+    ("twins_pcpvt_large", pcpvt([3, 8, 27, 3])),
     ("twins_pcpvt_small", pcpvt([3, 4, 6, 3])),
     ("twins_svt_base", svt(96, 3, [2, 2, 18, 2])),
+    ("twins_svt_large", svt(128, 4, [2, 2, 18, 2])),
     ("twins_svt_small", svt(64, 2, [2, 2, 10, 4])),
 ];
 
@@ -71,8 +73,7 @@ const EPSILON: f64 = 1e-6;
 /// Of the normalisations for which the authors took PyTorch's default.
 const USUAL_EPSILON: f64 = 1e-5;
 
-// Nothing in it depends on the size but the windows' order.
-configuration!(Twins, InputRule::Multiple(32));
+configuration!(Twins, InputRule::Any);
 
 impl Config {
     fn components(&self) -> Components {
@@ -107,10 +108,8 @@ impl Twins {
             let conv = Conv2d::config(inputs, dims[stage], size).stride(size).padding(Padding::Symmetric(0)).bias();
             Patches { proj: conv.build(device), norm: LayerNorm::new(dims[stage], USUAL_EPSILON, device) }
         };
-        let mut side = config.input_size;
         let blocks = |stage: usize| {
-            side /= PATCHES[stage];
-            (0..config.depths[stage]).map(|position| Block::new(config, stage, position, side, device)).collect()
+            (0..config.depths[stage]).map(|position| Block::new(config, stage, position, device)).collect()
         };
         Self {
             patch_embeds: (0..4).map(patches).collect(),
@@ -124,10 +123,10 @@ impl Twins {
 
 impl Architecture for Twins {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let mut image = images;
-        let mut x = None;
+        let mut last: Option<(Tensor<3>, [usize; 2])> = None;
         for (stage, patches) in self.patch_embeds.iter().enumerate() {
-            let (mut tokens, grid) = patches.forward(image);
+            let before = last.map(|(tokens, grid)| tokens_to_image(tokens, grid));
+            let (mut tokens, grid) = patches.forward(before.unwrap_or_else(|| images.clone()));
             tokens = taps.map(|| format!("patch_embeds.{stage}"), tokens);
             for (position, block) in self.blocks[stage].iter().enumerate() {
                 tokens = taps.map(|| format!("blocks.{stage}.{position}"), block.forward(tokens, grid));
@@ -135,10 +134,10 @@ impl Architecture for Twins {
                     tokens = taps.map(|| format!("pos_block.{stage}"), self.pos_block[stage].forward(tokens, grid));
                 }
             }
-            image = tokens_to_image(tokens.clone(), grid);
-            x = Some(tokens);
+            last = Some((tokens, grid));
         }
-        let x = taps.map(|| "norm".into(), self.norm.forward(x.expect("four stages")));
+        let (tokens, _) = last.expect("four stages");
+        let x = taps.map(|| "norm".into(), self.norm.forward(tokens));
         let features = taps.map(|| "global_pool".into(), mean_of_tokens(x));
         Outputs { logits: self.head.forward(features.clone()), features }
     }
@@ -174,7 +173,7 @@ impl Positions {
 
     fn forward(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
         let x = tokens_to_image(x, grid);
-        let then = crate::layers::Then::activation(Activation::Identity).residual(x.clone());
+        let then = Then::activation(Activation::Identity).residual(x.clone());
         image_to_tokens(self.proj[0].forward_then(x, then))
     }
 }
@@ -196,11 +195,11 @@ enum Attention {
 }
 
 impl Block {
-    fn new(config: &Config, stage: usize, position: usize, side: usize, device: &Device) -> Self {
+    fn new(config: &Config, stage: usize, position: usize, device: &Device) -> Self {
         let channels = config.embed_dims[stage];
         let norm = || LayerNorm::new(channels, EPSILON, device);
         let attn = if config.windows && position.is_multiple_of(2) {
-            Attention::Local(LocalAttention::new(config, stage, side, device))
+            Attention::Local(LocalAttention::new(config, stage, device))
         } else {
             Attention::Global(GlobalAttention::new(config, stage, device))
         };
@@ -211,7 +210,7 @@ impl Block {
     fn forward(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
         let x = match &self.attn {
-            Attention::Local(attention) => attention.forward_residual(y, x),
+            Attention::Local(attention) => attention.forward_residual(y, grid, x),
             Attention::Global(attention) => attention.forward_residual(y, grid, x),
         };
         self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
@@ -224,24 +223,22 @@ struct LocalAttention {
     qkv: Linear,
     proj: Linear,
     heads: usize,
-    #[module(skip)]
-    windows: Windows,
 }
 
 impl LocalAttention {
-    fn new(config: &Config, stage: usize, side: usize, device: &Device) -> Self {
+    fn new(config: &Config, stage: usize, device: &Device) -> Self {
         let channels = config.embed_dims[stage];
         Self {
             qkv: Linear::new(channels, 3 * channels, device),
             proj: Linear::new(channels, channels, device),
             heads: config.heads[stage],
-            windows: Windows::new([side; 2], WINDOW, 0),
         }
     }
 
-    fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
-        let mixed = self_attention(self.qkv.forward(self.windows.partition(x)), self.heads);
-        self.proj.forward_residual(self.windows.merge(mixed), None, shortcut)
+    fn forward_residual(&self, x: Tensor<3>, grid: [usize; 2], shortcut: Tensor<3>) -> Tensor<3> {
+        let windows = Windows::new(grid, WINDOW, 0);
+        let mixed = self_attention(self.qkv.forward(windows.partition(x)), self.heads);
+        self.proj.forward_residual(windows.merge(mixed), None, shortcut)
     }
 }
 

@@ -8,6 +8,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::resnetv2::{self, Stem, Trunk};
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{Conv2d, LayerNorm, Linear, Padding, PatchEmbed, TransformerBlock, image_to_tokens};
@@ -106,7 +107,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("vit_tiny_r_s16_p8_224", hybrid(&[], 8, TINY)),
 ];
 
-configuration!(VisionTransformer, |config| InputRule::Multiple(config.stride()));
+configuration!(VisionTransformer, |config| InputRule::Multiple(config.stride()), convert);
 
 impl Config {
     fn components(&self) -> Components {
@@ -123,12 +124,36 @@ impl Config {
         Components { stem: format!("{0}s{0}", self.patch_size).into(), ..Components::TRANSFORMER }
     }
 
+    /// Tokens before the patches that have positions.
+    fn class_positions(&self) -> usize {
+        match (self.embed_class, self.distilled) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
+        }
+    }
+
+    /// Tokens of an image, both ways.
+    fn grid(&self) -> usize {
+        self.input_size / self.stride()
+    }
+
     /// Pixels from one token to the next.
     fn stride(&self) -> usize {
         // The stem halves the image twice, every stage but the first once.
         let of_resnet = self.resnet.map_or(1, |layers| 4 << layers.len().saturating_sub(1));
         of_resnet * self.patch_size
     }
+}
+
+/// Old files keep patches as rows of a matrix, a layer before the classifier that is unused, and (DeiT III) the scales of the
+/// branches elsewhere; the positions may be those of another image size.
+fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    let size = config.patch_size;
+    checkpoint.remove(|name| name.contains("pre_logits"));
+    checkpoint.rename(|name| name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"));
+    checkpoint.reshape("patch_embed.proj.weight", &[config.embed_dim, 3, size, size]);
+    checkpoint.resample_positions("pos_embed", config.class_positions(), [config.grid(); 2]);
 }
 
 /// A Vision Transformer. See [`Config`].
@@ -154,15 +179,10 @@ impl VisionTransformer {
         let head = || Linear::new(channels, num_classes, device);
         let hidden = channels * config.mlp_ratio;
         let block = || TransformerBlock::new(channels, config.heads, hidden, config.layer_scale, device);
-        let class_positions = match (config.embed_class, config.distilled) {
-            (false, _) => 0,
-            (true, false) => 1,
-            (true, true) => 2,
-        };
         Self {
             cls_token: drawn(1),
             dist_token: config.distilled.then(|| drawn(1)),
-            pos_embed: drawn(class_positions + (config.input_size / config.stride()).pow(2)),
+            pos_embed: drawn(config.class_positions() + config.grid().pow(2)),
             patch_embed,
             blocks: (0..config.depth).map(|_| block()).collect(),
             norm: LayerNorm::new(channels, 1e-6, device),
@@ -290,6 +310,25 @@ impl HybridEmbed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What timm's `checkpoint_filter_fn` makes of these.
+    #[test]
+    fn old_files_become_todays() {
+        let shapes: [(&str, &[usize]); 4] = [
+            ("patch_embed.proj.weight", &[192, 768]),
+            ("pos_embed", &[1, 2 + 14 * 14, 192]),
+            ("pre_logits.fc.weight", &[192, 192]),
+            ("blocks.0.gamma_1", &[192]),
+        ];
+        let mut checkpoint = Checkpoint::new(shapes.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
+        convert(&at_384(distilled(TINY)), &mut checkpoint);
+        assert_eq!(
+            checkpoint.names().collect::<Vec<_>>(),
+            ["blocks.0.ls1.gamma", "patch_embed.proj.weight", "pos_embed"]
+        );
+        assert_eq!(checkpoint.shape("patch_embed.proj.weight"), Some([192, 3, 16, 16].as_slice()));
+        assert_eq!(checkpoint.shape("pos_embed"), Some([1, 2 + 24 * 24, 192].as_slice()));
+    }
 
     #[test]
     fn a_distilled_network_answers_with_the_mean_of_its_heads() {

@@ -16,10 +16,9 @@ pub struct Windows {
     pub side: usize,
     /// How many there are.
     pub count: usize,
-    shift: usize,
-    padded: [usize; 2],
     into: Arc<RowOrder>,
     back: Arc<RowOrder>,
+    mask: Option<Arc<[f32]>>,
 }
 
 impl Windows {
@@ -38,7 +37,8 @@ impl Windows {
         }
         let into = RowOrder::new(rows * columns, sources);
         let back = Arc::new(into.inverse());
-        Self { side, count: across * down, shift, padded, into: Arc::new(into), back }
+        let mask = (shift > 0).then(|| mask(padded, side, shift));
+        Self { side, count: across * down, into: Arc::new(into), back, mask }
     }
 
     /// Tokens of a window.
@@ -58,25 +58,44 @@ impl Windows {
         gather_rows(x.reshape([windows / self.count, self.count * tokens, channels]), &self.back)
     }
 
-    /// −100 where two tokens of a window are neighbours by the rolling only, else 0: `[window, token, token]`; nothing without
-    /// a shift.
-    fn mask(&self) -> Option<Vec<f32>> {
-        let [rows, columns] = self.padded;
-        let side = self.side;
-        let band =
-            |place: usize, size: usize| usize::from(place >= size - side) + usize::from(place >= size - self.shift);
-        let across = columns / side;
-        let region = |window: usize, token: usize| {
-            let (row, column) = (window / across * side + token / side, window % across * side + token % side);
-            3 * band(row, rows) + band(column, columns)
+    /// The bias of scores within windows, `[1 or window, head, query, key]`, from one for each relative position of query and
+    /// key, `[(2 · side − 1)², head]`. It hides from each other what is neighbours by the rolling only.
+    pub fn bias(&self, table: Tensor<2>) -> Tensor<4> {
+        let ([_, heads], side, tokens) = (table.dims(), self.side, self.tokens());
+        let (device, dtype) = (table.device().without_autodiff(), table.dtype());
+        let distance = |query: usize, key: usize| query + side - 1 - key;
+        let position = |pair: usize| {
+            let (query, key) = (pair / tokens, pair % tokens);
+            let (down, across) = (distance(query / side, key / side), distance(query % side, key % side));
+            (down * (2 * side - 1) + across) as i64
         };
-        (self.shift > 0).then(|| {
-            let tokens = self.tokens();
-            let pairs = (0..self.count)
-                .flat_map(|window| (0..tokens * tokens).map(move |pair| (window, pair / tokens, pair % tokens)));
-            pairs.map(|(window, a, b)| if region(window, a) == region(window, b) { 0.0 } else { -100.0 }).collect()
-        })
+        let positions: Vec<i64> = (0..tokens * tokens).map(position).collect();
+        let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [tokens * tokens]), &device);
+        let bias = table.select(0, positions).swap_dims(0, 1).reshape([1, heads, tokens, tokens]);
+        match &self.mask {
+            None => bias,
+            Some(mask) => {
+                let mask = TensorData::new(mask.to_vec(), [self.count, 1, tokens, tokens]);
+                bias + Tensor::<4>::from_data(mask, (&device, dtype))
+            }
+        }
     }
+}
+
+/// −100 where two tokens of a window are neighbours by the rolling only, else 0: `[window, token, token]`.
+fn mask([rows, columns]: [usize; 2], side: usize, shift: usize) -> Arc<[f32]> {
+    let band = |place: usize, size: usize| usize::from(place >= size - side) + usize::from(place >= size - shift);
+    let across = columns / side;
+    let region = |window: usize, token: usize| {
+        let (row, column) = (window / across * side + token / side, window % across * side + token % side);
+        3 * band(row, rows) + band(column, columns)
+    };
+    let of_window = |window: usize| {
+        let regions: Vec<usize> = (0..side * side).map(|token| region(window, token)).collect();
+        let hidden = |pair: usize| regions[pair / regions.len()] != regions[pair % regions.len()];
+        (0..regions.len() * regions.len()).map(|pair| if hidden(pair) { -100.0 } else { 0.0 }).collect::<Vec<f32>>()
+    };
+    (0..rows / side * across).flat_map(of_window).collect()
 }
 
 /// `[batch, row, channel]` in another order of the rows; rows without a source are zero.
@@ -102,8 +121,6 @@ pub struct WindowAttention {
     heads: usize,
     #[module(skip)]
     windows: Windows,
-    #[module(skip)]
-    mask: Option<Arc<Vec<f32>>>,
 }
 
 impl WindowAttention {
@@ -116,7 +133,6 @@ impl WindowAttention {
             qkv: Linear::new(channels, 3 * channels, device),
             proj: Linear::new(channels, channels, device),
             heads,
-            mask: windows.mask().map(Arc::new),
             windows,
         }
     }
@@ -124,32 +140,9 @@ impl WindowAttention {
     /// shortcut + attention(x) over `[batch, row · column, channel]`.
     pub fn forward_residual(&self, x: Tensor<3>, shortcut: Tensor<3>) -> Tensor<3> {
         let qkv = self.qkv.forward(self.windows.partition(x));
-        let bias = self.bias(&qkv);
+        let bias = self.windows.bias(self.relative_position_bias_table.val());
         let mixed = self.windows.merge(biased_self_attention(qkv, self.heads, Some(bias)));
         self.proj.forward_residual(mixed, None, shortcut)
-    }
-
-    /// `[1 or window, head, token, token]`.
-    fn bias(&self, like: &Tensor<3>) -> Tensor<4> {
-        let (side, tokens) = (self.windows.side, self.windows.tokens());
-        let pairs = (0..tokens * tokens).map(|pair| (pair / tokens, pair % tokens));
-        let index = pairs.map(|(a, b)| {
-            let down = a / side + side - 1 - b / side;
-            let across = a % side + side - 1 - b % side;
-            (down * (2 * side - 1) + across) as i64
-        });
-        let table = self.relative_position_bias_table.val();
-        let device = like.device().without_autodiff();
-        let index = TensorData::new(index.collect::<Vec<_>>(), [tokens * tokens]);
-        let index = Tensor::<1, Int>::from_data(index, &device);
-        let bias = table.select(0, index).swap_dims(0, 1).reshape([1, self.heads, tokens, tokens]);
-        match &self.mask {
-            None => bias,
-            Some(mask) => {
-                let shape = [self.windows.count, 1, tokens, tokens];
-                bias + Tensor::from_data(TensorData::new(mask.to_vec(), shape), (&device, like.dtype()))
-            }
-        }
     }
 }
 
