@@ -181,7 +181,7 @@ impl Activation {
 }
 
 #[inline(always)]
-fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
     let decayed = simd::exp(simd, simd.neg_f32s(x));
     simd.div_f32s(one, simd.add_f32s(one, decayed))

@@ -187,12 +187,12 @@ impl Config {
         self.group_size.map_or(middle, |size| middle / size * size)
     }
 
-    /// A convolution of standardised weights whose input is `beta` times an activation.
+    /// A convolution, by standardised weights, of `beta` times an activation.
     fn conv(&self, [inputs, outputs]: [usize; 2], kernel: usize, beta: f64) -> Conv2dConfig {
         self.scaled_conv([inputs, outputs], kernel, beta * variance_gain(self.activation))
     }
 
-    /// A convolution of standardised weights that no activation precedes.
+    /// A convolution, by standardised weights, of what no activation precedes.
     fn first_conv(&self, [inputs, outputs]: [usize; 2], kernel: usize) -> Conv2dConfig {
         let factor = if self.deepmind { 1.0 } else { variance_gain(self.activation) };
         self.scaled_conv([inputs, outputs], kernel, factor)

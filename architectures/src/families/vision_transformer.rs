@@ -11,7 +11,7 @@ use super::resnetv2::{self, Stem, Trunk};
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{Conv2d, LayerNorm, Linear, Padding, PatchEmbed, TransformerBlock, image_to_tokens};
+use crate::layers::{Conv2d, LayerNorm, Linear, Padding, PatchEmbed, TransformerBlock, assert_size, image_to_tokens};
 use crate::taps::Taps;
 
 /// Which Vision Transformer.
@@ -292,12 +292,7 @@ impl HybridEmbed {
     }
 
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Tensor<3> {
-        let [.., height, width] = images.dims();
-        assert!(
-            [height, width] == [self.image_size; 2],
-            "images of {height} × {width} pixels given to a network for {size} × {size}: resize them",
-            size = self.image_size,
-        );
+        assert_size(&images, self.image_size);
         let path = "patch_embed.backbone";
         let x = match &self.backbone {
             Backbone::Stem(stem) => stem.forward(images, taps, path),
@@ -343,5 +338,30 @@ mod tests {
         assert!(distance.abs().max().into_scalar::<f32>() < 1e-5);
         let between = class.logits - distillation.logits;
         assert!(between.abs().max().into_scalar::<f32>() > 1e-2);
+    }
+
+    #[test]
+    fn old_layouts_are_converted_as_by_timm() {
+        let config = Config { embed_dim: 8, depth: 1, heads: 2, input_size: 48, ..deit3(TINY) };
+        // What timm's checkpoint_filter_fn (with adapt_layer_scale) changes, before and after it.
+        let before: [(&str, &[usize]); 6] = [
+            ("blocks.0.gamma_1", &[8]),
+            ("blocks.0.gamma_2", &[8]),
+            ("blocks.0.norm1.weight", &[8]),
+            ("patch_embed.proj.weight", &[8, 768]),
+            ("pos_embed", &[1, 16, 8]),
+            ("pre_logits.fc.weight", &[8, 8]),
+        ];
+        let after: [(&str, &[usize]); 5] = [
+            ("blocks.0.ls1.gamma", &[8]),
+            ("blocks.0.ls2.gamma", &[8]),
+            ("blocks.0.norm1.weight", &[8]),
+            ("patch_embed.proj.weight", &[8, 3, 16, 16]),
+            ("pos_embed", &[1, 9, 8]),
+        ];
+        let mut checkpoint = Checkpoint::new(before.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
+        convert(&config, &mut checkpoint);
+        let found: Vec<_> = checkpoint.names().map(|name| (name, checkpoint.shape(name).unwrap())).collect();
+        assert_eq!(found, after);
     }
 }

@@ -352,7 +352,38 @@ impl Conv2dConfig {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{DType, Distribution, Tolerance};
+
     use super::*;
+
+    /// In double precision, in which the kernels do not compute.
+    fn in_double(conv: &Conv2d) -> Conv2d {
+        fn double<const D: usize>(param: &Param<Tensor<D>>) -> Param<Tensor<D>> {
+            Param::from_tensor(param.val().cast(DType::F64))
+        }
+        Conv2d {
+            weight: double(&conv.weight),
+            bias: conv.bias.as_ref().map(double),
+            gain: conv.gain.as_ref().map(double),
+            ..conv.clone()
+        }
+    }
+
+    #[test]
+    fn weights_that_are_replaced_are_standardised_anew() {
+        let device = Device::flex();
+        let mut conv = Conv2d::config(4, 6, 3).bias().standardised_with_gain(1e-5, 1.7).multiplied(0.2).build(&device);
+        let x = Tensor::<4>::random([2, 4, 5, 5], Distribution::Default, &device);
+        let drawn = Initializer::Normal { mean: 1.0, std: 2.0 };
+        for _ in 0..2 {
+            conv.weight = drawn.init([6, 4, 3, 3], &device);
+            conv.bias = Some(drawn.init([6], &device));
+            let expected = in_double(&conv).forward(x.clone().cast(DType::F64)).cast(DType::F32).into_data();
+            for _ in 0..2 {
+                conv.forward(x.clone()).into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+            }
+        }
+    }
 
     #[test]
     fn same_padding_puts_the_odd_pixel_behind() {

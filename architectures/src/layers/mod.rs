@@ -73,7 +73,7 @@ pub use mixed_conv::MixedConv2d;
 pub use mlp::Mlp;
 pub use named::Named;
 pub use norm::{BatchNorm2d, GroupNorm, LayerNorm, LayerNorm2d, Norm2d};
-pub use patch_embed::PatchEmbed;
+pub use patch_embed::{PatchEmbed, assert_size};
 pub use pointwise::Pointwise;
 pub use pool::{
     average_pool, average_pool_3x3, average_pool_floor, average_pool_inside, average_pool_less_middle, blur_pool, gate,

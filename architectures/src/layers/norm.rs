@@ -206,21 +206,22 @@ impl GroupNorm {
 
     /// The shape stays.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward_activated(x, Activation::Identity)
+    }
+
+    /// Normalisation and an activation behind it; the shape stays.
+    pub fn forward_activated(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let (groups, epsilon) = (self.groups, self.epsilon);
+        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
+        if netkin_kernels::applies(&x) {
+            let bias = bias.unwrap_or_else(|| Tensor::zeros(weight.shape(), &x.device().without_autodiff()));
+            let inputs = [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()];
+            return netkin_kernels::run(netkin_kernels::GroupNorm { groups, epsilon, activation }, inputs.into());
+        }
         let shape = x.dims();
-        let normal = if netkin_kernels::applies(&x) {
-            // Each group is a row, whose values need no scales of their own here.
-            let [batch, channels, height, width] = shape;
-            let per_group = channels / self.groups * height * width;
-            let constant = |value: f64| Tensor::<1>::full([per_group], value, &x.device().without_autodiff());
-            let [ones, zeros] = [1.0, 0.0].map(|value| constant(value).into_dispatch());
-            let groups: Tensor<3> = x.reshape([batch, self.groups, per_group]);
-            let operation = netkin_kernels::LayerNorm { epsilon: self.epsilon };
-            netkin_kernels::run(operation, vec![groups.into_dispatch(), ones, zeros])
-        } else {
-            let (centred, variance) = group_moments(x, self.groups);
-            centred / (variance + self.epsilon).sqrt()
-        };
-        scale_and_shift(normal.reshape(shape), 1, self.weight.val(), self.bias.as_ref().map(Param::val))
+        let (centred, variance) = group_moments(x, groups);
+        let normal = (centred / (variance + epsilon).sqrt()).reshape(shape);
+        activation.forward(scale_and_shift(normal, 1, weight, bias))
     }
 }
 
@@ -262,7 +263,7 @@ impl Norm2d {
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         match self {
             Self::Batch(norm) => norm.forward(x, activation),
-            Self::Group(norm) => activation.forward(norm.forward(x)),
+            Self::Group(norm) => norm.forward_activated(x, activation),
             Self::Evo(norm) => norm.forward(x),
             Self::FilterResponse(norm) => norm.forward(x),
         }

@@ -18,6 +18,15 @@ pub struct PatchEmbed {
     cache: Cache,
 }
 
+/// Panics unless the images are squares of `side` pixels, the size that a network was made for.
+pub fn assert_size(images: &Tensor<4>, side: usize) {
+    let [.., height, width] = images.dims();
+    assert!(
+        [height, width] == [side; 2],
+        "images of {height} × {width} pixels given to a network for {side} × {side}: resize them",
+    );
+}
+
 /// The map, kept as timm's convolution has it.
 #[derive(Module, Debug)]
 struct Projection {
@@ -70,11 +79,7 @@ impl PatchEmbed {
 
     fn project(&self, images: Tensor<4>) -> Tensor<3> {
         let [batch, colours, height, width] = images.dims();
-        assert!(
-            [height, width] == [self.image_size; 2],
-            "images of {height} × {width} pixels given to a network for {size} × {size}: resize them",
-            size = self.image_size,
-        );
+        assert_size(&images, self.image_size);
         let size = self.patch_size;
         let (weight, bias) = (self.proj.weight.val(), self.proj.bias.val());
         let [channels, ..] = weight.dims();

@@ -1,5 +1,7 @@
 use burn::tensor::{Tensor, activation, module};
-use netkin_kernels::{Activation, BatchNorm, Cache, ChannelNorm, LayerNorm, Standardisation, batch_moments, run};
+use netkin_kernels::{
+    Activation, BatchNorm, Cache, ChannelNorm, EvoNorm, GroupNorm, LayerNorm, Standardisation, batch_moments, run,
+};
 use proptest::prelude::*;
 
 use super::common::{compare, distance, random};
@@ -19,6 +21,15 @@ fn three<const D: usize>(
     shift: Tensor<D>,
 ) -> Vec<burn::backend::tensor::FloatTensor<burn::backend::Dispatch>> {
     vec![x.into_dispatch(), flat(scale).into_dispatch(), flat(shift).into_dispatch()]
+}
+
+/// The distances from the mean of each of two groups of channels, and their variance.
+fn group_moments(x: Tensor<4>) -> (Tensor<3>, Tensor<3>) {
+    let [batch, channels, height, width] = x.dims();
+    let x = x.reshape([batch, 2, channels / 2 * height * width]);
+    let centred = x.clone() - x.mean_dim(2);
+    let variance = centred.clone().square().mean_dim(2);
+    (centred, variance)
 }
 
 proptest! {
@@ -85,6 +96,56 @@ proptest! {
                 3e-5,
             );
         }
+    }
+
+    #[test]
+    fn group_norm(batch in 1..4usize, half in 1..9usize, height in 2..12usize, width in 1..20usize) {
+        let channels = 2 * half;
+        let inputs = [random([batch, channels, height, width]), parameter(channels), parameter(channels)];
+        for kind in [Activation::Identity, Activation::Relu, Activation::Silu] {
+            let operation = GroupNorm { groups: 2, epsilon: EPSILON, activation: kind };
+            compare(
+                &inputs,
+                |[x, scale, shift]| run(operation, three(x, scale, shift)),
+                |[x, scale, shift]| {
+                    let (centred, variance) = group_moments(x.clone());
+                    let y = per_channel((centred / (variance + EPSILON).sqrt()).reshape(x.dims()), scale, shift);
+                    match kind {
+                        Activation::Relu => activation::relu(y),
+                        Activation::Silu => activation::silu(y),
+                        _ => y,
+                    }
+                },
+                3e-5,
+            );
+            let [x, scale, shift] = inputs.clone();
+            check_bits::<4, 4>(operation, x, &[flat(scale), flat(shift)]);
+        }
+    }
+
+    #[test]
+    fn evo_norm(batch in 1..4usize, half in 1..9usize, height in 2..12usize, width in 1..20usize) {
+        let channels = 2 * half;
+        let x = random([batch, channels, height, width]);
+        let inputs = [x, parameter(channels), parameter(channels), parameter(channels)];
+        let operation = EvoNorm { groups: 2, epsilon: EPSILON };
+        compare(
+            &inputs,
+            |[x, scale, shift, v]| {
+                let mut inputs = three(x, scale, shift);
+                inputs.push(flat(v).into_dispatch());
+                run(operation, inputs)
+            },
+            |[x, scale, shift, v]| {
+                let (groups, variance) = group_moments(x.clone());
+                let gated = x.clone() * activation::sigmoid(x.clone() * v.swap_dims(1, 3));
+                let y = gated.reshape(groups.dims()) / (variance + EPSILON).sqrt();
+                per_channel(y.reshape(x.dims()), scale, shift)
+            },
+            3e-5,
+        );
+        let [x, scale, shift, v] = inputs;
+        check_bits::<4, 4>(operation, x, &[flat(scale), flat(shift), flat(v)]);
     }
 
     #[test]
