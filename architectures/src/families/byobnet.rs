@@ -176,6 +176,7 @@ const INVERTED: Stage = block(BlockKind::Inverted, 4.0);
 const DARK: Stage = block(BlockKind::Dark, 1.0);
 const EDGE: Stage = block(BlockKind::Edge, 1.0);
 const REPVGG: Stage = repvgg(1);
+const MOBILEONE: Stage = mobileone(1);
 
 const fn repvgg(groups: usize) -> Stage {
     block(BlockKind::RepVgg { groups }, 1.0)
@@ -203,6 +204,10 @@ impl Stage {
 
     const fn group(self, size: usize) -> Self {
         Self { group_size: Some(size), ..self }
+    }
+
+    const fn attentive(self, attentive: usize) -> Self {
+        Self { attentive, ..self }
     }
 
     const fn attend(self, kind: SelfAttentionKind) -> Self {
@@ -313,6 +318,10 @@ const fn attentive_regnetz(kind: SelfAttentionKind) -> [Stage; 4] {
     let [first, second, third, fourth] = REGNETZ_B;
     [first, second, third.attend(kind.every(4)), fourth.attend(kind.every(1))]
 }
+const fn mobileone_s4() -> [Stage; 4] {
+    let [first, second, third, fourth] = stages(MOBILEONE, MOBILEONE_S, [192, 448, 896, 2048]);
+    [first.attentive(0), second.attentive(0), third.attentive(5), fourth]
+}
 
 const TIERED: StemKind = StemKind::Stack { kernel: 3, channels: &[24, 32, 64], bare: 0, pool: false };
 const TIERED_POOL: StemKind = StemKind::Stack { kernel: 3, channels: &[24, 32, 64], bare: 0, pool: true };
@@ -410,9 +419,15 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("halonet50ts", silu(of(&attentive_50([HALO_3.heads(4).every(4), HALO_3, HALO_3])))),
     ("halonet_h1", Config { stem: SEVEN_POOL, ..of(&HALONET_H1) }),
     ("haloregnetz_b", Config { stages: &attentive_regnetz(halo(7, 2).ratio(0.33)), ..REGNETZ_B16 }),
+    ("lambda_resnet26rpt_256", of(&attentive_26(lambda(Scope::GlobalLambda)))),
     ("lambda_resnet26t", of(&attentive_26(LAMBDA))),
     ("lambda_resnet50ts", silu(of(&attentive_50([LAMBDA.every(4), LAMBDA, LAMBDA])))),
+    ("lamhalobotnet50ts_256", unpooled(silu(of(&attentive_50([lambda(Scope::LocalLambda(13)), HALO_3, BOT]))))),
     ("mobileone_s0", with_mobileone_stem(48, &stages(mobileone(4), MOBILEONE_S, [48, 128, 256, 1024]))),
+    ("mobileone_s1", with_mobileone_stem(64, &stages(MOBILEONE, MOBILEONE_S, [96, 192, 512, 1280]))),
+    ("mobileone_s2", with_mobileone_stem(64, &stages(MOBILEONE, MOBILEONE_S, [96, 256, 640, 2048]))),
+    ("mobileone_s3", with_mobileone_stem(64, &stages(MOBILEONE, MOBILEONE_S, [128, 320, 768, 2048]))),
+    ("mobileone_s4", se(1.0 / 16.0, with_mobileone_stem(64, &mobileone_s4()))),
     ("regnetz_b16", REGNETZ_B16),
     ("regnetz_c16", Config { stages: &REGNETZ_C, input_size: 256, ..REGNETZ_B16 }),
     ("regnetz_d8", REGNETZ_D8),
@@ -425,8 +440,17 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("repvgg_b1", with_repvgg_stem(64, &stages(REPVGG, REPVGG_B, [128, 256, 512, 2048]))),
     ("repvgg_b1g4", with_repvgg_stem(64, &stages(repvgg(4), REPVGG_B, [128, 256, 512, 2048]))),
     ("repvgg_b2", with_repvgg_stem(64, &stages(REPVGG, REPVGG_B, [160, 320, 640, 2560]))),
+    ("repvgg_b2g4", with_repvgg_stem(64, &stages(repvgg(4), REPVGG_B, [160, 320, 640, 2560]))),
     ("repvgg_b3", with_repvgg_stem(64, &stages(REPVGG, REPVGG_B, [192, 384, 768, 2560]))),
     ("repvgg_b3g4", with_repvgg_stem(64, &stages(repvgg(4), REPVGG_B, [192, 384, 768, 2560]))),
+    (
+        "repvgg_d2se",
+        Config {
+            channel_attention: Some(ChannelAttentionKind::SqueezeExcite { part: 1.0 / 16.0, divisor: 1 }),
+            input_size: 320,
+            ..with_repvgg_stem(64, &stages(REPVGG, [8, 14, 24, 1], [160, 320, 640, 2560]))
+        },
+    ),
     ("resnet32ts", RESNET_32TS),
     ("resnet33ts", RESNET_33TS),
     ("resnet51q", Config { stem: QUAD_2, features: Some(2048), ..silu(of(&RESNET_51Q)) }),
@@ -681,7 +705,6 @@ impl Stack {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum StemConv {
     Bare(Conv2d),
     Normed(ConvNorm),

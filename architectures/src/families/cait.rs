@@ -36,11 +36,25 @@ const EPSILON: f64 = 1e-6;
 
 const XXS_24: Config = Config { embed_dim: 192, depth: 24, layer_scale: 1e-5, input_size: 224, num_classes: 1000 };
 const XXS_36: Config = Config { depth: 36, ..XXS_24 };
+const XS_24: Config = Config { embed_dim: 288, ..XXS_24 };
 const S_24: Config = Config { embed_dim: 384, ..XXS_24 };
+const S_36: Config = Config { depth: 36, layer_scale: 1e-6, ..S_24 };
+
+const fn at_384(config: Config) -> Config {
+    Config { input_size: 384, ..config }
+}
 
 /// The networks of this family.
-pub const VARIANTS: &[(&str, Config)] =
-    &[("cait_s24_224", S_24), ("cait_xxs24_224", XXS_24), ("cait_xxs36_224", XXS_36)];
+pub const VARIANTS: &[(&str, Config)] = &[
+    ("cait_s24_224", S_24),
+    ("cait_s24_384", at_384(S_24)),
+    ("cait_s36_384", at_384(S_36)),
+    ("cait_xs24_384", at_384(XS_24)),
+    ("cait_xxs24_224", XXS_24),
+    ("cait_xxs24_384", at_384(XXS_24)),
+    ("cait_xxs36_224", XXS_36),
+    ("cait_xxs36_384", at_384(XXS_36)),
+];
 
 configuration!(Cait, InputRule::Multiple(PATCH_SIZE), convert);
 

@@ -62,6 +62,7 @@ const fn parallel(first: usize, others: usize) -> Config {
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("coat_lite_medium", LITE_MEDIUM),
+    ("coat_lite_medium_384", Config { input_size: 384, ..LITE_MEDIUM }),
     ("coat_lite_mini", LITE),
     ("coat_lite_small", Config { serial_depths: [3, 4, 6, 3], ..LITE }),
     ("coat_lite_tiny", Config { embed_dims: [64, 128, 256, 320], ..LITE }),

@@ -55,20 +55,32 @@ const TINY: Config = Config {
     input_size: 240,
     num_classes: 1000,
 };
+const SMALL: Config = Config { embed_dims: [192, 384], heads: 6, ..TINY };
 const BASE: Config = Config { embed_dims: [384, 768], heads: 12, ..TINY };
 const DEPTH_9: Config = Config { embed_dims: [128, 256], depth: 3, heads: 4, mlp_ratio: 3, ..TINY };
 const DEPTH_15: Config = Config { embed_dims: [192, 384], depth: 5, heads: 6, mlp_ratio: 3, ..TINY };
+const DEPTH_18: Config = Config { embed_dims: [224, 448], depth: 6, heads: 7, mlp_ratio: 3, ..TINY };
 
 const fn dagger(config: Config) -> Config {
     Config { dagger: true, ..config }
+}
+const fn dagger_408(config: Config) -> Config {
+    Config { input_size: 408, reduction: (17, 16), ..dagger(config) }
 }
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("crossvit_15_240", DEPTH_15),
     ("crossvit_15_dagger_240", dagger(DEPTH_15)),
+    ("crossvit_15_dagger_408", dagger_408(DEPTH_15)),
+    ("crossvit_18_240", DEPTH_18),
+    ("crossvit_18_dagger_240", dagger(DEPTH_18)),
+    ("crossvit_18_dagger_408", dagger_408(DEPTH_18)),
     ("crossvit_9_240", DEPTH_9),
+    ("crossvit_9_dagger_240", dagger(DEPTH_9)),
     ("crossvit_base_240", BASE),
+    ("crossvit_small_240", SMALL),
+    ("crossvit_tiny_240", TINY),
 ];
 
 configuration!(CrossVit, |config| InputRule::Multiple(config.multiple()), convert);
@@ -341,7 +353,7 @@ mod tests {
 
     #[test]
     fn both_branches_see_whole_patches() {
-        let large = Config { input_size: 408, reduction: (17, 16), ..DEPTH_15 };
+        let large = dagger_408(DEPTH_15);
         assert_eq!([TINY.multiple(), large.multiple()], [120, 204]);
         assert_eq!([TINY.image_sizes(), large.image_sizes()], [[240, 224], [408, 384]]);
     }

@@ -77,6 +77,8 @@ const RESNET50: Config = Config {
     input_size: 224,
     num_classes: 1000,
 };
+const RESNET26: Config = Config { depths: [2, 2, 2, 2], ..RESNET50 };
+const RESNET101: Config = Config { depths: [3, 4, 23, 3], ..RESNET50 };
 
 const fn regnet(depths: [usize; 4], channels: [usize; 4], input_size: usize) -> Config {
     Config {
@@ -120,6 +122,9 @@ const fn light(size: usize, input_size: usize) -> Config {
         ..f(size, input_size)
     }
 }
+const fn se(config: Config) -> Config {
+    Config { attention: Some(AttentionKind::SqueezeExcite(1.0 / 16.0)), ..config }
+}
 const fn eca(config: Config) -> Config {
     Config { attention: Some(AttentionKind::Efficient), ..config }
 }
@@ -131,9 +136,30 @@ const fn features(features: usize, config: Config) -> Config {
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("dm_nfnet_f0", deepmind(f(0, 192))),
+    ("dm_nfnet_f1", deepmind(f(1, 224))),
+    ("dm_nfnet_f2", deepmind(f(2, 256))),
+    ("dm_nfnet_f3", deepmind(f(3, 320))),
     ("eca_nfnet_l0", features(2304, eca(light(0, 224)))),
+    ("eca_nfnet_l1", eca(light(1, 256))),
+    ("eca_nfnet_l2", eca(light(2, 320))),
+    ("eca_nfnet_l3", eca(light(3, 352))),
+    ("nf_ecaresnet26", eca(RESNET26)),
+    ("nf_ecaresnet50", eca(RESNET50)),
+    ("nf_ecaresnet101", eca(RESNET101)),
+    ("nf_regnet_b0", regnet([1, 3, 6, 6], [48, 104, 208, 440], 192)),
     ("nf_regnet_b1", regnet([2, 4, 7, 7], [48, 104, 208, 440], 256)),
+    ("nf_regnet_b2", regnet([2, 4, 8, 8], [56, 112, 232, 488], 240)),
+    ("nf_regnet_b3", regnet([2, 5, 9, 9], [56, 128, 248, 528], 288)),
+    ("nf_regnet_b4", regnet([2, 6, 11, 11], [64, 144, 288, 616], 320)),
+    ("nf_regnet_b5", regnet([3, 7, 14, 14], [80, 168, 336, 704], 384)),
+    ("nf_resnet26", RESNET26),
     ("nf_resnet50", Config { input_size: 256, ..RESNET50 }),
+    ("nf_resnet101", RESNET101),
+    ("nf_seresnet26", se(RESNET26)),
+    ("nf_seresnet50", se(RESNET50)),
+    ("nf_seresnet101", se(RESNET101)),
+    ("nfnet_f0", f(0, 192)),
+    ("nfnet_f1", f(1, 224)),
     ("nfnet_l0", features(2304, light(0, 224))),
 ];
 

@@ -98,13 +98,19 @@ const RESNET50: Config = Config {
     num_classes: 1000,
 };
 const RESNET18: Config = Config { block: BlockKind::Basic, layers: &[2, 2, 2, 2], ..RESNET50 };
+const RESNET34: Config = Config { layers: LAYERS_50, ..RESNET18 };
 const RESNET101: Config = Config { layers: LAYERS_101, ..RESNET50 };
+const RESNET152: Config = Config { layers: LAYERS_152, ..RESNET50 };
 
 const LAYERS_50: &[usize] = &[3, 4, 6, 3];
 const LAYERS_101: &[usize] = &[3, 4, 23, 3];
+const LAYERS_152: &[usize] = &[3, 8, 36, 3];
 
 const fn d(config: Config) -> Config {
     Config { stem: StemKind::Deep([32, 32]), average_down: true, ..config }
+}
+const fn t(config: Config) -> Config {
+    Config { stem: StemKind::Deep([24, 32]), ..d(config) }
 }
 const fn norm(norm: NormKind, config: Config) -> Config {
     Config { norm, ..config }
@@ -119,13 +125,24 @@ pub(super) const fn hybrid(layers: &'static [usize]) -> Config {
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
+    ("resnetv2_18", RESNET18),
     ("resnetv2_18d", d(RESNET18)),
+    ("resnetv2_34", RESNET34),
+    ("resnetv2_34d", d(RESNET34)),
     ("resnetv2_50", RESNET50),
+    ("resnetv2_50d", d(RESNET50)),
     ("resnetv2_50d_evos", norm(NormKind::Evo, d(RESNET50))),
     ("resnetv2_50d_frn", norm(NormKind::FilterResponse, d(RESNET50))),
     ("resnetv2_50d_gn", norm(NormKind::Group, d(RESNET50))),
+    ("resnetv2_50t", t(RESNET50)),
     ("resnetv2_50x1_bit", bit(1, LAYERS_50, 224)),
+    ("resnetv2_50x3_bit", bit(3, LAYERS_50, 448)),
     ("resnetv2_101", RESNET101),
+    ("resnetv2_101d", d(RESNET101)),
+    ("resnetv2_101x1_bit", bit(1, LAYERS_101, 448)),
+    ("resnetv2_152", RESNET152),
+    ("resnetv2_152d", d(RESNET152)),
+    ("resnetv2_152x2_bit", bit(2, LAYERS_152, 224)),
 ];
 
 configuration!(ResNetV2, InputRule::Any);

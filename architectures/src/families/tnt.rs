@@ -47,7 +47,11 @@ const SMALL: Config =
     Config { embed_dim: 384, inner_dim: 24, heads: 6, legacy: false, input_size: 224, num_classes: 1000 };
 
 /// The networks of this family.
-pub const VARIANTS: &[(&str, Config)] = &[("tnt_s_patch16_224", SMALL)];
+pub const VARIANTS: &[(&str, Config)] = &[
+    ("tnt_b_patch16_224", Config { embed_dim: 640, inner_dim: 40, heads: 10, ..SMALL }),
+    ("tnt_s_legacy_patch16_224", Config { legacy: true, ..SMALL }),
+    ("tnt_s_patch16_224", SMALL),
+];
 
 configuration!(TransformerInTransformer, InputRule::Multiple(PATCH_SIZE), convert);
 

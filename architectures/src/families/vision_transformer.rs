@@ -57,6 +57,7 @@ const TINY: Config = Config {
 const SMALL: Config = Config { embed_dim: 384, heads: 6, ..TINY };
 const MEDIUM: Config = Config { embed_dim: 512, heads: 8, ..TINY };
 const BASE: Config = Config { embed_dim: 768, heads: 12, ..TINY };
+const LARGE: Config = Config { embed_dim: 1024, depth: 24, heads: 16, ..TINY };
 /// For 28 × 28 images of ten classes.
 const DEMO: Config = Config { input_size: 28, num_classes: 10, ..TINY };
 
@@ -97,14 +98,20 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("vit_base_patch16_384", at_384(BASE)),
     ("vit_base_patch32_224", patch32(BASE)),
     ("vit_base_patch32_384", at_384(patch32(BASE))),
+    ("vit_base_r26_s32_224", hybrid(&[2, 2, 2, 2], 1, BASE)),
+    ("vit_base_r50_s16_224", hybrid(&[3, 4, 9], 1, BASE)),
+    ("vit_base_r50_s16_384", at_384(hybrid(&[3, 4, 9], 1, BASE))),
+    ("vit_large_r50_s32_224", hybrid(&[3, 4, 6, 3], 1, LARGE)),
     ("vit_small_patch16_224", SMALL),
     ("vit_small_patch16_384", at_384(SMALL)),
     ("vit_small_patch32_224", patch32(SMALL)),
     ("vit_small_patch32_384", at_384(patch32(SMALL))),
     ("vit_small_r26_s32_224", hybrid(&[2, 2, 2, 2], 1, SMALL)),
+    ("vit_small_r26_s32_384", at_384(hybrid(&[2, 2, 2, 2], 1, SMALL))),
     ("vit_tiny_patch16_224", TINY),
     ("vit_tiny_patch16_384", at_384(TINY)),
     ("vit_tiny_r_s16_p8_224", hybrid(&[], 8, TINY)),
+    ("vit_tiny_r_s16_p8_384", at_384(hybrid(&[], 8, TINY))),
 ];
 
 configuration!(VisionTransformer, |config| InputRule::Multiple(config.stride()), convert);
