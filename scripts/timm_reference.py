@@ -351,6 +351,20 @@ def unrounded():
         yield
 
 
+@contextmanager
+def contiguous_gradients(model):
+    """Mends batch normalisation of one image: where the gradient comes to it with its axes swapped, PyTorch 2.15 reads it in
+    the wrong order (torch.autograd.gradcheck refuses it, too)."""
+    def hook(_module, _inputs, output):
+        output.register_hook(torch.Tensor.contiguous)
+
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    hooks = [norm.register_forward_hook(hook) for norm in norms]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
 def fill(name, model, height, width):
     """Gives the network its parameters, and returns their gain."""
     shape = [2, 3, height, width]
@@ -382,7 +396,7 @@ def reference(name):
     large = fixed_size and (height * width > LARGE_PIXELS or parameters > LARGE_PARAMETERS)
     shape = [1 if large else 2, 3, height, width]
     pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
-    with shown(model, shape[0]) as taps, unrounded():
+    with shown(model, shape[0]) as taps, unrounded(), contiguous_gradients(model):
         maps = model.forward_features(pixels)
     features = pooled(model, maps)
     logits = model.forward_head(maps)

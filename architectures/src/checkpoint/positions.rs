@@ -33,7 +33,10 @@ impl Checkpoint {
         let matrices =
             [(height, rows), (width, columns)].map(|(from, to)| Interpolation::AntialiasedBicubic.matrix(from, to));
         self.compute(name, &[1, channels, rows, columns], move |values| {
-            values.chunks_exact(height * width).flat_map(|plane| in_both_directions(&matrices, plane, width, 1)).collect()
+            values
+                .chunks_exact(height * width)
+                .flat_map(|plane| in_both_directions(&matrices, plane, width, 1))
+                .collect()
         });
     }
 
