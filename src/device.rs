@@ -105,6 +105,11 @@ pub fn is_cpu(device: &Device) -> bool {
     *device == Device::flex()
 }
 
+/// How results name a device: `flex` for the CPU, else what the backend calls it.
+pub fn name(device: &Device) -> String {
+    if is_cpu(device) { DeviceName::Flex.to_string() } else { format!("{device:?}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

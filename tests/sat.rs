@@ -152,3 +152,121 @@ fn the_document_and_the_csv_agree() {
     assert_eq!(rows[1][2], format!("{score:.9}"));
     assert_eq!(pairs[0]["sat"].as_f64(), Some(score));
 }
+
+/// A unit that changed on the disk is noticed, said, and done again.
+#[test]
+fn a_damaged_unit_is_done_again() {
+    let scratch = Scratch::new();
+    let models = &models(&scratch)[..2];
+    let folder = scratch.path("run");
+    let whole = run(&mut command(&scratch, models, 2), &folder);
+    let before = contents(&folder.join("units"));
+    for (path, bytes) in &before {
+        // In the last value, in the index, in the header, and the file's end gone.
+        let length = bytes.len();
+        for damaged in
+            [flipped(bytes, length - 1), flipped(bytes, 200), flipped(bytes, 9), bytes[..length / 2].to_vec()]
+        {
+            std::fs::write(path, damaged).unwrap();
+            let output = command(&scratch, models, 2).arg("--run").arg(&folder).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.contains("damaged") && said.contains("done again"), "{said}");
+            assert_eq!(output.stdout, whole);
+            assert_eq!(contents(&folder.join("units")), before);
+        }
+    }
+    let output = command(&scratch, models, 2).arg("--run").arg(&folder).output().unwrap();
+    assert!(!String::from_utf8(output.stderr).unwrap().contains("damaged"), "the folder has healed");
+}
+
+fn flipped(bytes: &[u8], position: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[position] ^= 4;
+    bytes
+}
+
+#[test]
+fn adversarial_images_are_kept_on_request_and_used() {
+    let scratch = Scratch::new();
+    let mut models = models(&scratch);
+    let third = models.pop().unwrap();
+    let run_all = |models: &[String], folder: &str, options: &[&str]| {
+        let mut command = command(&scratch, models, 2);
+        let output = command.args(options).arg("--run").arg(scratch.path(folder)).output().unwrap();
+        assert!(output.status.success());
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let without = run_all(&models, "without", &[]);
+    assert!(!scratch.path("without/large").exists());
+    let with = run_all(&models, "with", &["--keep-adversarial", "--keep-logits"]);
+    assert_eq!(without.0, with.0);
+    assert!(!with.1.contains("attacked again"));
+    let large = contents(&scratch.path("with/large"));
+    // Asked for later, they are made later, and are the same.
+    run_all(&models, "without", &["--keep-adversarial", "--keep-logits"]);
+    let names =
+        |files: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<Vec<u8>> { files.iter().map(|file| file.1.clone()).collect() };
+    assert_eq!(names(&contents(&scratch.path("without/large"))), names(&large));
+
+    models.push(third);
+    let (fresh, _) = run_all(&models, "fresh", &[]);
+    let (from_kept, said) = run_all(&models, "with", &[]);
+    assert_eq!(from_kept, fresh);
+    assert!(!said.contains("attacked again"), "{said}");
+    // A kept image that is damaged is made again.
+    for (path, bytes) in contents(&scratch.path("with/large")) {
+        std::fs::write(path, flipped(&bytes, bytes.len() - 1)).unwrap();
+    }
+    std::fs::remove_dir_all(scratch.path("with/units")).unwrap();
+    assert_eq!(run_all(&models, "with", &[]).0, fresh);
+
+    std::fs::remove_dir_all(scratch.path("without/large")).unwrap();
+    let (made_again, said) = run_all(&models, "without", &[]);
+    assert_eq!(made_again, fresh);
+    assert!(said.contains("attacked again") && said.contains("--keep-adversarial"), "{said}");
+}
+
+#[test]
+fn what_is_kept_can_be_read_without_networks() {
+    let scratch = Scratch::new();
+    let models = models(&scratch);
+    let folder = scratch.path("run");
+    let mut command = command(&scratch, &models, 3);
+    let document: serde_json::Value = serde_json::from_slice(&run(command.arg("--keep-logits"), &folder)).unwrap();
+    let outcomes = netkin::similarity::sat::Outcomes::open(&folder).unwrap();
+    let again = outcomes.collect(0.01).unwrap();
+    assert_eq!(serde_json::to_value(again.pairs()).unwrap(), document["pairs"]);
+    assert_eq!(std::fs::read_to_string(folder.join("sat.csv")).unwrap(), again.matrix().to_csv());
+    assert_eq!(outcomes.chunks(), 2);
+    let mut images = 0;
+    for index in 0..2 {
+        let chunk = outcomes.chunk(index).unwrap();
+        for (network, clean) in chunk.clean.iter().enumerate() {
+            let logits = outcomes.logits(index, network).unwrap().unwrap();
+            for (class, logits) in clean.iter().zip(logits.chunks_exact(10)) {
+                let best = (0..10).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+                assert_eq!(class.map(usize::from), best);
+            }
+            assert_eq!(chunk.adversarial[network][0].len(), chunk.attacked[network].len());
+        }
+        images += chunk.clean[0].len();
+    }
+    assert_eq!(images, 40);
+    std::fs::remove_dir_all(folder.join("units")).unwrap();
+    let error = outcomes.collect(0.01).unwrap_err().to_string();
+    assert!(error.contains("6 of 6 units of work"), "{error}");
+}
+
+#[test]
+fn images_that_changed_since_the_run_began_are_refused() {
+    let scratch = Scratch::new();
+    let models = &models(&scratch)[..2];
+    let folder = scratch.path("run");
+    run(&mut command(&scratch, models, 1), &folder);
+    let image = scratch.path("images/03.png");
+    std::fs::copy(scratch.path("images/04.png"), &image).unwrap();
+    let output = command(&scratch, models, 1).arg("--run").arg(&folder).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("03.png") && said.contains("another content"), "{said}");
+}

@@ -256,32 +256,24 @@ impl Dataset {
     /// # Errors
     /// [`DatasetError::Read`] with the first file that cannot be read.
     pub fn fingerprint(&self) -> Result<String, DatasetError> {
-        Ok(self.fingerprint_of(&self.content_hashes()?))
+        let hash = |sample: &Sample| {
+            let bytes = std::fs::read(&sample.path)
+                .map_err(|source| DatasetError::Read { path: sample.path.clone(), source })?;
+            Ok(blake3::hash(&bytes).to_hex())
+        };
+        let contents: Vec<_> = self.samples.par_iter().map(hash).collect::<Result<_, DatasetError>>()?;
+        let samples = self.samples.iter().zip(&contents);
+        Ok(Self::fingerprint_of(samples.map(|(sample, content)| (sample.id.as_str(), sample.label, content.as_str()))))
     }
 
-    /// The hash of every sample's file.
-    ///
-    /// # Errors
-    /// [`DatasetError::Read`] with the first file that cannot be read.
-    pub fn content_hashes(&self) -> Result<Vec<blake3::Hash>, DatasetError> {
-        self.samples
-            .par_iter()
-            .map(|sample| {
-                let bytes = std::fs::read(&sample.path)
-                    .map_err(|source| DatasetError::Read { path: sample.path.clone(), source })?;
-                Ok(blake3::hash(&bytes))
-            })
-            .collect()
-    }
-
-    /// [`Self::fingerprint`] from the samples' [`Self::content_hashes`].
-    pub fn fingerprint_of(&self, contents: &[blake3::Hash]) -> String {
+    /// [`Self::fingerprint`] from the samples' ids, labels and hashes of content (BLAKE3, 64 hexadecimal digits).
+    pub(crate) fn fingerprint_of<'s>(samples: impl IntoIterator<Item = (&'s str, usize, &'s str)>) -> String {
         let mut hasher = blake3::Hasher::new();
-        for (sample, content) in self.samples.iter().zip(contents) {
+        for (id, label, content) in samples {
             // Every part has a known length, so that no two lists give the same bytes.
-            hasher.update(&(sample.id.len() as u64).to_le_bytes());
-            hasher.update(sample.id.as_bytes());
-            hasher.update(&(sample.label as u64).to_le_bytes());
+            hasher.update(&(id.len() as u64).to_le_bytes());
+            hasher.update(id.as_bytes());
+            hasher.update(&(label as u64).to_le_bytes());
             hasher.update(content.as_bytes());
         }
         hasher.finalize().to_hex().to_string()

@@ -1,23 +1,44 @@
 //! The run folder: finished work as content-addressed units, so that nothing is computed twice.
 //!
 //! ```text
-//! RUN/run.json                what the folder was made with; another setting is refused
-//! RUN/units/KIND/KEY          one finished piece of work; the key is a hash of everything that it depends on
+//! RUN/run.json              what the folder was made with; other settings are refused
+//! RUN/images.csv            the images, with the hashes of their files
+//! RUN/models/NAME-KEY.json  the networks that took part
+//! RUN/units/SHELF/…         finished work: small units, such as predictions
+//! RUN/large/SHELF/…         units that are kept on request, such as adversarial images; without them nothing is wrong
 //! ```
 //!
-//! A unit is written under a temporary name, synced and renamed: it is there whole or not at all, whenever the program is
-//! stopped. A run that is started again computes the units that are missing.
+//! Nothing in here knows what is computed. Work is a [`Layout`]: shelves with rows of units, each under a [`Key`] that is a
+//! hash of everything that the unit depends on. A [`Plan`] says what is missing of a [`Shard`]; whoever does it keeps the
+//! units in a [`Store`]. Files are written under random names, synced and renamed: they are there whole or not at all,
+//! whenever the program is stopped and however many others write into the same folder. Nothing is locked. Two processes at
+//! the same work waste time, and are never wrong.
 
 mod atomic;
+mod key;
+mod manifest;
+mod plan;
+mod shard;
+mod store;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-pub use atomic::write_atomically;
+pub use atomic::{create_atomically, write_atomically};
+pub use key::{Key, NotAKey};
+pub use manifest::{Listed, Manifest, ManifestError, Trust};
+pub use plan::{Layout, Plan, ShelfPlan};
+pub use shard::{Shard, ShardError};
+pub use store::{Bundle, Damage, Provenance, Reading, Shelf, Store};
+
+use atomic::once_more;
+
+/// Changes when the files of a run folder do.
+const FORMAT: u32 = 2;
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +65,20 @@ pub enum RunError {
         /// The folder.
         folder: PathBuf,
     },
-    /// run.json cannot be understood.
-    #[error("{} is not readable as JSON ({reason}); give another folder as --run", path.display())]
+    /// The folder was made by a version of netkin that kept its work differently.
+    #[error("the run folder {} was made by another version of netkin, whose files this one does not read; give another folder as --run", folder.display())]
+    OtherFormat {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// There is no run.
+    #[error("{} is no run folder, it has no run.json; check the path", folder.display())]
+    NoRun {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A file that describes the run cannot be understood.
+    #[error("{} is damaged ({reason}); give another folder as --run, or restore that file", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -67,9 +100,10 @@ pub enum RunError {
 }
 
 /// A run folder that fits the settings.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
+    settings: Value,
 }
 
 impl RunFolder {
@@ -78,31 +112,45 @@ impl RunFolder {
     /// # Errors
     /// If the folder cannot be written, holds other files, or was made with other settings.
     pub fn open(path: &Path, settings: &Value) -> Result<Self, RunError> {
-        let manifest = path.join("run.json");
-        let folder = Self { path: path.to_owned() };
-        match std::fs::read(&manifest) {
-            Ok(bytes) => {
-                let there: Value = serde_json::from_slice(&bytes)
-                    .map_err(|error| RunError::Damaged { path: manifest, reason: error.to_string() })?;
-                match first_difference("", &there, settings) {
-                    None => Ok(folder),
-                    Some((setting, there, asked)) => {
-                        Err(RunError::OtherSettings { folder: path.to_owned(), setting, there, asked })
-                    }
-                }
+        let asked = written(&json!({"format": FORMAT, "settings": settings}));
+        let manifest = path.join(RUN);
+        if !manifest.exists() {
+            let is_foreign = |entry: std::fs::DirEntry| !is_temporary(&entry.path());
+            if std::fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_foreign)) && !manifest.exists() {
+                return Err(RunError::Foreign { folder: path.to_owned() });
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let holds_other_files = std::fs::read_dir(path)
-                    .is_ok_and(|entries| entries.flatten().any(|entry| !is_temporary(&entry.path())));
-                if holds_other_files {
-                    return Err(RunError::Foreign { folder: path.to_owned() });
-                }
-                let text = serde_json::to_vec_pretty(settings).expect("JSON values print");
-                write_atomically(&manifest, &text)?;
-                Ok(folder)
-            }
-            Err(source) => Err(RunError::Read { path: manifest, source }),
+            let text = serde_json::to_vec_pretty(&asked).expect("JSON values print");
+            create_atomically(&manifest, &text)?;
         }
+        // Also if it was made just now: another process may have been the first.
+        let folder = Self::existing(path)?;
+        match first_difference("", &folder.settings, &asked["settings"]) {
+            None => Ok(folder),
+            Some((setting, there, asked)) => {
+                Err(RunError::OtherSettings { folder: path.to_owned(), setting, there, asked })
+            }
+        }
+    }
+
+    /// Opens a folder that is there.
+    ///
+    /// # Errors
+    /// If it is no run folder, or of another version.
+    pub fn existing(path: &Path) -> Result<Self, RunError> {
+        let manifest = path.join(RUN);
+        let bytes = match once_more(|| std::fs::read(&manifest)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(RunError::NoRun { folder: path.to_owned() });
+            }
+            Err(source) => return Err(RunError::Read { path: manifest, source }),
+        };
+        let mut there: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| RunError::Damaged { path: manifest, reason: error.to_string() })?;
+        if there.get("format") != Some(&FORMAT.into()) {
+            return Err(RunError::OtherFormat { folder: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), settings: there["settings"].take() })
     }
 
     /// The folder itself.
@@ -110,75 +158,66 @@ impl RunFolder {
         &self.path
     }
 
-    /// The bytes of a finished unit, or `None` if it is yet to be done.
+    /// What it was made with.
+    pub fn settings(&self) -> &Value {
+        &self.settings
+    }
+
+    /// Small units, which are checked whenever a shelf is looked at.
+    pub fn units(&self) -> Store {
+        Store::new(self.path.join("units"), Reading::WithShelf)
+    }
+
+    /// Large units, which are checked when they are read.
+    pub fn large(&self) -> Store {
+        Store::new(self.path.join("large"), Reading::OnDemand)
+    }
+
+    /// Keeps a record of something that takes part in the run, such as a network, under a folder for its kind; what is there
+    /// stays as it is.
     ///
     /// # Errors
-    /// If the file is there and cannot be read.
-    pub fn read(&self, kind: &str, key: &str) -> Result<Option<Vec<u8>>, RunError> {
-        let path = self.unit(kind, key);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(RunError::Read { path, source }),
+    /// If it cannot be written.
+    pub fn keep_record(&self, kind: &str, name: &str, key: Key, record: &impl Serialize) -> Result<(), RunError> {
+        let path = self.path.join(kind).join(format!("{}-{key}.json", file_name(name)));
+        if !path.exists() {
+            let text = serde_json::to_vec_pretty(record).expect("records are made of strings and numbers");
+            create_atomically(&path, &text)?;
         }
+        Ok(())
     }
 
-    /// A finished unit of JSON; one that cannot be understood counts as not done.
+    /// All records of a kind, by the order of their names.
     ///
     /// # Errors
-    /// If the file is there and cannot be read.
-    pub fn read_json<T: DeserializeOwned>(&self, kind: &str, key: &str) -> Result<Option<T>, RunError> {
-        let bytes = self.read(kind, key)?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
-    }
-
-    /// All finished units of JSON of one kind, by their keys' order.
-    ///
-    /// # Errors
-    /// If the folder is there and cannot be read.
-    pub fn read_all_json<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, RunError> {
-        let path = self.path.join("units").join(kind);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(RunError::Read { path, source }),
+    /// If one is there and cannot be read.
+    pub fn records<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>, RunError> {
+        let folder = self.path.join(kind);
+        let mut names = store::names_in(&folder)?;
+        names.retain(|name| name.ends_with(".json"));
+        names.sort();
+        let read = |name: &String| {
+            let path = folder.join(name);
+            let bytes = once_more(|| std::fs::read(&path));
+            let bytes = bytes.map_err(|source| RunError::Read { path: path.clone(), source })?;
+            serde_json::from_slice(&bytes).map_err(|error| RunError::Damaged { path, reason: error.to_string() })
         };
-        let mut keys: Vec<String> = entries
-            .flatten()
-            .filter(|entry| !is_temporary(&entry.path()))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
-        keys.sort();
-        let units = keys.iter().map(|key| self.read_json(kind, key));
-        Ok(units.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-    }
-
-    /// Keeps a finished unit.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn write(&self, kind: &str, key: &str, bytes: &[u8]) -> Result<(), RunError> {
-        write_atomically(&self.unit(kind, key), bytes)
-    }
-
-    /// Keeps a finished unit as JSON.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn write_json(&self, kind: &str, key: &str, unit: &impl Serialize) -> Result<(), RunError> {
-        let bytes = serde_json::to_vec(unit).expect("units are made of strings and numbers");
-        self.write(kind, key, &bytes)
-    }
-
-    fn unit(&self, kind: &str, key: &str) -> PathBuf {
-        self.path.join("units").join(kind).join(key)
+        names.iter().map(read).collect()
     }
 }
 
-/// The key of a unit: 32 hexadecimal digits of the BLAKE3 of all that it depends on.
-pub fn unit_key(depends_on: &impl Serialize) -> String {
-    let bytes = serde_json::to_vec(depends_on).expect("keys are made of strings and numbers");
-    blake3::hash(&bytes).to_hex()[..32].to_owned()
+const RUN: &str = "run.json";
+
+/// A value as it is after it was written and read, which may change the last digit of a number.
+pub(crate) fn written(value: &impl Serialize) -> Value {
+    let text = serde_json::to_vec(value).expect("JSON values print");
+    serde_json::from_slice(&text).expect("what was printed can be read")
+}
+
+/// A name with nothing that means something in a path.
+fn file_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    name.chars().map(plain).take(100).collect()
 }
 
 fn is_temporary(path: &Path) -> bool {
@@ -190,10 +229,7 @@ fn first_difference(prefix: &str, there: &Value, asked: &Value) -> Option<(Strin
     match (there, asked) {
         (Value::Object(a), Value::Object(b)) => {
             a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).find_map(|key| {
-                let name = match prefix.is_empty() {
-                    true => key.clone(),
-                    false => format!("{prefix}.{key}"),
-                };
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
                 let value = |object: &serde_json::Map<_, _>| object.get(key).cloned().unwrap_or(Value::Null);
                 first_difference(&name, &value(a), &value(b))
             })
@@ -229,13 +265,35 @@ mod tests {
     }
 
     #[test]
-    fn units_come_back() {
+    fn a_folder_of_another_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let run = RunFolder::open(folder.path(), &json!({})).unwrap();
-        assert!(run.read("clean", "k").unwrap().is_none());
-        run.write_json("clean", "k", &[1, 2]).unwrap();
-        assert_eq!(run.read_json::<Vec<u8>>("clean", "k").unwrap(), Some(vec![1, 2]));
-        run.write("clean", "k", b"[1,").unwrap();
-        assert_eq!(run.read_json::<Vec<u8>>("clean", "k").unwrap(), None);
+        assert!(matches!(RunFolder::existing(folder.path()), Err(RunError::NoRun { .. })));
+        std::fs::write(folder.path().join(RUN), "{\"protocol\": 1}").unwrap();
+        let error = RunFolder::open(folder.path(), &json!({})).unwrap_err();
+        assert!(error.to_string().contains("another version of netkin"), "{error}");
+        std::fs::write(folder.path().join(RUN), "{").unwrap();
+        assert!(matches!(RunFolder::open(folder.path(), &json!({})), Err(RunError::Damaged { .. })));
+    }
+
+    /// Whatever the number, the folder it was given to takes it again.
+    #[test]
+    fn numbers_are_the_same_once_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for (index, eps) in (1..200).map(|index| (index, f64::from(index) / 255.0 / 7.0)) {
+            let path = folder.path().join(index.to_string());
+            RunFolder::open(&path, &json!({"eps": eps})).unwrap();
+            RunFolder::open(&path, &json!({"eps": eps})).unwrap();
+        }
+    }
+
+    #[test]
+    fn records_come_back_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(&folder.path().join("run"), &json!({})).unwrap();
+        assert!(run.records::<String>("models").unwrap().is_empty());
+        for name in ["resnet50", "../b", "resnet50"] {
+            run.keep_record("models", name, Key::of(&name), &name).unwrap();
+        }
+        assert_eq!(run.records::<String>("models").unwrap(), ["../b", "resnet50"]);
     }
 }

@@ -1,0 +1,291 @@
+//! SAT: similarity by attack transferability.
+//!
+//! Hwang et al., *Similarity of Neural Architectures using Adversarial Attack Transferability* (arXiv 2210.11407, ECCV 2024):
+//!
+//! SAT(A,B) = ln max(ε_s, 100 · 1/(2·|X_AB|) · Σ_{x ∈ X_AB} [1(A(x_B) ≠ y) + 1(B(x_A) ≠ y)])
+//!
+//! where X_AB are the images that both networks classify correctly, and x_A the image attacked on A. An image that was
+//! attacked at A's size is resized to B's. Two equal networks under a perfect attack score ln 100 ≈ 4.605.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`score`](SatRun) | from predictions to scores |
+//! | `units` | what is kept of a run in its [run folder](crate::runs), and under which keys |
+//! | `work` | attacks and predictions: fills the folder |
+//! | [`outcomes`](Outcomes) | reads a finished folder, without any network |
+
+mod outcomes;
+mod score;
+mod units;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+pub use outcomes::{ChunkOutcomes, Outcomes};
+pub use score::{Pair, SatRun};
+pub use units::{CHUNK, NetworkRecord};
+
+use crate::attacks::Pgd;
+use crate::images::{Dataset, DatasetError, DecodeError, Filter, Skipped};
+use crate::model::{Crop, Model};
+use crate::runs::{Damage, Key, Manifest, ManifestError, Plan, RunError, RunFolder, Shard, Trust};
+use units::Units;
+use work::Work;
+
+/// How a SAT run is done.
+#[derive(Debug, Clone)]
+pub struct SatConfig {
+    /// The attack.
+    pub attack: Pgd,
+    /// What networks see of an image.
+    pub crop: Crop,
+    /// How an attacked image is resized for a network of another size.
+    pub transfer_interpolation: Filter,
+    /// The lower bound of a score's percentage, ε_s.
+    pub epsilon_s: f64,
+    /// Images attacked at once, at least 1; scores do not depend on it but for rounding. A GPU that runs out of memory gets
+    /// fewer.
+    pub batch: usize,
+    /// Whether an image that cannot be decoded ends the run.
+    pub strict: bool,
+    /// Whether adversarial images are kept, so that networks that come later need not have them made again.
+    pub keep_adversarial: bool,
+    /// Whether the logits of clean images are kept, 4 bytes for each class, image and network.
+    pub keep_logits: bool,
+}
+
+impl Default for SatConfig {
+    fn default() -> Self {
+        Self {
+            attack: Pgd::default(),
+            crop: Crop::Shared,
+            transfer_interpolation: Filter::Bicubic,
+            epsilon_s: 0.01,
+            batch: CHUNK,
+            strict: false,
+            keep_adversarial: false,
+            keep_logits: false,
+        }
+    }
+}
+
+/// What a run tells while it works.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress<'a> {
+    /// So much of the work is done; one step is one chunk of images attacked on one network.
+    Step {
+        /// Finished, those of earlier runs included.
+        done: usize,
+        /// All.
+        total: usize,
+        /// The network that was attacked.
+        model: &'a str,
+    },
+    /// Units of an earlier run are damaged and done again.
+    Damaged(&'a Damage),
+    /// Images were attacked again for networks that came later, since their adversarial images were not kept.
+    AttackedAgain {
+        /// How many.
+        images: usize,
+        /// The network that was attacked.
+        model: &'a str,
+    },
+    /// An image was left out.
+    Skipped(&'a Skipped),
+    /// The device ran out of memory; from now on, so many images are worked on at once.
+    SmallerBatch {
+        /// The new size.
+        batch: usize,
+        /// The network that did not fit.
+        model: &'a str,
+    },
+}
+
+/// Where the time of a run went.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Timing {
+    /// The whole call.
+    pub total: Duration,
+    /// The steps of attacks.
+    pub attacks: Duration,
+    /// Predictions, of clean and of attacked images.
+    pub predictions: Duration,
+}
+
+impl Timing {
+    /// The share of the time in which no network worked, 0 to 1: hashing, decoding and resizing as far as they do not run
+    /// beside the networks, transfers, files.
+    pub fn share_outside(&self) -> f64 {
+        let inside = (self.attacks + self.predictions).as_secs_f64();
+        match self.total.as_secs_f64() {
+            0.0 => 0.0,
+            total => 1.0 - inside / total,
+        }
+    }
+}
+
+/// Why a run stopped. Finished units stay.
+#[derive(Debug, thiserror::Error)]
+pub enum SatError {
+    /// A file of the data set cannot be read, or a label is too large for a network.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// An image cannot be decoded, and the run is strict.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The run folder.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The images of the run folder.
+    #[error(transparent)]
+    Images(#[from] ManifestError),
+    /// Two models have the same name.
+    #[error("{0} is given twice; give each model once")]
+    Twice(String),
+    /// A network says more classes than are kept apart.
+    #[error("{name} has {classes} classes; a run keeps classes apart up to {}", u16::MAX)]
+    Classes {
+        /// The network.
+        name: String,
+        /// Its classes.
+        classes: usize,
+    },
+    /// An image is another than when the run was begun.
+    #[error("{} has another content than when the run was begun; restore it, or give another folder as --run", path.display())]
+    Changed {
+        /// The image.
+        path: PathBuf,
+    },
+    /// Some of the work is not done.
+    #[error("{missing} of {total} units of work in {} are missing; run the command that makes them", folder.display())]
+    Incomplete {
+        /// The run folder.
+        folder: PathBuf,
+        /// Chunks of images attacked on one network.
+        missing: usize,
+        /// All of them.
+        total: usize,
+    },
+    /// Judges saw different images: a part of a network's units was made again on a device that gives other predictions.
+    #[error("the units in {} are of different attacks; delete that folder and run the same command again", shelf.display())]
+    Disagree {
+        /// The folder of the chunk's units.
+        shelf: PathBuf,
+    },
+    /// Not one image could be decoded.
+    #[error("none of the {0} images can be decoded; the first reason: {1}")]
+    NoImages(usize, String),
+}
+
+/// Attacks every model and shows the results to all of them, computing only what `folder` does not hold yet.
+///
+/// # Errors
+/// [`SatError`]; what was finished is kept, and the same call goes on from there.
+pub fn run(
+    models: &[Model],
+    dataset: &Dataset,
+    config: &SatConfig,
+    folder: &Path,
+    mut progress: impl FnMut(Progress),
+) -> Result<SatRun, SatError> {
+    let start = Instant::now();
+    let prepared = Prepared::new(models, dataset, config, folder, Trust::Files)?;
+    let timing = prepared.work(models, dataset, config, Shard::WHOLE, &mut progress)?;
+    let mut run = Outcomes::new(prepared.folder, prepared.units, prepared.manifest).collect(config.epsilon_s)?;
+    for skipped in &run.skipped {
+        progress(Progress::Skipped(skipped));
+    }
+    run.timing = Timing { total: start.elapsed(), ..timing };
+    Ok(run)
+}
+
+/// A run folder that fits models, images and settings.
+struct Prepared {
+    folder: RunFolder,
+    manifest: Manifest,
+    units: Units,
+}
+
+impl Prepared {
+    fn new(
+        models: &[Model],
+        dataset: &Dataset,
+        config: &SatConfig,
+        folder: &Path,
+        trust: Trust,
+    ) -> Result<Self, SatError> {
+        for (index, model) in models.iter().enumerate() {
+            let name = model.name();
+            if models[..index].iter().any(|other| other.name() == name) {
+                return Err(SatError::Twice(name.to_owned()));
+            }
+            let classes = model.num_classes();
+            if classes > usize::from(u16::MAX) {
+                return Err(SatError::Classes { name: name.to_owned(), classes });
+            }
+            dataset.check_labels(classes)?;
+        }
+        let kept = Manifest::of_run(folder, dataset, trust)?;
+        let is_kept = kept.is_some();
+        let manifest = match kept {
+            Some(manifest) => manifest,
+            None => Manifest::new(dataset)?,
+        };
+        let precision = models.first().map(|model| model.precision().to_string());
+        let settings = json!({
+            "protocol": units::PROTOCOL,
+            "data": manifest.fingerprint(),
+            "images": dataset.samples.len(),
+            "attack": {"pgd": config.attack},
+            "attack_key": Key::of(&config.attack),
+            "crop": config.crop,
+            "transfer_interpolation": config.transfer_interpolation.name(),
+            "precision": precision,
+        });
+        let folder = RunFolder::open(folder, &settings)?;
+        if !is_kept {
+            manifest.keep(folder.path())?;
+        }
+        let networks = models.iter().enumerate();
+        let networks: Vec<NetworkRecord> =
+            networks.map(|(position, model)| NetworkRecord::of(model, config.crop, position)).collect();
+        for network in &networks {
+            folder.keep_record(units::NETWORKS, &network.name, network.key, network)?;
+        }
+        let units = Units::new(networks, &manifest, folder.settings())?.keeping(config);
+        Ok(Self { folder, manifest, units })
+    }
+
+    /// Does what is missing of a share.
+    fn work(
+        &self,
+        models: &[Model],
+        dataset: &Dataset,
+        config: &SatConfig,
+        shard: Shard,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<Timing, SatError> {
+        let plan = Plan::of(&self.folder, &self.units, shard)?;
+        for damage in plan.damaged() {
+            progress(Progress::Damaged(damage));
+        }
+        let work = Work::new(models, &dataset.samples, config, &self.folder, &self.manifest, &self.units);
+        work.compute(&plan, progress)?;
+        Ok(work.timing())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_a_network_is_outside() {
+        let seconds = Duration::from_secs;
+        let timing = Timing { total: seconds(10), attacks: seconds(6), predictions: seconds(3) };
+        assert!((timing.share_outside() - 0.1).abs() < 1e-12);
+    }
+}
