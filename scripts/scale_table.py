@@ -94,20 +94,22 @@ def cost_table(options, cost):
 def storage_table(options):
     rows = []
     for networks, images, _ in sizes(options):
-        units = networks * -(-images // CHUNK)
+        chunks = -(-images // CHUNK)
+        units = networks * chunks
         attacked = networks * images * options.correct
-        # An adversarial image is kept as its bytes; a prediction as a number in JSON (up to 3 digits and a comma), and each
-        # judge's list under a name of 32 characters.
-        predictions = attacked * networks * 4 + units * networks * 40
+        # A prediction is 2 bytes. Each unit has 34 bytes in its file's index, and 4 that tell which images were attacked; there
+        # is one for the clean images of a chunk and a network, and one for each network that judges.
+        predictions = 2 * (networks * images + attacked * networks) + units * 34 + units * networks * 38
         rows.append(
             [
                 f"{networks} networks × {images:,} images",
-                of_bytes(attacked * options.image_bytes),
                 of_bytes(predictions),
-                f"{3 * units:,}",
+                f"{chunks:,}",
+                of_bytes(attacked * options.image_bytes),
+                f"{units:,}",
             ]
         )
-    table(["", "adversarial images", "predictions", "files"], rows)
+    table(["", "predictions", "files", "adversarial images, on request", "files"], rows)
 
 
 def doubling_table(options, cost):
@@ -134,11 +136,10 @@ def doubling_table(options, cost):
 
 
 def check(options, cost):
-    attacked = [file.stat().st_size for file in (options.run / "units/adversarial").iterdir()]
-    if not attacked:
-        sys.exit(f"{options.run} holds no adversarial images; give the folder of a finished run")
-    total, models = sum(attacked) / options.image_bytes, cost.models
-    # Networks are right about different images; the mean is near enough.
+    # Attacked are the images that a network classifies correctly; networks are right about different ones, the mean is near
+    # enough.
+    attacked = json.loads((options.run / "sat.json").read_text())["clean"].values()
+    total, models = sum(attacked), cost.models
     each = total / len(models)
     gradients = sum(each * options.check_steps * cost.gradient[model] for model in models)
     predictions = sum((options.images + total) * cost.forward[model] for model in models)
@@ -147,12 +148,6 @@ def check(options, cost):
     measured = ["measured", "", "", duration(options.seconds)]
     table(head, [["computed", duration(gradients), duration(predictions), duration(computed)], measured])
     print(f"measured / computed = {options.seconds / computed:.2f}\n")
-    files = [file.stat().st_size for file in (options.run / "units/judged").rglob("*") if file.is_file()]
-    print(
-        f"The folder holds {of_bytes(sum(attacked))} of adversarial images ({sum(attacked) / total:,.0f} bytes for each of "
-        f"{total:.0f}) and {of_bytes(sum(files))} of predictions of them ({sum(files) / total / len(models):.1f} bytes for "
-        "each).\n"
-    )
 
 
 def main():

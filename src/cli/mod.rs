@@ -1,7 +1,7 @@
 //! The command line: what was typed becomes ready objects, then one call into the library.
 //!
 //! stdout is data, everything else goes to stderr. Exit codes: 0 done; 1 done, but something failed or fell short;
-//! 2 could not run.
+//! 2 could not run; 75 a share of a run (`sat --shard`) that may succeed at another time.
 
 mod attack;
 mod bench;
@@ -13,8 +13,11 @@ mod doctor;
 mod eval;
 mod forward;
 mod info;
+mod merge;
 mod models;
+mod plan;
 mod sat;
+mod status;
 mod train;
 mod values;
 mod weights;
@@ -45,6 +48,9 @@ enum Command {
     Eval(eval::Args),
     Attack(attack::Args),
     Sat(sat::Args),
+    Plan(plan::Args),
+    Status(status::Args),
+    Merge(merge::Args),
     Demo(demo::Args),
     Train(train::Args),
     Bench(bench::Args),
@@ -59,6 +65,8 @@ enum Outcome {
     Done,
     /// Something was left out or failed; it was said on stderr.
     FellShort,
+    /// Not, but the same may succeed at another time.
+    TryAgain,
 }
 
 /// A sentence for stderr.
@@ -90,6 +98,9 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => args.run(common),
         Command::Attack(args) => args.run(common),
         Command::Sat(args) => args.run(common),
+        Command::Plan(args) => args.run(common),
+        Command::Status(args) => args.run(common),
+        Command::Merge(args) => args.run(common),
         Command::Demo(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),
@@ -99,6 +110,8 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::FellShort) => ExitCode::from(1),
+        // What sysexits.h calls EX_TEMPFAIL.
+        Ok(Outcome::TryAgain) => ExitCode::from(75),
         Err(failure) => could_not_run(&failure),
     }
 }

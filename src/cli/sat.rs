@@ -1,26 +1,47 @@
 //! `netkin sat`: the matrix of similarities by attack transferability.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
+use indicatif::ProgressBar;
 use netkin_weights::ModelSpec;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
 use super::{Failure, Outcome, attack, values};
 use crate::images::Filter;
 use crate::model::Crop;
-use crate::runs::{Provenance, write_atomically};
-use crate::similarity::sat::{self, NetworkRecord, Pair, Progress, SatConfig, SatRun, Timing};
+use crate::runs::{self, Provenance, Shard, Trust, write_atomically};
+use crate::similarity::sat::{self, NetworkRecord, Pair, Progress, SatConfig, SatFolder, SatRun, Timing};
+use crate::similarity::{is_device_lost, is_out_of_memory};
 
 /// Measure how alike networks are: attack each, and see which others are fooled
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    score: ScoreOptions,
+    /// Images attacked at once
+    #[arg(long, value_name = "COUNT", default_value = "32", value_parser = values::positive)]
+    batch: usize,
+    /// Do only one of N equal shares of the work, number I from 0, and write no results; auto takes both from SLURM, auto/N
+    /// takes I from SLURM, HyperQueue or Kubernetes. The exit code is 75 if the same may succeed at another time
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<Shard>,
+}
+
+/// What a run folder is made with.
+#[derive(Debug, clap::Args)]
+pub struct Settings {
     /// NAME, NAME.TAG or NAME=WEIGHTS; at least two
     #[arg(required = true, num_args = 2..)]
-    models: Vec<ModelSpec>,
+    pub models: Vec<ModelSpec>,
     #[command(flatten)]
-    data: DataOptions,
+    pub data: DataOptions,
     #[command(flatten)]
     attack: attack::PgdOptions,
     /// What networks see of an image: shared (all the same field of view) or own (each its weights' crop)
@@ -29,12 +50,6 @@ pub struct Args {
     /// How an attacked image is resized for a network of another size: bicubic or bilinear
     #[arg(long, value_name = "FILTER", default_value = "bicubic", value_parser = filter)]
     transfer_interpolation: Filter,
-    /// The lower bound of a score's percentage (ε_s)
-    #[arg(long, value_name = "PERCENT", default_value = "0.01", value_parser = values::fraction)]
-    epsilon_s: f64,
-    /// Images attacked at once
-    #[arg(long, value_name = "COUNT", default_value = "32", value_parser = values::positive)]
-    batch: usize,
     /// Keep the adversarial images, so that networks that are added later need not have them made again
     #[arg(long)]
     keep_adversarial: bool,
@@ -43,9 +58,43 @@ pub struct Args {
     keep_logits: bool,
     /// The run folder: finished work is kept here, and the same command goes on from it
     #[arg(long, value_name = "DIR")]
-    run: PathBuf,
+    pub run: PathBuf,
     #[command(flatten)]
-    options: ModelOptions,
+    pub options: ModelOptions,
+}
+
+/// How scores follow from predictions.
+#[derive(Debug, clap::Args)]
+pub struct ScoreOptions {
+    /// The lower bound of a score's percentage (ε_s)
+    #[arg(long, value_name = "PERCENT", default_value = "0.01", value_parser = values::fraction)]
+    epsilon_s: f64,
+}
+
+impl Settings {
+    /// What they mean for the library, their ranges checked.
+    pub fn config(&self) -> Result<SatConfig, Failure> {
+        Ok(SatConfig {
+            attack: self.attack.pgd()?,
+            crop: self.crop,
+            transfer_interpolation: self.transfer_interpolation,
+            strict: self.data.strict,
+            keep_adversarial: self.keep_adversarial,
+            keep_logits: self.keep_logits,
+            ..SatConfig::default()
+        })
+    }
+}
+
+impl ScoreOptions {
+    /// ε_s, its range checked.
+    pub fn epsilon_s(&self) -> Result<f64, Failure> {
+        let epsilon_s = self.epsilon_s;
+        if epsilon_s > 0.0 && epsilon_s <= 100.0 {
+            return Ok(epsilon_s);
+        }
+        Err(format!("--epsilon-s {epsilon_s} is out of range; it is a percentage above 0 and up to 100").into())
+    }
 }
 
 /// All that is known of a run.
@@ -64,7 +113,7 @@ struct Document<'a> {
     /// The diagonal: each model attacked and judging itself.
     white_box: Vec<WhiteBox>,
     /// What made the predictions.
-    made_by: Vec<MadeBy<'a>>,
+    made_by: Vec<MadeBy>,
 }
 
 #[derive(Serialize)]
@@ -89,12 +138,18 @@ struct WhiteBox {
     sat: Option<f64>,
 }
 
+/// What made how much of a run.
 #[derive(Serialize)]
-struct MadeBy<'a> {
+pub struct MadeBy {
     #[serde(flatten)]
-    provenance: &'a Provenance,
+    pub provenance: Provenance,
     /// Units: one network's predictions on one chunk of images.
-    units: usize,
+    pub units: usize,
+}
+
+/// As lists, for documents.
+pub fn made_by(counts: &BTreeMap<Provenance, usize>) -> Vec<MadeBy> {
+    counts.iter().map(|(provenance, &units)| MadeBy { provenance: provenance.clone(), units }).collect()
 }
 
 impl<'a> Document<'a> {
@@ -124,59 +179,28 @@ impl<'a> Document<'a> {
             clean: run.clean_by_name(),
             pairs: run.pairs(),
             white_box: (0..run.networks.len()).map(itself).collect(),
-            made_by: run.made_by.iter().map(|(provenance, &units)| MadeBy { provenance, units }).collect(),
+            made_by: made_by(&run.made_by),
         }
     }
 }
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let config = SatConfig {
-            attack: self.attack.pgd()?,
-            crop: self.crop,
-            transfer_interpolation: self.transfer_interpolation,
-            epsilon_s: self.epsilon_s,
-            batch: self.batch,
-            strict: self.data.strict,
-            keep_adversarial: self.keep_adversarial,
-            keep_logits: self.keep_logits,
-        };
-        if !(config.epsilon_s > 0.0 && config.epsilon_s <= 100.0) {
-            return Err(format!(
-                "--epsilon-s {} is out of range; it is a percentage above 0 and up to 100",
-                config.epsilon_s
-            )
-            .into());
+        let config = SatConfig { epsilon_s: self.score.epsilon_s()?, batch: self.batch, ..self.settings.config()? };
+        match self.shard {
+            Some(shard) => tried_again_later(|| self.do_share(shard, &config, common)),
+            None => self.do_all(&config, common),
         }
-        let dataset = self.data.open()?;
-        let models = common.load(&self.models, self.options.precision)?;
-        let bar = common.bar("images");
-        let mut attacked_again = 0;
-        let run = sat::run(&models, &dataset, &config, &self.run, |progress| match progress {
-            Progress::Step { done, total, model } => {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-                bar.set_message(format!("attacked {model}"));
-            }
-            Progress::SmallerBatch { batch, model } => bar.suspend(|| {
-                eprintln!(
-                    "netkin: {} ran out of memory with {model}; going on with {batch} images at once",
-                    common.device
-                );
-            }),
-            Progress::Damaged(damage) => bar.suspend(|| eprintln!("netkin: {damage}")),
-            Progress::AttackedAgain { images, .. } => attacked_again += images,
-            Progress::Skipped(_) => {}
-        })?;
-        bar.finish_and_clear();
-        if attacked_again > 0 {
-            common.note(&format!(
-                "{attacked_again} images were attacked again for networks that are new here; \
-                 --keep-adversarial keeps adversarial images, which makes that needless"
-            ));
-        }
+    }
 
-        let outcome = report(&run, &self.run, common)?;
+    fn do_all(&self, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
+        let Settings { models, data, run: folder, options, .. } = &self.settings;
+        let dataset = data.open()?;
+        let models = common.load(models, options.precision)?;
+        let teller = Teller::new(common);
+        let run = sat::run(&models, &dataset, config, folder, |progress| teller.tell(progress))?;
+        teller.end();
+        let outcome = report(&run, folder, common)?;
         let Timing { total, attacks, predictions } = run.timing;
         common.note(&format!(
             "{:.1} s: {:.1} s in steps of attacks, {:.1} s in predictions, {:.1} % outside of the networks",
@@ -187,10 +211,120 @@ impl Args {
         ));
         Ok(outcome)
     }
+
+    /// Skipped images are reported and no failure: they are skipped whoever tries.
+    fn do_share(&self, shard: Shard, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
+        let Settings { models: specs, data, run: path, options, .. } = &self.settings;
+        let dataset = data.open()?;
+        let names: Vec<&str> = specs.iter().map(ModelSpec::name).collect();
+        let planned = SatFolder::planned(&names, options.precision, &dataset, config, path, Trust::List)?;
+        let mut plan = planned.as_ref().map(|folder| folder.plan(shard)).transpose()?;
+        let is_done = plan.as_ref().is_some_and(|plan| plan.missing() == 0);
+        let teller = Teller::new(common);
+        let (models, folder) = match planned.filter(|_| is_done) {
+            Some(folder) => (Vec::new(), folder),
+            None => {
+                let models = common.load(specs, options.precision)?;
+                let networks = NetworkRecord::of_all(&models, config.crop);
+                let folder = SatFolder::open(networks, &dataset, config, path, Trust::List)?;
+                plan = Some(folder.plan(shard)?);
+                (models, folder)
+            }
+        };
+        let plan = plan.expect("there is a plan for every folder");
+        folder.work(&models, &dataset, config, &plan, &mut |progress| teller.tell(progress))?;
+        teller.end();
+        let outcomes = folder.into_outcomes();
+        let mut skipped = Vec::new();
+        for shelf in &plan.shelves {
+            skipped.extend(outcomes.skipped(shelf.index)?);
+        }
+        report_skipped(&skipped);
+        let (total, missing) = (plan.total(), plan.missing());
+        if common.json {
+            print_json(&json!({
+                "netkin": env!("CARGO_PKG_VERSION"),
+                "shard": shard.to_string(),
+                "total": total,
+                "done_before": total - missing,
+                "done_now": missing,
+                "skipped": skipped.iter().map(|image| &image.id).collect::<Vec<_>>(),
+            }))?;
+        }
+        common.note(&format!("share {shard} is done: {missing} of its {total} units of work now, the others before"));
+        Ok(Outcome::Done)
+    }
+}
+
+/// Does `work` and says whether, if it failed, the same may succeed at another time or on another machine.
+fn tried_again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Err(failure)) if is_temporary(&*failure) => {
+            eprintln!("netkin: {failure}");
+            eprintln!("netkin: this may succeed at another time; what was finished is kept");
+            Ok(Outcome::TryAgain)
+        }
+        Ok(ended) => ended,
+        Err(panic) if is_out_of_memory(&*panic) || is_device_lost(&*panic) => {
+            eprintln!("netkin: the device failed; this may succeed at another time, or on another one");
+            Ok(Outcome::TryAgain)
+        }
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Whether what is behind a failure passes.
+fn is_temporary(failure: &(dyn std::error::Error + 'static)) -> bool {
+    let chain = std::iter::successors(Some(failure), |error| error.source());
+    chain.filter_map(|error| error.downcast_ref()).any(runs::is_temporary)
+}
+
+/// Tells people what a run tells.
+struct Teller<'c> {
+    common: &'c Common,
+    bar: ProgressBar,
+    attacked_again: Cell<usize>,
+}
+
+impl<'c> Teller<'c> {
+    fn new(common: &'c Common) -> Self {
+        Self { common, bar: common.bar("images"), attacked_again: Cell::new(0) }
+    }
+
+    fn tell(&self, progress: Progress) {
+        let bar = &self.bar;
+        match progress {
+            Progress::Step { done, total, model } => {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+                bar.set_message(format!("attacked {model}"));
+            }
+            Progress::SmallerBatch { batch, model } => bar.suspend(|| {
+                eprintln!(
+                    "netkin: {} ran out of memory with {model}; going on with {batch} images at once",
+                    self.common.device
+                );
+            }),
+            Progress::Damaged(damage) => bar.suspend(|| eprintln!("netkin: {damage}")),
+            Progress::AttackedAgain { images, .. } => self.attacked_again.set(self.attacked_again.get() + images),
+            Progress::Skipped(_) => {}
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+        let images = self.attacked_again.get();
+        if images > 0 {
+            self.common.note(&format!(
+                "{images} images were attacked again for networks that are new here; \
+                 --keep-adversarial keeps adversarial images, which makes that needless"
+            ));
+        }
+    }
 }
 
 /// Writes and prints the results of a finished run.
-fn report(run: &SatRun, folder: &Path, common: &Common) -> Result<Outcome, Failure> {
+pub fn report(run: &SatRun, folder: &Path, common: &Common) -> Result<Outcome, Failure> {
     report_skipped(&run.skipped);
     let (document, matrix) = (Document::of(run), run.matrix());
     write_atomically(&folder.join("sat.csv"), matrix.to_csv().as_bytes())?;
@@ -206,6 +340,10 @@ fn report(run: &SatRun, folder: &Path, common: &Common) -> Result<Outcome, Failu
         eprintln!("netkin: {} and {} classify no image both correctly (n = 0), so they have no score", pair.a, pair.b);
     }
     Ok(if run.skipped.is_empty() && empty.is_empty() { Outcome::Done } else { Outcome::FellShort })
+}
+
+fn shard(text: &str) -> Result<Shard, String> {
+    Shard::parse(text, |name| std::env::var(name).ok()).map_err(|error| error.to_string())
 }
 
 fn crop(text: &str) -> Result<Crop, String> {

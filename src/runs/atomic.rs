@@ -89,6 +89,18 @@ fn may_pass(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the same may succeed at another time or on another machine: a disk was full, a quota used up, a device or a server
+/// failed; not: something is not there or not allowed.
+pub fn is_temporary(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, ResourceBusy, StorageFull};
+    // What the standard library has no kinds for: input/output error, too many open files (here, and in all), remote
+    // input/output error.
+    const OTHERS: [i32; 4] = [5, 23, 24, 121];
+    may_pass(error)
+        || matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory | ResourceBusy)
+        || (cfg!(unix) && error.raw_os_error().is_some_and(|code| OTHERS.contains(&code)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +148,17 @@ mod tests {
             Err::<(), _>(io::ErrorKind::StorageFull.into())
         });
         assert!(full.is_err() && calls == 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_full_disk_is_temporary_and_a_missing_file_is_not() {
+        for code in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EIO, libc::ESTALE, libc::EMFILE] {
+            assert!(is_temporary(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::ENOENT, libc::EACCES, libc::EROFS, libc::ENOTDIR] {
+            assert!(!is_temporary(&io::Error::from_raw_os_error(code)), "{code}");
+        }
     }
 
     #[cfg(unix)]

@@ -165,7 +165,8 @@ pub enum ManifestError {
 }
 
 fn content_hash(path: &Path) -> Result<blake3::Hash, DatasetError> {
-    let read = std::fs::read(path).map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
+    let read =
+        std::fs::read(path).map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
     Ok(blake3::hash(&read))
 }
 

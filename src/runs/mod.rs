@@ -17,6 +17,7 @@
 mod atomic;
 mod key;
 mod manifest;
+mod merge;
 mod plan;
 mod shard;
 mod store;
@@ -28,9 +29,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-pub use atomic::{create_atomically, write_atomically};
+pub use atomic::{create_atomically, is_temporary, write_atomically};
 pub use key::{Key, NotAKey};
 pub use manifest::{Listed, Manifest, ManifestError, Trust};
+pub use merge::{Conflict, Merged, merge};
 pub use plan::{Layout, Plan, ShelfPlan};
 pub use shard::{Shard, ShardError};
 pub use store::{Bundle, Damage, Provenance, Reading, Shelf, Store};
@@ -115,7 +117,7 @@ impl RunFolder {
         let asked = written(&json!({"format": FORMAT, "settings": settings}));
         let manifest = path.join(RUN);
         if !manifest.exists() {
-            let is_foreign = |entry: std::fs::DirEntry| !is_temporary(&entry.path());
+            let is_foreign = |entry: std::fs::DirEntry| !is_unfinished(&entry.path());
             if std::fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_foreign)) && !manifest.exists() {
                 return Err(RunError::Foreign { folder: path.to_owned() });
             }
@@ -173,6 +175,15 @@ impl RunFolder {
         Store::new(self.path.join("large"), Reading::OnDemand)
     }
 
+    /// [Packs](Store::pack) what lies about on a shelf.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a pack cannot be written.
+    pub fn tidy(&self, shelf: Key) -> Result<(), RunError> {
+        self.units().pack(shelf)?;
+        self.large().pack(shelf)
+    }
+
     /// Keeps a record of something that takes part in the run, such as a network, under a folder for its kind; what is there
     /// stays as it is.
     ///
@@ -220,7 +231,7 @@ fn file_name(name: &str) -> String {
     name.chars().map(plain).take(100).collect()
 }
 
-fn is_temporary(path: &Path) -> bool {
+fn is_unfinished(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == atomic::TEMPORARY)
 }
 

@@ -65,6 +65,15 @@ impl Plan {
         Ok(Self { shelves: shelves.collect::<Result<_, _>>()?, rows: layout.rows() })
     }
 
+    /// [Packs](super::Store::pack) what lies about on those shelves of which nothing is missing.
+    ///
+    /// # Errors
+    /// If a shelf cannot be read, or a pack cannot be written.
+    pub fn tidy(&self, run: &RunFolder, layout: &impl Layout) -> Result<(), RunError> {
+        let done = self.shelves.iter().filter(|shelf| shelf.missing.is_empty() && shelf.is_untidy);
+        done.into_iter().try_for_each(|shelf| run.tidy(layout.shelf(shelf.index)))
+    }
+
     /// How many rows there are on all shelves.
     pub fn total(&self) -> usize {
         self.shelves.len() * self.rows

@@ -18,7 +18,9 @@ pub enum ShardError {
     #[error("{0:?} is no share; give I/N with I from 0 to N - 1, such as 0/4, or auto, or auto/N")]
     Wrong(String),
     /// `auto` outside of a job array.
-    #[error("there is nothing here that tells which share this is: no SLURM_ARRAY_TASK_ID, HQ_TASK_ID or JOB_COMPLETION_INDEX; give I/N")]
+    #[error(
+        "there is nothing here that tells which share this is: no SLURM_ARRAY_TASK_ID, HQ_TASK_ID or JOB_COMPLETION_INDEX; give I/N"
+    )]
     NoArray,
     /// `auto` where the number of tasks is not told.
     #[error("{variable} = {index} tells which task this is, but nothing tells how many there are; give auto/N")]
@@ -29,7 +31,9 @@ pub enum ShardError {
         index: usize,
     },
     /// `auto` in an array of tasks whose numbers do not follow each other.
-    #[error("the tasks of this array are not numbered in equal steps (SLURM_ARRAY_TASK_ID = {id}), so that their shares cannot be told; give auto/N with the N of the whole array")]
+    #[error(
+        "the tasks of this array are not numbered in equal steps (SLURM_ARRAY_TASK_ID = {id}), so that their shares cannot be told; give auto/N with the N of the whole array"
+    )]
     Gaps {
         /// The task's number.
         id: usize,
@@ -161,21 +165,23 @@ mod tests {
 
     /// What `text` means where these variables are set.
     fn parsed(text: &str, variables: &[(&str, &str)]) -> Result<String, ShardError> {
-        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let variable =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Shard::parse(text, variable).map(|shard| shard.to_string())
     }
 
     #[test]
     fn slurm_says_which_share_and_of_how_many() {
-        let slurm = |id: &'static str, first: &'static str, last: &'static str, step: &'static str, count: &'static str| {
-            [
-                ("SLURM_ARRAY_TASK_ID", id),
-                ("SLURM_ARRAY_TASK_MIN", first),
-                ("SLURM_ARRAY_TASK_MAX", last),
-                ("SLURM_ARRAY_TASK_STEP", step),
-                ("SLURM_ARRAY_TASK_COUNT", count),
-            ]
-        };
+        let slurm =
+            |id: &'static str, first: &'static str, last: &'static str, step: &'static str, count: &'static str| {
+                [
+                    ("SLURM_ARRAY_TASK_ID", id),
+                    ("SLURM_ARRAY_TASK_MIN", first),
+                    ("SLURM_ARRAY_TASK_MAX", last),
+                    ("SLURM_ARRAY_TASK_STEP", step),
+                    ("SLURM_ARRAY_TASK_COUNT", count),
+                ]
+            };
         assert_eq!(parsed("auto", &slurm("2", "0", "3", "1", "4")).unwrap(), "2/4");
         assert_eq!(parsed("auto", &slurm("3", "1", "4", "1", "4")).unwrap(), "2/4");
         assert_eq!(parsed("auto", &slurm("9", "1", "13", "4", "4")).unwrap(), "2/4");

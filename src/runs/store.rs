@@ -26,11 +26,11 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{once_more, sync_folder, write_atomically};
+use super::atomic::{TEMPORARY, once_more, sync_folder, write_atomically};
 use super::{Key, RunError};
 
 const MAGIC: [u8; 8] = *b"netkinU2";
@@ -217,6 +217,7 @@ impl Store {
     /// # Errors
     /// If the shelf cannot be read, or the pack cannot be written; the small files are still there then.
     pub fn pack(&self, shelf: Key) -> Result<(), RunError> {
+        remove_abandoned(&self.shelf_folder(shelf))?;
         let there = self.shelf(shelf)?;
         let damaged: BTreeSet<&Path> = there.damaged.iter().map(|damage| damage.path.as_path()).collect();
         let is_pack = |path: &Path| path.extension().is_some_and(|extension| extension == PACK);
@@ -526,6 +527,23 @@ fn unit_files(folder: &Path) -> Result<Vec<PathBuf>, RunError> {
     Ok(paths)
 }
 
+/// Removes what was never finished and is so old that nobody is writing it any more.
+fn remove_abandoned(folder: &Path) -> Result<(), RunError> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let is_old = |path: &Path| {
+        let changed = path.metadata().and_then(|metadata| metadata.modified()).ok();
+        changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > DAY)
+    };
+    for name in names_in(folder)? {
+        let path = folder.join(name);
+        if path.extension().is_some_and(|extension| extension == TEMPORARY) && is_old(&path) {
+            // What cannot be removed, or is gone already, does no harm.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
 /// What a folder holds; nothing if it is not there.
 pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, RunError> {
     let list = || match std::fs::read_dir(folder) {
@@ -680,6 +698,20 @@ mod tests {
             there.damaged()[0].to_string(),
             format!("3 of the 30 units in {} are damaged; they are done again", path.display())
         );
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_after_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, shelf) = three(folder.path(), Reading::WithShelf);
+        let left = ["old", "new"].map(|name| store.shelf_folder(shelf).join(format!("{name}.units.0123.partial")));
+        let now = SystemTime::now();
+        for (path, hours) in left.iter().zip([25, 23]) {
+            File::create(path).unwrap().set_modified(now - Duration::from_secs(hours * 3600)).unwrap();
+        }
+        store.pack(shelf).unwrap();
+        assert_eq!(left.map(|path| path.exists()), [false, true]);
+        assert_eq!(store.shelf(shelf).unwrap().units().count(), 30);
     }
 
     /// Writers, packers and readers at once: a unit that was put is always found.

@@ -72,13 +72,20 @@ impl Batches {
 }
 
 /// Whether a panic's words are those with which backends say that an allocation failed.
-fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
+pub fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
+    says(panic, &["out of memory", "out of device memory", "outofmemory", "out_of_memory", "can't allocate"])
+}
+
+/// Whether a panic's words are those with which backends say that the device is gone or broken.
+pub fn is_device_lost(panic: &(dyn Any + Send)) -> bool {
+    says(panic, &["device lost", "device is lost", "devicelost", "device_lost", "cuda_error_ecc", "launch_failed"])
+}
+
+fn says(panic: &(dyn Any + Send), words: &[&str]) -> bool {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or_default().to_lowercase();
-    ["out of memory", "out of device memory", "outofmemory", "out_of_memory", "can't allocate"]
-        .iter()
-        .any(|words| text.contains(words))
+    words.iter().any(|words| text.contains(words))
 }
 
 #[cfg(test)]

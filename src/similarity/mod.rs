@@ -4,4 +4,5 @@ mod batches;
 mod matrix;
 pub mod sat;
 
+pub(crate) use batches::{is_device_lost, is_out_of_memory};
 pub use matrix::Matrix;

@@ -22,6 +22,7 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use netkin_weights::Precision;
 use serde_json::json;
 
 pub use outcomes::{ChunkOutcomes, Outcomes};
@@ -159,6 +160,18 @@ pub enum SatError {
         /// The image.
         path: PathBuf,
     },
+    /// A network of the same name but other weights took part in the run.
+    #[error("the run folder {} has {name} with weights of SHA-256 {}…, and now they are of {}… (or want other preprocessing); give the same weights, another name (NAME.TAG=WEIGHTS), or another folder as --run", folder.display(), start_of(there), start_of(now))]
+    OtherWeights {
+        /// The network.
+        name: String,
+        /// The run folder.
+        folder: PathBuf,
+        /// The hash of the weights in the folder.
+        there: String,
+        /// The hash of the weights now.
+        now: String,
+    },
     /// Some of the work is not done.
     #[error("{missing} of {total} units of work in {} are missing; run the command that makes them", folder.display())]
     Incomplete {
@@ -180,6 +193,10 @@ pub enum SatError {
     NoImages(usize, String),
 }
 
+fn start_of(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
 /// Attacks every model and shows the results to all of them, computing only what `folder` does not hold yet.
 ///
 /// # Errors
@@ -192,9 +209,9 @@ pub fn run(
     mut progress: impl FnMut(Progress),
 ) -> Result<SatRun, SatError> {
     let start = Instant::now();
-    let prepared = Prepared::new(models, dataset, config, folder, Trust::Files)?;
-    let timing = prepared.work(models, dataset, config, Shard::WHOLE, &mut progress)?;
-    let mut run = Outcomes::new(prepared.folder, prepared.units, prepared.manifest).collect(config.epsilon_s)?;
+    let folder = SatFolder::open(NetworkRecord::of_all(models, config.crop), dataset, config, folder, Trust::Files)?;
+    let timing = folder.work(models, dataset, config, &folder.plan(Shard::WHOLE)?, &mut progress)?;
+    let mut run = folder.into_outcomes().collect(config.epsilon_s)?;
     for skipped in &run.skipped {
         progress(Progress::Skipped(skipped));
     }
@@ -202,31 +219,35 @@ pub fn run(
     Ok(run)
 }
 
-/// A run folder that fits models, images and settings.
-struct Prepared {
+/// A run folder that fits networks, images and settings: what [`run`] is made of, for those who divide a run among
+/// processes.
+#[derive(Debug)]
+pub struct SatFolder {
     folder: RunFolder,
     manifest: Manifest,
     units: Units,
 }
 
-impl Prepared {
-    fn new(
-        models: &[Model],
+impl SatFolder {
+    /// Opens or makes it, with a list of the images and a record of each network.
+    ///
+    /// # Errors
+    /// If the folder was made with other images, settings, or other weights of a network; or networks and labels do not fit.
+    pub fn open(
+        networks: Vec<NetworkRecord>,
         dataset: &Dataset,
         config: &SatConfig,
         folder: &Path,
         trust: Trust,
     ) -> Result<Self, SatError> {
-        for (index, model) in models.iter().enumerate() {
-            let name = model.name();
-            if models[..index].iter().any(|other| other.name() == name) {
-                return Err(SatError::Twice(name.to_owned()));
+        for (index, NetworkRecord { name, num_classes, .. }) in networks.iter().enumerate() {
+            if networks[..index].iter().any(|other| other.name == *name) {
+                return Err(SatError::Twice(name.clone()));
             }
-            let classes = model.num_classes();
-            if classes > usize::from(u16::MAX) {
-                return Err(SatError::Classes { name: name.to_owned(), classes });
+            if *num_classes > usize::from(u16::MAX) {
+                return Err(SatError::Classes { name: name.clone(), classes: *num_classes });
             }
-            dataset.check_labels(classes)?;
+            dataset.check_labels(*num_classes)?;
         }
         let kept = Manifest::of_run(folder, dataset, trust)?;
         let is_kept = kept.is_some();
@@ -234,7 +255,6 @@ impl Prepared {
             Some(manifest) => manifest,
             None => Manifest::new(dataset)?,
         };
-        let precision = models.first().map(|model| model.precision().to_string());
         let settings = json!({
             "protocol": units::PROTOCOL,
             "data": manifest.fingerprint(),
@@ -243,38 +263,90 @@ impl Prepared {
             "attack_key": Key::of(&config.attack),
             "crop": config.crop,
             "transfer_interpolation": config.transfer_interpolation.name(),
-            "precision": precision,
+            "precision": networks.first().map(|network| &network.precision),
         });
         let folder = RunFolder::open(folder, &settings)?;
         if !is_kept {
             manifest.keep(folder.path())?;
         }
-        let networks = models.iter().enumerate();
-        let networks: Vec<NetworkRecord> =
-            networks.map(|(position, model)| NetworkRecord::of(model, config.crop, position)).collect();
+        let known: Vec<NetworkRecord> = folder.records(units::NETWORKS)?;
         for network in &networks {
+            if let Some(other) = known.iter().find(|other| other.name == network.name && other.key != network.key) {
+                return Err(SatError::OtherWeights {
+                    name: network.name.clone(),
+                    folder: folder.path().to_owned(),
+                    there: other.sha256.clone(),
+                    now: network.sha256.clone(),
+                });
+            }
             folder.keep_record(units::NETWORKS, &network.name, network.key, network)?;
         }
         let units = Units::new(networks, &manifest, folder.settings())?.keeping(config);
         Ok(Self { folder, manifest, units })
     }
 
-    /// Does what is missing of a share.
-    fn work(
+    /// As [`Self::open`] with the networks of these names in this precision that the folder has records of, so that none need
+    /// be loaded; none if it has not all of them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn planned(
+        names: &[&str],
+        precision: Precision,
+        dataset: &Dataset,
+        config: &SatConfig,
+        folder: &Path,
+        trust: Trust,
+    ) -> Result<Option<Self>, SatError> {
+        if !folder.join("run.json").exists() {
+            return Ok(None);
+        }
+        let known: Vec<NetworkRecord> = RunFolder::existing(folder)?.records(units::NETWORKS)?;
+        let is_it =
+            |network: &&NetworkRecord, name: &str| network.name == name && network.precision == precision.to_string();
+        let find = |name: &&str| known.iter().find(|network| is_it(network, name)).cloned();
+        match names.iter().map(find).collect() {
+            None => Ok(None),
+            Some(networks) => Self::open(networks, dataset, config, folder, trust).map(Some),
+        }
+    }
+
+    /// What is done and what is missing of a share.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn plan(&self, shard: Shard) -> Result<Plan, SatError> {
+        Ok(Plan::of(&self.folder, &self.units, shard)?)
+    }
+
+    /// Does what a plan says is missing. `models` are the networks that the folder was opened with, in that order; where
+    /// nothing is missing they are not asked for anything, and may be none.
+    ///
+    /// # Errors
+    /// [`SatError`]; what was finished is kept.
+    pub fn work(
         &self,
         models: &[Model],
         dataset: &Dataset,
         config: &SatConfig,
-        shard: Shard,
+        plan: &Plan,
         progress: &mut impl FnMut(Progress),
     ) -> Result<Timing, SatError> {
-        let plan = Plan::of(&self.folder, &self.units, shard)?;
         for damage in plan.damaged() {
             progress(Progress::Damaged(damage));
         }
+        plan.tidy(&self.folder, &self.units)?;
+        if plan.missing() == 0 {
+            return Ok(Timing::default());
+        }
         let work = Work::new(models, &dataset.samples, config, &self.folder, &self.manifest, &self.units);
-        work.compute(&plan, progress)?;
+        work.compute(plan, progress)?;
         Ok(work.timing())
+    }
+
+    /// To read what is finished.
+    pub fn into_outcomes(self) -> Outcomes {
+        Outcomes::new(self.folder, self.units, self.manifest)
     }
 }
 

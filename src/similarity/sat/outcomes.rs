@@ -75,6 +75,25 @@ impl Outcomes {
         self.units.chunks.len()
     }
 
+    /// The images of a chunk that could not be decoded.
+    ///
+    /// # Errors
+    /// If that is not known yet, or the folder cannot be read.
+    pub fn skipped(&self, index: usize) -> Result<Vec<Skipped>, SatError> {
+        let (units, chunk) = (&self.units, &self.units.chunks[index]);
+        let shelf = self.folder.units().shelf(units.shelf(index))?;
+        let clean = shelf.get(units.clean(index, 0)).and_then(|bytes| CleanUnit::decode(bytes, chunk.len));
+        let clean = clean.ok_or_else(|| self.incomplete())?;
+        Ok(self.named(chunk.start, clean.skipped).collect())
+    }
+
+    fn named(&self, start: usize, skipped: Vec<(usize, String)>) -> impl Iterator<Item = Skipped> {
+        skipped.into_iter().map(move |(image, reason)| {
+            let index = start + image;
+            Skipped { index, id: self.manifest.images()[index].id.clone(), reason }
+        })
+    }
+
     /// Everything on one chunk.
     ///
     /// # Errors
@@ -159,11 +178,7 @@ impl Outcomes {
                     }
                 }
             }
-            run.skipped.extend(chunk.skipped.into_iter().map(|(image, reason)| Skipped {
-                index: chunk.start + image,
-                id: labels[image].id.clone(),
-                reason,
-            }));
+            run.skipped.extend(self.named(chunk.start, chunk.skipped));
         }
         match run.skipped.first() {
             Some(first) if run.skipped.len() == images => Err(SatError::NoImages(images, first.reason.clone())),
@@ -174,5 +189,129 @@ impl Outcomes {
     fn incomplete(&self) -> SatError {
         let plan = self.plan(Shard::WHOLE).unwrap_or_default();
         SatError::Incomplete { folder: self.folder.path().to_owned(), missing: plan.missing(), total: plan.total() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::super::units::CHUNK;
+    use super::*;
+    use crate::attacks::Pgd;
+    use crate::memory;
+    use crate::runs::{Bundle, Key, Provenance};
+
+    /// A run folder of that size as `netkin plan` leaves it, with networks and images that there are not.
+    fn planned(folder: &Path, networks: usize, images: usize) -> Outcomes {
+        let settings = json!({"attack_key": Key::of(&Pgd::default()), "transfer_interpolation": "bicubic"});
+        let run = RunFolder::open(folder, &settings).unwrap();
+        let mut list = String::from("file,label,bytes,modified,blake3\n");
+        for image in 0..images {
+            let hash = blake3::hash(&image.to_le_bytes()).to_hex();
+            writeln!(list, "n01440764/ILSVRC2012_val_{image:08}.JPEG,{},100000,1,{hash}", image % 1000).unwrap();
+        }
+        std::fs::write(folder.join("images.csv"), list).unwrap();
+        for position in 0..networks {
+            let (name, key) = (format!("network{position}"), Key::of(&position));
+            let record = NetworkRecord {
+                name: name.clone(),
+                architecture: name.clone(),
+                sha256: key.to_string(),
+                num_classes: 1000,
+                preprocessing: json!({}),
+                precision: "f32".to_owned(),
+                position,
+                key,
+            };
+            run.keep_record(NETWORKS, &name, key, &record).unwrap();
+        }
+        Outcomes::open(folder).unwrap()
+    }
+
+    /// Units as a run leaves them on a shelf: every network is right about four fifths of the images.
+    fn fill(outcomes: &Outcomes, shelf: usize, made_by: &Provenance) {
+        let (units, labels) = (&outcomes.units, outcomes.images().images());
+        let chunk = &units.chunks[shelf];
+        let label = |image: usize| labels[chunk.start + image].label as u16;
+        let is_right = |image: usize| !(chunk.start + image).is_multiple_of(5);
+        let mut bundle = Bundle::new();
+        for network in 0..units.networks.len() {
+            let classes = (0..chunk.len).map(|image| if is_right(image) { label(image) } else { label(image) + 1 });
+            let clean = CleanUnit { predictions: classes.map(Some).collect(), skipped: Vec::new() };
+            bundle.insert(units.clean(shelf, network), clean.encode());
+            let attack = units.attack(shelf, network);
+            let attacked = Attacked::new((0..chunk.len).filter(|&image| is_right(image)));
+            for judge in 0..units.networks.len() {
+                let fools = |image: usize| (chunk.start + image + network * judge).is_multiple_of(3);
+                let classes = attacked.positions().map(|image| label(image) + u16::from(fools(image)));
+                let judged = JudgedUnit { attacked, predictions: classes.collect() };
+                bundle.insert(units.judged(attack, judge), judged.encode());
+            }
+        }
+        outcomes.folder.units().put(units.shelf(shelf), made_by, &bundle).unwrap();
+    }
+
+    #[test]
+    fn outcomes_of_a_simulated_run_are_collected() {
+        let folder = tempfile::tempdir().unwrap();
+        let outcomes = planned(folder.path(), 3, 2 * CHUNK + 5);
+        let made_by = Provenance { netkin: "1".into(), device: "flex".into() };
+        (0..3).for_each(|shelf| fill(&outcomes, shelf, &made_by));
+        let run = outcomes.collect(0.01).unwrap();
+        let wrong = (0..69).filter(|image| image % 5 == 0).count();
+        assert_eq!(run.clean(), [69 - wrong; 3]);
+        let fooled = |sum: usize| (0..69).filter(|image| image % 5 != 0 && (image + sum).is_multiple_of(3)).count();
+        let pair = run.pair(1, 2);
+        assert_eq!((pair.n, pair.fooled_ab, pair.fooled_ba), (69 - wrong, fooled(2), fooled(2)));
+    }
+
+    /// The largest run that is planned for, 69 networks × 50,000 images: what its folder holds, and what a start costs.
+    /// `cargo test --release --workspace --lib -- --ignored --nocapture the_largest_run`
+    #[test]
+    #[ignore = "writes 0.6 GB"]
+    fn the_largest_run_is_cheap_to_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let outcomes = planned(folder.path(), 69, 50_000);
+        let made_by = Provenance { netkin: "1".into(), device: "flex".into() };
+        (0..outcomes.chunks()).for_each(|shelf| fill(&outcomes, shelf, &made_by));
+        drop(outcomes);
+        let (mut files, mut bytes, mut folders) = (0, 0, vec![folder.path().to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                let metadata = entry.metadata().unwrap();
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    files += 1;
+                    bytes += metadata.len();
+                }
+            }
+        }
+        let measure = |what: &str, work: &dyn Fn()| {
+            crate::runtime::release_freed_memory();
+            let start = Instant::now();
+            work();
+            let peak = memory::peak().unwrap_or(0) / 1_000_000;
+            let seconds = start.elapsed().as_secs_f64();
+            println!("{what}: {seconds:.2} s, {peak} MB at most so far");
+            assert!(seconds < 60.0 && peak < 500, "far from what is promised");
+        };
+        println!("{files} files, {:.2} GB", bytes as f64 / 1e9);
+        assert!(files <= 20_000 && bytes <= 2_000_000_000);
+        let plan = |shard: &str| {
+            let plan = Outcomes::open(folder.path()).unwrap().plan(shard.parse().unwrap()).unwrap();
+            assert_eq!(plan.missing(), 0);
+        };
+        measure("start of share 3 of 100, nothing to do", &|| plan("3/100"));
+        measure("start of the whole, nothing to do", &|| plan("0/1"));
+        measure("all scores", &|| {
+            let run = Outcomes::open(folder.path()).unwrap().collect(0.01).unwrap();
+            assert_eq!(run.pairs().len(), 69 * 34);
+        });
     }
 }

@@ -38,6 +38,8 @@ pub struct NetworkRecord {
     pub num_classes: usize,
     /// How its weights want their images.
     pub preprocessing: Value,
+    /// The number format of all computations.
+    pub precision: String,
     /// Its place among the networks of the run, so that results list them in the order in which they were given.
     pub position: usize,
     /// Of all that its outputs depend on.
@@ -45,6 +47,11 @@ pub struct NetworkRecord {
 }
 
 impl NetworkRecord {
+    /// Of the loaded networks of a run.
+    pub fn of_all(models: &[Model], crop: Crop) -> Vec<Self> {
+        models.iter().enumerate().map(|(position, model)| Self::of(model, crop, position)).collect()
+    }
+
     /// Of a loaded network, the one at `position` of a run.
     pub fn of(model: &Model, crop: Crop, position: usize) -> Self {
         let architecture = model.entry().name;
@@ -62,6 +69,7 @@ impl NetworkRecord {
             sha256: model.sha256().to_owned(),
             num_classes: model.num_classes(),
             preprocessing: written(model.preprocessing()),
+            precision: model.precision().to_string(),
             position,
             key,
         }

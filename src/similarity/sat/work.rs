@@ -106,9 +106,7 @@ impl<'a> Work<'a> {
     pub fn compute(&self, plan: &Plan, progress: &mut impl FnMut(Progress)) -> Result<(), SatError> {
         let (total, mut done) = (plan.total(), plan.total() - plan.missing());
         let groups = plan.shelves.chunks(self.config.batch.div_ceil(CHUNK));
-        let (finished, wanted): (Vec<&Group>, Vec<&Group>) =
-            groups.partition(|group| group.iter().all(|shelf| shelf.missing.is_empty()));
-        finished.into_iter().try_for_each(|group| self.tidy(group))?;
+        let wanted: Vec<&Group> = groups.filter(|group| group.iter().any(|shelf| !shelf.missing.is_empty())).collect();
         std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel(1);
             let samples: Vec<Vec<usize>> = wanted.iter().map(|group| self.images_of(group)).collect();
@@ -131,20 +129,10 @@ impl<'a> Work<'a> {
                     }
                     progress(Progress::Step { done, total, model: subject.model.name() });
                 }
-                self.tidy(group)?;
+                group.iter().try_for_each(|shelf| self.folder.tidy(self.units.shelf(shelf.index)))?;
             }
             Ok(())
         })
-    }
-
-    /// Packs what lies about of a group that is done.
-    fn tidy(&self, group: &Group) -> Result<(), RunError> {
-        for shelf in group.iter().filter(|shelf| shelf.is_untidy || !shelf.missing.is_empty()) {
-            let name = self.units.shelf(shelf.index);
-            self.folder.units().pack(name)?;
-            self.folder.large().pack(name)?;
-        }
-        Ok(())
     }
 
     /// The positions of a group's images in the data set.
@@ -493,7 +481,7 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Prepared;
+    use super::super::{NetworkRecord, SatFolder};
     use super::*;
     use crate::images::{Dataset, save_png};
     use crate::runs::Trust;
@@ -517,8 +505,9 @@ mod tests {
         save_png(&class.join("a.png"), &image).unwrap();
         let dataset = Dataset::open(&folder.path().join("images"), None).unwrap();
         let run = folder.path().join("run");
-        let Prepared { folder: run, manifest, units } =
-            Prepared::new(&models, &dataset, &config, &run, Trust::Files).unwrap();
+        let networks = NetworkRecord::of_all(&models, config.crop);
+        let SatFolder { folder: run, manifest, units } =
+            SatFolder::open(networks, &dataset, &config, &run, Trust::Files).unwrap();
         let work = Work::new(&models, &dataset.samples, &config, &run, &manifest, &units);
         let seen = work.seen(vec![Ok(image)]).unwrap();
         assert_eq!(seen.views.len(), 1);
