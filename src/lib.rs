@@ -27,6 +27,7 @@ pub mod attacks;
 pub mod cli;
 pub mod device;
 pub mod doctor;
+mod files;
 pub mod images;
 pub mod memory;
 pub mod model;

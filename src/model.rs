@@ -17,6 +17,7 @@ pub struct Model {
     num_classes: usize,
     parameters: usize,
     sha256: String,
+    notes: Vec<String>,
     precision: Precision,
     device: Device,
 }
@@ -51,6 +52,7 @@ impl Model {
             num_classes: loaded.num_classes,
             parameters: loaded.parameters,
             sha256: loaded.sha256,
+            notes: loaded.notes,
             precision,
             device,
         }
@@ -79,6 +81,11 @@ impl Model {
     /// The SHA-256 of the weights' file, in hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// What was chosen among several things in the weights' file, in sentences for people.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// How the weights want their images.

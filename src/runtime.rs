@@ -2,12 +2,29 @@
 
 /// Why the threads could not be prepared.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot start {threads} threads: {source}; prepare once, before anything is computed, and ask for fewer threads"
-)]
-pub struct RuntimeError {
-    threads: usize,
-    source: rayon::ThreadPoolBuildError,
+pub enum RuntimeError {
+    /// The system refuses, or they are prepared already.
+    #[error(
+        "cannot start {threads} threads: {source}; prepare once, before anything is computed, and ask for fewer threads"
+    )]
+    Refused {
+        /// How many.
+        threads: usize,
+        /// What was said.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// So many that they would only wait for each other.
+    #[error(
+        "{threads} threads are more than {most} (8 for each of the {processors} processors here, and no fewer than 64), and would wait for each other most of the time; ask for fewer, best one for each processor"
+    )]
+    TooMany {
+        /// How many were asked for.
+        threads: usize,
+        /// How many may be.
+        most: usize,
+        /// How many processors there are.
+        processors: usize,
+    },
 }
 
 /// Makes the calling thread one of `threads` that compute (`None`: one per core), and lets the C library's allocator
@@ -17,15 +34,21 @@ pub struct RuntimeError {
 /// (up to 2×), and every large tensor is mapped and unmapped, page by page (elementwise operations: up to 10×).
 ///
 /// # Errors
-/// If rayon's global pool exists already, or the system gives no more threads.
+/// If rayon's global pool exists already, the system gives no more threads, or there are too many to be of use.
 pub fn prepare(threads: Option<usize>) -> Result<(), RuntimeError> {
     keep_freed_memory();
     let threads = threads.unwrap_or(0); // rayon: one per core
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // A container may say that there are fewer processors than there are.
+    let most = (8 * processors).max(64);
+    if threads > most {
+        return Err(RuntimeError::TooMany { threads, most, processors });
+    }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .use_current_thread()
         .build_global()
-        .map_err(|source| RuntimeError { threads, source })
+        .map_err(|source| RuntimeError::Refused { threads, source })
 }
 
 /// glibc gives blocks above a threshold a mapping of their own and unmaps them when freed, and trims the top of its

@@ -137,6 +137,99 @@ fn labels_that_do_not_fit() {
     says(&eval("name,label\n00.png,0\n"), &["file"]);
 }
 
+/// Whatever would give bytes for ever, or wait for them for ever, is refused at once, wherever a file is named.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let scratch = Scratch::new();
+    let spec = scratch.weights("demo_resnet", 1);
+    let (folder, labels) = scratch.images(2, |_| 0);
+    let pipe = scratch.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for endless in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
+        let refused = |command: &mut assert_cmd::Command| {
+            let text = refusal(command.timeout(std::time::Duration::from_secs(20)), 2);
+            says(&text, &["not a regular file", &endless.display().to_string()]);
+        };
+        let mut eval = netkin();
+        eval.args(["eval", &format!("demo_resnet={}", endless.display()), "--data"]).arg(&folder);
+        refused(eval.arg("--labels").arg(&labels));
+        let mut eval = netkin();
+        refused(eval.args(["eval", &spec, "--data"]).arg(&folder).arg("--labels").arg(endless));
+        refused(netkin().args(["models", "--config"]).arg(endless));
+        let mut forward = netkin();
+        forward.args(["forward", &spec, "--inputs"]).arg(endless).arg("--out").arg(scratch.path("out"));
+        refused(&mut forward);
+    }
+    // Among images it is one that cannot be read.
+    std::fs::remove_file(folder.join("01.png")).unwrap();
+    std::fs::rename(&pipe, folder.join("01.png")).unwrap();
+    let by_class = scratch.path("by-class");
+    std::fs::create_dir(&by_class).unwrap();
+    std::fs::rename(&folder, by_class.join("0")).unwrap();
+    let mut eval = netkin();
+    eval.args(["eval", &spec, "--data"]).arg(&by_class).timeout(std::time::Duration::from_secs(20));
+    says(&refusal(&mut eval, 1), &["01.png", "not a regular file"]);
+    let mut sat = netkin();
+    let other = scratch.weights("demo_resnext", 2);
+    sat.args(["sat", &spec, &other, "--steps", "1", "--data"]).arg(&by_class).arg("--run").arg(scratch.path("run"));
+    says(&refusal(sat.timeout(std::time::Duration::from_secs(20)), 2), &["01.png", "not a regular file"]);
+}
+
+#[test]
+fn doubts_about_labels_are_said_where_networks_are_known() {
+    let scratch = Scratch::new();
+    let (one, other) = (scratch.weights("demo_resnet", 1), scratch.weights("demo_resnext", 2));
+    let (folder, _) = scratch.images(2, |_| 0);
+    let data = scratch.path("data");
+    for class in ["cat", "dog"] {
+        std::fs::create_dir_all(data.join(class)).unwrap();
+        std::fs::copy(folder.join("00.png"), data.join(class).join("a.png")).unwrap();
+    }
+    let doubt = ["2 class folders", "2 of 10 classes"];
+    let stderr = |command: &mut assert_cmd::Command| {
+        let output = command.arg("--data").arg(&data).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    says(&stderr(netkin().args(["eval", &one])), &doubt);
+    says(&stderr(netkin().args(["attack", &one, "--steps", "1", "--out"]).arg(scratch.path("out"))), &doubt);
+    let mut sat = netkin();
+    let said = stderr(sat.args(["sat", &one, &other, "--steps", "1", "--run"]).arg(scratch.path("run")));
+    says(&said, &doubt);
+    assert_eq!(said.matches("class folders").count(), 1, "once for all networks: {said}");
+    // A label beyond the classes is refused, with or without an offset.
+    std::fs::rename(data.join("cat"), data.join("8")).unwrap();
+    std::fs::rename(data.join("dog"), data.join("9")).unwrap();
+    assert!(!stderr(netkin().args(["eval", &one])).contains("class folders"));
+    let mut eval = netkin();
+    eval.args(["eval", &one, "--label-offset", "1", "--data"]).arg(&data);
+    says(&refusal(&mut eval, 2), &["label 10", "--label-offset"]);
+}
+
+/// Checkpoints as training programs leave them are unwrapped, and what was taken is said.
+#[test]
+fn what_was_taken_of_a_checkpoint_is_said() {
+    let scratch = Scratch::new();
+    let spec = scratch.weights("demo_resnet", 1);
+    let bytes = std::fs::read(path_of(&spec)).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let wrapped = file.tensors().into_iter().map(|(name, tensor)| (format!("model.{name}"), tensor));
+    let bytes = safetensors::serialize(wrapped, None::<std::collections::HashMap<String, String>>).unwrap();
+    std::fs::write(path_of(&spec), bytes).unwrap();
+    let output = netkin().args(["--json", "info", &spec]).output().unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    says(document["weights"]["notes"][0].as_str().unwrap(), &["model. before every key"]);
+    let output = eval(&spec, &scratch).arg("--json").output().unwrap();
+    says(&String::from_utf8(output.stderr).unwrap(), &["model. before every key"]);
+    says(&String::from_utf8(output.stdout).unwrap(), &["model. before every key"]);
+}
+
+#[test]
+fn far_too_many_threads_are_refused() {
+    let mut command = assert_cmd::Command::cargo_bin("netkin").unwrap();
+    says(&refusal(command.args(["--threads", "2000", "models", "demo_resnet"]), 2), &["2000 threads"]);
+}
+
 #[test]
 fn attacks_out_of_range() {
     let scratch = Scratch::new();

@@ -65,9 +65,12 @@ pub struct DataOptions {
     /// A folder of class folders, or of the images that --labels names
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// A CSV file with the columns file and label (the class's index)
+    /// A table (CSV) with the columns file and label: the class's index, ImageNet id, or class folder's name
     #[arg(long, value_name = "CSV")]
     pub labels: Option<PathBuf>,
+    /// Add NUMBER to every label: 1 for weights whose class 0 is a background that the labels do not count
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub label_offset: usize,
     /// Use the first COUNT images only
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     pub limit: Option<usize>,
@@ -79,7 +82,7 @@ pub struct DataOptions {
 impl DataOptions {
     /// The data set that they name.
     pub fn open(&self) -> Result<Dataset, Failure> {
-        let dataset = Dataset::open(&self.data, self.labels.as_deref())?;
+        let dataset = Dataset::open(&self.data, self.labels.as_deref())?.shifted(self.label_offset);
         Ok(match self.limit {
             Some(count) => dataset.limit(count),
             None => dataset,
@@ -98,6 +101,7 @@ impl DataOptions {
         batch: usize,
     ) -> Result<(Loader, ProgressBar), Failure> {
         dataset.check_labels(model.num_classes())?;
+        say_doubts(dataset, [model.num_classes()]);
         let options = LoaderOptions { strict: self.strict, ..LoaderOptions::new(batch) };
         let bar = common.bar("images");
         bar.set_length(dataset.samples.len() as u64);
@@ -123,6 +127,9 @@ impl Common {
             bar.set_position(progress.done);
         })?;
         bar.finish_and_clear();
+        for note in &loaded.notes {
+            eprintln!("netkin: {spec}: {note}");
+        }
         Ok(Model::new(loaded, precision, device))
     }
 
@@ -145,6 +152,17 @@ impl Common {
     pub fn note(&self, text: &str) {
         if !self.quiet {
             eprintln!("netkin: {text}");
+        }
+    }
+}
+
+/// Says what may be wrong with the labels for networks that know so many classes, each doubt once.
+pub fn say_doubts(dataset: &Dataset, num_classes: impl IntoIterator<Item = usize>) {
+    let mut said = Vec::new();
+    for doubt in num_classes.into_iter().flat_map(|classes| dataset.doubts(classes)) {
+        if !said.contains(&doubt) {
+            eprintln!("netkin: warning: {doubt}");
+            said.push(doubt);
         }
     }
 }

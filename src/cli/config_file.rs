@@ -21,6 +21,10 @@ use clap::{ArgAction, CommandFactory};
 use toml::Value;
 
 use super::{Cli, Failure};
+use crate::files::read_regular;
+
+/// The largest configuration that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// The arguments with those of the file that `--config` names, if it is given.
 pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
@@ -28,9 +32,11 @@ pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         return Ok(arguments);
     };
     let place = path.display();
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        format!("cannot read the configuration {place} ({error}); check the path given as --config")
-    })?;
+    let unreadable = |reason: &dyn std::fmt::Display| {
+        format!("cannot read the configuration {place} ({reason}); check the path given as --config")
+    };
+    let bytes = read_regular(&path, MAX_FILE).map_err(|error| unreadable(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| unreadable(&error))?;
     let table: toml::Table = text.parse().map_err(|error| format!("the configuration {place} is not TOML: {error}"))?;
 
     let cli = Cli::command();

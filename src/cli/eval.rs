@@ -41,6 +41,8 @@ struct Row {
     images: usize,
     correct: usize,
     images_per_second: String,
+    /// What was chosen among several things in the weights' file.
+    notes: String,
 }
 
 impl Args {
@@ -111,6 +113,7 @@ impl Args {
             images,
             correct: top1,
             images_per_second: format!("{:.1}", images as f64 / seconds),
+            notes: model.notes().join("; "),
         };
         Ok((row, skipped.len()))
     }

@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::common::{Common, ModelOptions};
 use super::{Failure, Outcome, values};
+use crate::files::{MAX_TENSORS, read_regular};
 use crate::model::{Model, cross_entropy};
 use crate::runs::write_atomically;
 
@@ -139,7 +140,7 @@ struct Inputs {
 impl Inputs {
     fn read(path: &Path, with_labels: bool) -> Result<Self, Failure> {
         let place = path.display();
-        let bytes = std::fs::read(path)
+        let bytes = read_regular(path, MAX_TENSORS)
             .map_err(|error| format!("cannot read {place} ({error}); check the path given as --inputs"))?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| format!("{place} is not a safetensors file ({error}); give one with pixels"))?;

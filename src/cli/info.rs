@@ -1,6 +1,6 @@
 //! `netkin info`: one network.
 
-use netkin_weights::{ModelSpec, Preprocessing, catalogue};
+use netkin_weights::{ModelSpec, Precision, Preprocessing, catalogue};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
@@ -9,7 +9,7 @@ use super::{Failure, Outcome};
 /// Show one network: its family, size, weights and their preprocessing
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// NAME, or NAME.TAG for the preprocessing of those weights
+    /// NAME, NAME.TAG for the preprocessing of those weights, or NAME=WEIGHTS to look into a file
     model: ModelSpec,
 }
 
@@ -25,11 +25,29 @@ struct Document {
     tags: Vec<String>,
     preprocessing: Preprocessing,
     config: String,
+    /// Of the weights' file, if one was named: its SHA-256, and what was chosen among several things in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<Weights>,
+}
+
+#[derive(Serialize)]
+struct Weights {
+    sha256: String,
+    num_classes: usize,
+    notes: Vec<String>,
 }
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let entry = self.model.entry();
+        let weights = match self.model.path() {
+            None => None,
+            Some(_) => {
+                let model = common.load_one(&self.model, Precision::F32)?;
+                let (sha256, num_classes) = (model.sha256().to_owned(), model.num_classes());
+                Some(Weights { sha256, num_classes, notes: model.notes().to_vec() })
+            }
+        };
         let document = Document {
             name: entry.name,
             family: entry.family,
@@ -40,12 +58,14 @@ impl Args {
             preprocessing: catalogue::preprocessing(entry.name, self.model.tag())
                 .unwrap_or_else(|| Preprocessing::usual(entry)),
             config: format!("{:?}", entry.config),
+            weights,
         };
         if common.json {
             print_json(&document)?;
             return Ok(Outcome::Done);
         }
-        let Document { name, family, params, num_classes, default_tag, tags, preprocessing, config } = &document;
+        let Document { name, family, params, num_classes, default_tag, tags, preprocessing, config, weights } =
+            &document;
         let Preprocessing { input_size: [height, width], crop_pct, interpolation, mean, std, .. } = preprocessing;
         let interpolation = format!("{interpolation:?}").to_lowercase();
         let default_tag = default_tag.as_deref().unwrap_or("none");
@@ -55,6 +75,10 @@ impl Args {
              default weights {default_tag}\nweights         {tags}\ninput           {height} × {width}, {interpolation}, crop {crop_pct}\n\
              mean            {mean:?}\ndeviation       {std:?}\nconfiguration   {config}\n"
         ))?;
+        if let Some(Weights { sha256, num_classes, notes }) = weights {
+            print(&format!("file            {num_classes} classes, SHA-256 {sha256}\n"))?;
+            notes.iter().try_for_each(|note| print(&format!("                {note}\n")))?;
+        }
         Ok(Outcome::Done)
     }
 }

@@ -1,6 +1,6 @@
 //! `netkin plan`: what a run consists of, written down once, before many processes begin.
 
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say_doubts};
 use super::{Failure, Outcome, sat};
 use crate::runs::{Shard, Trust};
 use crate::similarity::sat::{NetworkRecord, SatFolder};
@@ -22,6 +22,7 @@ impl Args {
             let model = common.load_one(spec, self.settings.options.precision)?;
             networks.push(NetworkRecord::of(&model, config.crop, position));
         }
+        say_doubts(&dataset, networks.iter().map(|network| network.num_classes));
         let folder = SatFolder::open(networks, &dataset, &config, &self.settings.run, Trust::Files)?;
         let plan = folder.plan(Shard::WHOLE)?;
         let (networks, images, chunks) = (plan.rows, dataset.samples.len(), plan.shelves.len());

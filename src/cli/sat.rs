@@ -10,10 +10,10 @@ use netkin_weights::ModelSpec;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
+use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped, say_doubts};
 use super::{Failure, Outcome, attack, values};
 use crate::images::Filter;
-use crate::model::Crop;
+use crate::model::{Crop, Model};
 use crate::runs::{self, Provenance, Shard, Trust, write_atomically};
 use crate::similarity::sat::{self, NetworkRecord, Pair, Progress, SatConfig, SatFolder, SatRun, Timing};
 use crate::similarity::{is_device_lost, is_out_of_memory};
@@ -128,6 +128,8 @@ struct ModelSection<'a> {
     name: &'a str,
     sha256: &'a str,
     preprocessing: &'a Value,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -159,6 +161,7 @@ impl<'a> Document<'a> {
             name: &network.name,
             sha256: &network.sha256,
             preprocessing: &network.preprocessing,
+            notes: &network.notes,
         };
         let itself = |index| {
             let Pair { a, n, fooled_ab, sat, .. } = run.pair(index, index);
@@ -197,6 +200,7 @@ impl Args {
         let Settings { models, data, run: folder, options, .. } = &self.settings;
         let dataset = data.open()?;
         let models = common.load(models, options.precision)?;
+        say_doubts(&dataset, models.iter().map(Model::num_classes));
         let teller = Teller::new(common);
         let run = sat::run(&models, &dataset, config, folder, |progress| teller.tell(progress))?;
         teller.end();
@@ -225,6 +229,7 @@ impl Args {
             Some(folder) => (Vec::new(), folder),
             None => {
                 let models = common.load(specs, options.precision)?;
+                say_doubts(&dataset, models.iter().map(Model::num_classes));
                 let networks = NetworkRecord::of_all(&models, config.crop);
                 let folder = SatFolder::open(networks, &dataset, config, path, Trust::List)?;
                 plan = Some(folder.plan(shard)?);

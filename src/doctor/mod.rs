@@ -364,6 +364,7 @@ fn model(entry: &'static Entry, size: [usize; 2], gain: f64, precision: Precisio
         num_classes: entry.config.num_classes(),
         sha256: String::new(),
         parameters: 0,
+        notes: Vec::new(),
         source: Source::Embedded,
     };
     Model::new(loaded, precision, device.clone())

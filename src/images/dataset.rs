@@ -1,9 +1,14 @@
 //! Which images there are, and which class each one shows.
 //!
-//! Two layouts are read. In a folder of class folders the folder's name is the class: if every name is an ImageNet-1k id
-//! (`n01440764`), labels are ImageNet's, even when only some of its classes are there; otherwise they count the folders in
-//! sorted order, empty ones included. In a folder with a labels file, a CSV with the columns `file` and `label` says both,
-//! and its other columns are ignored.
+//! Two layouts are read. In a folder of class folders the folder's name is the class; folders without images are none:
+//! - if every name is an ImageNet-1k id (`n01440764`), labels are ImageNet's, even when only some of its classes are there;
+//! - if every name is a whole number, it is the label;
+//! - otherwise labels count the folders in sorted order, as PyTorch's `ImageFolder` does. If that may go wrong, since a class
+//!   is missing, [`Dataset::doubts`] says so.
+//!
+//! In a folder with a labels file, a table with the columns `file` and `label` says both, and its other columns are ignored.
+//! It is read as people's tools write it: separated by commas, semicolons or tabs, in UTF-8 or UTF-16, with any line ends.
+//! A label is a whole number (also as `9.0`), an ImageNet id, or the name of a class folder.
 //!
 //! Nothing is decoded here: a corrupt image is found by the loader, which can skip it.
 
@@ -13,8 +18,18 @@ use std::path::{Component, Path, PathBuf};
 use rayon::prelude::*;
 use thiserror::Error;
 
-/// What counts as an image in a folder of class folders, in any case of letters.
-pub const EXTENSIONS: [&str; 4] = ["jpeg", "jpg", "png", "webp"];
+use super::decode::MAX_FILE;
+use crate::files::read_regular;
+
+/// What counts as an image in a folder of class folders, in any case of letters. Those at the end cannot be decoded: they
+/// are listed, so that they are reported and not missed.
+pub const EXTENSIONS: [&str; 18] = [
+    "jpeg", "jpg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif", "heic", "heif",
+    "jp2", "jxl", "ico",
+];
+
+/// The largest labels file that is read, in bytes.
+const MAX_LABELS_FILE: u64 = 1 << 30;
 
 /// The 1000 ids of ImageNet-1k in the order of its labels, which is also the sorted one.
 static IMAGENET_WNIDS: &str = include_str!("imagenet_wnids.txt");
@@ -37,10 +52,25 @@ pub struct Dataset {
     pub samples: Vec<Sample>,
     /// The names of the classes by label, where the layout gives them: folder names, or all 1000 ids of ImageNet.
     pub class_names: Option<Vec<String>>,
+    /// How labels were found.
+    labelling: Labelling,
+    /// What may be wrong whatever the network.
+    doubts: Vec<String>,
     /// The folder, for messages.
     folder: PathBuf,
     /// The labels file and each sample's line in it, for messages.
     labels_file: Option<(PathBuf, Vec<u64>)>,
+}
+
+/// How labels were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Labelling {
+    /// Somebody wrote numbers down.
+    Numbers,
+    /// From ImageNet's ids.
+    ImageNet,
+    /// By the order of the names of class folders.
+    Names,
 }
 
 /// Why a data set cannot be used.
@@ -82,6 +112,38 @@ pub enum DatasetError {
         /// What went wrong.
         reason: String,
     },
+    /// Class folders of two kinds, so that nobody can tell what their labels are.
+    #[error("Of the class folders in `{}`, {ids} are named by ImageNet ids, and these are not: {others}; remove or rename them, or give a labels file (--labels).", folder.display())]
+    MixedNames {
+        /// The folder.
+        folder: PathBuf,
+        /// How many are ids.
+        ids: usize,
+        /// Some of the others.
+        others: String,
+    },
+    /// Two class folders with the same number.
+    #[error("The class folders `{first}` and `{second}` in `{}` are both class {label}; put them together.", folder.display())]
+    SameNumber {
+        /// The folder.
+        folder: PathBuf,
+        /// One class folder.
+        first: String,
+        /// The other.
+        second: String,
+        /// Their label.
+        label: usize,
+    },
+    /// The labels file's header names a column twice.
+    #[error("The labels file `{}` has {count} columns `{column}`; remove or rename all but one.", file.display())]
+    TwoColumns {
+        /// The labels file.
+        file: PathBuf,
+        /// The column.
+        column: &'static str,
+        /// How many there are.
+        count: usize,
+    },
     /// The labels file's header lacks a column.
     #[error("The labels file `{}` has no column `{column}`; its first line must name the columns file and label, and names {found}.", file.display())]
     NoColumn {
@@ -103,7 +165,7 @@ pub enum DatasetError {
         problem: String,
     },
     /// A label is beyond what the network can say.
-    #[error("`{image}`{} has label {label}, but the network knows only {num_classes} classes (labels 0 to {}); use the data set that the weights were trained for, or correct the label.", at_line(line), num_classes.saturating_sub(1))]
+    #[error("`{image}`{} has label {label}, but the network knows only {num_classes} classes (labels 0 to {}); use the data set that the weights were trained for, correct the label, or shift all of them by --label-offset.", at_line(line), num_classes.saturating_sub(1))]
     LabelRange {
         /// The image's id.
         image: String,
@@ -132,73 +194,70 @@ impl Dataset {
         }
     }
 
-    /// Lists a folder of class folders. Images may lie deeper in a class folder; hidden files and folders, and files
-    /// without an image's extension, are left out.
+    /// Lists a folder of class folders. Images may lie deeper in a class folder, also behind links; hidden files and folders,
+    /// and files without an image's extension, are left out.
     ///
     /// # Errors
     /// [`DatasetError`].
     pub fn from_class_folders(folder: &Path) -> Result<Self, DatasetError> {
-        must_be_folder(folder)?;
-        let mut classes = Vec::new();
-        for (name, path) in sorted_entries(folder)? {
-            if path.is_dir() {
-                classes.push((name, path));
-            }
-        }
-        let wnids: HashMap<&str, usize> = IMAGENET_WNIDS.lines().zip(0..).collect();
-        let is_imagenet = classes.iter().all(|(name, _)| wnids.contains_key(name.as_str()));
-        let mut samples = Vec::new();
-        for (index, (name, path)) in classes.iter().enumerate() {
-            let label = if is_imagenet { wnids[name.as_str()] } else { index };
-            list_images(path, name, label, &mut samples)?;
-        }
-        if samples.is_empty() {
-            let hint = "it needs one folder per class with PNG, JPEG or WebP files in it, or a labels file (--labels)";
+        let classes = class_folders(folder)?;
+        let (classes, empty): (Vec<_>, Vec<_>) = classes.into_iter().partition(|(_, images)| !images.is_empty());
+        if classes.is_empty() {
+            let hint = "it needs one folder per class with images in it, or a labels file (--labels)";
             return Err(DatasetError::NoImages { folder: folder.to_owned(), hint });
         }
-        let class_names = if is_imagenet {
-            IMAGENET_WNIDS.lines().map(str::to_owned).collect()
-        } else {
-            classes.into_iter().map(|(name, _)| name).collect()
+        let names: Vec<&str> = classes.iter().map(|(name, _)| name.as_str()).collect();
+        let (labelling, labels) = labels_of_names(folder, &names)?;
+        let mut doubts = Vec::new();
+        if labelling == Labelling::Names && !empty.is_empty() {
+            let empty = listed(empty.iter().map(|(name, _)| name.as_str()));
+            doubts.push(format!("there are no images in {empty}, so that the folders after count as earlier classes"));
+        }
+        if let ([only], Some(csv)) = (names.as_slice(), labels_file_beside(folder)) {
+            let csv = csv.display();
+            let images = folder.join(only);
+            doubts.push(format!(
+                "all images are of one class, since they are in the one folder `{only}`; if {csv} has their labels, give \
+                 --data {} --labels {csv}",
+                images.display()
+            ));
+        }
+        let class_names = match labelling {
+            Labelling::ImageNet => Some(IMAGENET_WNIDS.lines().map(str::to_owned).collect()),
+            Labelling::Names => Some(names.iter().map(|&name| name.to_owned()).collect()),
+            Labelling::Numbers => None,
         };
-        Ok(Self { samples, class_names: Some(class_names), folder: folder.to_owned(), labels_file: None })
+        let mut classes: Vec<_> = labels.into_iter().zip(classes.into_iter().map(|(_, images)| images)).collect();
+        classes.sort_by_key(|(label, _)| *label);
+        let samples = classes
+            .into_iter()
+            .flat_map(|(label, images)| images.into_iter().map(move |(id, path)| Sample { id, path, label }));
+        let samples = samples.collect();
+        Ok(Self { samples, class_names, labelling, doubts, folder: folder.to_owned(), labels_file: None })
     }
 
-    /// Lists the images that the CSV `labels` names by their paths below `folder`.
+    /// Lists the images that the table `labels` names by their paths below `folder`.
     ///
     /// # Errors
     /// [`DatasetError`]: a missing column, and any row with a missing or repeated file, a path that leaves the folder, or a
-    /// label that is no number.
+    /// label that is none.
     pub fn from_labels(folder: &Path, labels: &Path) -> Result<Self, DatasetError> {
         must_be_folder(folder)?;
-        let unreadable =
-            |error: csv::Error| DatasetError::Labels { file: labels.to_owned(), reason: error.to_string() };
-        let mut reader =
-            csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_path(labels).map_err(unreadable)?;
-        let header = reader.headers().map_err(unreadable)?.clone();
-        let column = |name: &'static str| {
-            header.iter().position(|column| column == name).ok_or_else(|| DatasetError::NoColumn {
-                file: labels.to_owned(),
-                column: name,
-                found: header.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", "),
-            })
-        };
-        let (file_column, label_column) = (column("file")?, column("label")?);
+        let unreadable = |reason: String| DatasetError::Labels { file: labels.to_owned(), reason };
+        let bytes = read_regular(labels, MAX_LABELS_FILE).map_err(|error| unreadable(error.to_string()))?;
+        let text = text_of(&bytes).ok_or_else(|| unreadable("it is neither UTF-8 nor UTF-16 text".to_owned()))?;
+        let Table { mut reader, file, label } = Table::open(&text, labels)?;
 
-        let (mut samples, mut lines) = (Vec::new(), Vec::new());
+        let mut rows = Vec::new();
         let mut seen = HashMap::new();
         for record in reader.records() {
-            let record = record.map_err(unreadable)?;
+            let record = record.map_err(|error| unreadable(error.to_string()))?;
             let line = record.position().map_or(0, csv::Position::line);
             let wrong = |problem| DatasetError::Row { file: labels.to_owned(), line, problem };
-            let file = record.get(file_column).unwrap_or_default();
+            let file = record.get(file).unwrap_or_default();
             if file.is_empty() {
                 return Err(wrong("names no file".to_owned()));
             }
-            let label = record.get(label_column).unwrap_or_default();
-            let label = label.parse().map_err(|_| {
-                wrong(format!("gives `{file}` the label `{label}`, which is not a whole number from 0"))
-            })?;
             let id = inner_path(file)
                 .ok_or_else(|| wrong(format!("names `{file}`, which is not a path below the data folder")))?;
             let path = folder.join(&id);
@@ -208,15 +267,23 @@ impl Dataset {
             if let Some(first) = seen.insert(id.clone(), line) {
                 return Err(wrong(format!("names `{file}` again, after line {first}")));
             }
-            samples.push(Sample { id, path, label });
-            lines.push(line);
+            rows.push(Row { id, path, line, label: record.get(label).unwrap_or_default().to_owned() });
         }
-        if samples.is_empty() {
+        if rows.is_empty() {
             let hint = "its labels file has a header but no rows";
             return Err(DatasetError::NoImages { folder: folder.to_owned(), hint });
         }
-        let labels_file = Some((labels.to_owned(), lines));
-        Ok(Self { samples, class_names: None, folder: folder.to_owned(), labels_file })
+        let (labelling, numbers) = labels_of_rows(folder, labels, &rows)?;
+        let lines = rows.iter().map(|row| row.line).collect();
+        let samples = rows.into_iter().zip(numbers).map(|(Row { id, path, .. }, label)| Sample { id, path, label });
+        Ok(Self {
+            samples: samples.collect(),
+            class_names: None,
+            labelling,
+            doubts: Vec::new(),
+            folder: folder.to_owned(),
+            labels_file: Some((labels.to_owned(), lines)),
+        })
     }
 
     /// The data set's folder.
@@ -232,6 +299,39 @@ impl Dataset {
             lines.truncate(count);
         }
         self
+    }
+
+    /// Adds `offset` to every label: 1 for weights whose class 0 is a background that the labels do not count.
+    #[must_use]
+    pub fn shifted(mut self, offset: usize) -> Self {
+        if offset > 0 {
+            self.samples.iter_mut().for_each(|sample| sample.label += offset);
+            self.labelling = Labelling::Numbers;
+        }
+        self
+    }
+
+    /// What may be wrong with the labels for a network with `num_classes` outputs, in sentences for people.
+    pub fn doubts(&self, num_classes: usize) -> Vec<String> {
+        let mut doubts = self.doubts.clone();
+        let folders = self.class_names.as_ref().map_or(0, Vec::len);
+        if self.labelling == Labelling::Names && folders < num_classes {
+            doubts.push(format!(
+                "the {folders} class folders in {} stand for the first {folders} of {num_classes} classes, in the order of \
+                 their names; where that is wrong, name them by numbers or ImageNet ids, or give a labels file",
+                self.folder.display()
+            ));
+        }
+        let highest = self.samples.iter().map(|sample| sample.label).max().unwrap_or(0);
+        let lowest = self.samples.iter().map(|sample| sample.label).min().unwrap_or(0);
+        if num_classes == 1001 && highest < 1000 && (lowest == 0 || self.labelling == Labelling::ImageNet) {
+            doubts.push(
+                "the weights know 1001 classes and the labels are of 1000; class 0 of such weights is usually a background, \
+                 and --label-offset 1 leaves it out"
+                    .to_owned(),
+            );
+        }
+        doubts
     }
 
     /// Checks that a network with `num_classes` outputs can be right about every sample.
@@ -257,7 +357,7 @@ impl Dataset {
     /// [`DatasetError::Read`] with the first file that cannot be read.
     pub fn fingerprint(&self) -> Result<String, DatasetError> {
         let hash = |sample: &Sample| {
-            let bytes = std::fs::read(&sample.path)
+            let bytes = read_regular(&sample.path, MAX_FILE)
                 .map_err(|source| DatasetError::Read { path: sample.path.clone(), source })?;
             Ok(blake3::hash(&bytes).to_hex())
         };
@@ -293,7 +393,8 @@ fn sorted_entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError>
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             return Err(DatasetError::Name { path });
         };
-        if !name.starts_with('.') {
+        // What file systems put at their top, often unreadable, is no class.
+        if !name.starts_with('.') && name != "lost+found" {
             entries.push((name.to_owned(), path));
         }
     }
@@ -301,20 +402,191 @@ fn sorted_entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError>
     Ok(entries)
 }
 
-/// Adds the images in and below `folder`, whose path below the data set's folder is `id`.
-fn list_images(folder: &Path, id: &str, label: usize, samples: &mut Vec<Sample>) -> Result<(), DatasetError> {
+/// Ids and paths of images.
+type Images = Vec<(String, PathBuf)>;
+
+/// The folders in `folder`, sorted, each with the images in and below it.
+fn class_folders(folder: &Path) -> Result<Vec<(String, Images)>, DatasetError> {
+    must_be_folder(folder)?;
+    let mut classes = Vec::new();
+    for (name, path) in sorted_entries(folder)? {
+        if path.is_dir() {
+            let mut images = Vec::new();
+            list_images(&path, &name, &mut Vec::new(), &mut images)?;
+            classes.push((name, images));
+        }
+    }
+    Ok(classes)
+}
+
+/// Adds the images in and below `folder`, whose path below the data set's folder is `id`. `above` are the folders that
+/// it is in, by their real paths: a link to one of them would never end.
+fn list_images(folder: &Path, id: &str, above: &mut Vec<PathBuf>, images: &mut Images) -> Result<(), DatasetError> {
+    let real = folder.canonicalize().map_err(|source| DatasetError::Read { path: folder.to_owned(), source })?;
+    if above.contains(&real) {
+        return Ok(());
+    }
+    above.push(real);
     for (name, path) in sorted_entries(folder)? {
         let id = format!("{id}/{name}");
         if path.is_dir() {
-            // A link to a folder further up would never end.
-            if !path.is_symlink() {
-                list_images(&path, &id, label, samples)?;
-            }
+            list_images(&path, &id, above, images)?;
         } else if is_image_name(&path) {
-            samples.push(Sample { id, path, label });
+            images.push((id, path));
         }
     }
+    above.pop();
     Ok(())
+}
+
+/// What class folders with these names, in sorted order, stand for.
+fn labels_of_names(folder: &Path, names: &[&str]) -> Result<(Labelling, Vec<usize>), DatasetError> {
+    let ids = wnids();
+    let known: Vec<Option<usize>> = names.iter().map(|&name| ids.get(name).copied()).collect();
+    let count = known.iter().flatten().count();
+    if count == names.len() {
+        return Ok((Labelling::ImageNet, known.into_iter().flatten().collect()));
+    }
+    if count > 0 {
+        let others = names.iter().zip(&known).filter(|(_, label)| label.is_none()).map(|(&name, _)| name);
+        return Err(DatasetError::MixedNames { folder: folder.to_owned(), ids: count, others: listed(others) });
+    }
+    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers: Option<Vec<usize>> = names.iter().map(|name| name.parse().ok().filter(|_| is_number(name))).collect();
+    let Some(numbers) = numbers else {
+        return Ok((Labelling::Names, (0..names.len()).collect()));
+    };
+    let mut seen = HashMap::new();
+    for (&second, &label) in names.iter().zip(&numbers) {
+        if let Some(first) = seen.insert(label, second) {
+            let (first, second) = (first.to_owned(), second.to_owned());
+            return Err(DatasetError::SameNumber { folder: folder.to_owned(), first, second, label });
+        }
+    }
+    Ok((Labelling::Numbers, numbers))
+}
+
+fn wnids() -> HashMap<&'static str, usize> {
+    IMAGENET_WNIDS.lines().zip(0..).collect()
+}
+
+/// Some names for a message.
+fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
+}
+
+/// A table that may be the labels of the images in `folder`.
+fn labels_file_beside(folder: &Path) -> Option<PathBuf> {
+    let is_table = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "csv" || extension == "tsv");
+    let entries = std::fs::read_dir(folder).ok()?;
+    let mut tables: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_table).collect();
+    tables.sort();
+    tables.into_iter().next()
+}
+
+/// A row of a labels file.
+struct Row {
+    id: String,
+    path: PathBuf,
+    line: u64,
+    label: String,
+}
+
+/// The numbers that the labels of all rows stand for, which must be of one kind.
+fn labels_of_rows(folder: &Path, file: &Path, rows: &[Row]) -> Result<(Labelling, Vec<usize>), DatasetError> {
+    let read_as = |label: &dyn Fn(&str) -> Option<usize>| -> Result<Vec<usize>, &Row> {
+        rows.iter().map(|row| label(&row.label).ok_or(row)).collect()
+    };
+    let unknown = match read_as(&number) {
+        Ok(labels) => return Ok((Labelling::Numbers, labels)),
+        Err(row) => row,
+    };
+    let ids = wnids();
+    if let Ok(labels) = read_as(&|label| ids.get(label).copied()) {
+        return Ok((Labelling::ImageNet, labels));
+    }
+    let classes = class_folders(folder)?;
+    let names: Vec<&str> = classes.iter().map(|(name, _)| name.as_str()).collect();
+    if let Ok(positions) = read_as(&|label| names.binary_search_by(|name| (*name).cmp(label)).ok()) {
+        let (labelling, labels) = labels_of_names(folder, &names)?;
+        return Ok((labelling, positions.into_iter().map(|position| labels[position]).collect()));
+    }
+    let Row { id, line, label, .. } = unknown;
+    let problem = format!(
+        "gives `{id}` the label `{label}`, which is not a whole number from 0; labels are all numbers, all ImageNet ids, or \
+         all names of class folders"
+    );
+    Err(DatasetError::Row { file: file.to_owned(), line: *line, problem })
+}
+
+/// A whole number from 0, also as tables with gaps write it: `9.0`.
+fn number(text: &str) -> Option<usize> {
+    let whole =
+        text.split_once('.').filter(|(_, rest)| rest.bytes().all(|byte| byte == b'0')).map_or(text, |parts| parts.0);
+    whole.parse().ok()
+}
+
+/// A labels file's text with line ends of one kind; none if it is no text.
+fn text_of(bytes: &[u8]) -> Option<String> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units = bytes.chunks(2).map(|two| two.try_into().ok().map(unit));
+        String::from_utf16(&units.collect::<Option<Vec<u16>>>()?).ok()
+    };
+    let text = match bytes {
+        [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8(rest.to_vec()).ok()?,
+        [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
+        [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes)?,
+        _ => String::from_utf8(bytes.to_vec()).ok()?,
+    };
+    (!text.contains('\0')).then(|| text.replace("\r\n", "\n").replace('\r', "\n"))
+}
+
+/// A labels file whose header is understood.
+struct Table<'t> {
+    reader: csv::Reader<&'t [u8]>,
+    /// The positions of the columns.
+    file: usize,
+    label: usize,
+}
+
+impl<'t> Table<'t> {
+    /// With the first separator of which the header names both columns.
+    fn open(text: &'t str, labels: &Path) -> Result<Self, DatasetError> {
+        let mut refusal = None;
+        for delimiter in [b',', b';', b'\t'] {
+            let mut builder = csv::ReaderBuilder::new();
+            let mut reader =
+                builder.delimiter(delimiter).trim(csv::Trim::All).flexible(true).from_reader(text.as_bytes());
+            let unreadable =
+                |error: csv::Error| DatasetError::Labels { file: labels.to_owned(), reason: error.to_string() };
+            let header = reader.headers().map_err(unreadable)?.clone();
+            let column = |column: &'static str| {
+                let mut found = (0..header.len()).filter(|&index| header[index].eq_ignore_ascii_case(column));
+                match (found.next(), found.count()) {
+                    (Some(index), 0) => Ok(index),
+                    (Some(_), more) => {
+                        Err(DatasetError::TwoColumns { file: labels.to_owned(), column, count: more + 1 })
+                    }
+                    (None, _) => {
+                        let found = header.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ");
+                        Err(DatasetError::NoColumn { file: labels.to_owned(), column, found })
+                    }
+                }
+            };
+            match column("file").and_then(|file| Ok((file, column("label")?))) {
+                Ok((file, label)) => return Ok(Self { reader, file, label }),
+                Err(error @ DatasetError::TwoColumns { .. }) => return Err(error),
+                // What commas give is what people expect to read about.
+                Err(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        Err(refusal.expect("there is a separator"))
+    }
 }
 
 fn is_image_name(path: &Path) -> bool {
@@ -386,9 +658,119 @@ mod tests {
         let dataset = Dataset::open(there.path(), None).unwrap();
         assert_eq!(listing(&dataset), [("n01440764/b.png", 0), ("n01443537/c.png", 1), ("n15075141/a.png", 999)]);
         assert_eq!(dataset.class_names.unwrap().len(), 1000);
-        // One foreign name, and they are names like any other.
-        let there = folder(&["n15075141/a.png", "zebra/b.png"]);
-        assert_eq!(listing(&Dataset::open(there.path(), None).unwrap())[0], ("n15075141/a.png", 0));
+    }
+
+    #[test]
+    fn folders_without_images_are_no_classes_and_a_mixture_is_refused() {
+        let there =
+            folder(&["n15075141/a.png", "n01440764/b.png", "__MACOSX/._a.png", "lost+found/x", "notes/readme.txt"]);
+        std::fs::create_dir(there.path().join("empty")).unwrap();
+        let dataset = Dataset::open(there.path(), None).unwrap();
+        assert_eq!(listing(&dataset), [("n01440764/b.png", 0), ("n15075141/a.png", 999)]);
+        assert_eq!(dataset.doubts(1000), [""; 0]);
+        let there = folder(&["n15075141/a.png", "zebra/b.png", "n01440764/c.png"]);
+        let error = Dataset::open(there.path(), None).unwrap_err().to_string();
+        assert!(error.contains("2 are named by ImageNet ids, and these are not: `zebra`"), "{error}");
+    }
+
+    #[test]
+    fn numbered_folders_are_class_indices() {
+        let there = folder(&["0/a.png", "1/b.png", "2/c.png", "10/d.png", "11/e.png"]);
+        let dataset = Dataset::open(there.path(), None).unwrap();
+        let expected = [("0/a.png", 0), ("1/b.png", 1), ("2/c.png", 2), ("10/d.png", 10), ("11/e.png", 11)];
+        assert_eq!(listing(&dataset), expected);
+        assert_eq!(dataset.doubts(1000), [""; 0]);
+        let there = folder(&["1/a.png", "01/b.png"]);
+        let error = Dataset::open(there.path(), None).unwrap_err().to_string();
+        assert!(error.contains("`01` and `1`") && error.contains("class 1"), "{error}");
+        // Digits beside letters are names.
+        let there = folder(&["10/a.png", "2/b.png", "A/c.png"]);
+        assert_eq!(listing(&Dataset::open(there.path(), None).unwrap())[2], ("A/c.png", 2));
+    }
+
+    #[test]
+    fn what_may_be_wrong_is_said() {
+        let there = folder(&["cat/a.png", "dog/b.png"]);
+        std::fs::create_dir(there.path().join("bird")).unwrap();
+        let dataset = Dataset::open(there.path(), None).unwrap();
+        assert!(dataset.doubts(2)[0].contains("no images in `bird`"));
+        assert!(dataset.doubts(10)[1].contains("2 class folders") && dataset.doubts(10)[1].contains("2 of 10 classes"));
+        let there = folder(&["images/a.png", "labels.csv"]);
+        let doubt = &Dataset::open(there.path(), None).unwrap().doubts(1)[0];
+        assert!(doubt.contains("--data") && doubt.contains("labels.csv"), "{doubt}");
+        let there = folder(&["n01440764/a.png"]);
+        let dataset = Dataset::open(there.path(), None).unwrap();
+        assert!(dataset.doubts(1001)[0].contains("--label-offset 1"));
+        let shifted = dataset.shifted(1);
+        assert_eq!(shifted.samples[0].label, 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_folders_are_followed_and_end() {
+        use std::os::unix::fs::symlink;
+        let there = folder(&["cat/a.png", "elsewhere/b.png"]);
+        let data = there.path().join("data");
+        std::fs::create_dir_all(data.join("cat")).unwrap();
+        symlink(there.path().join("cat"), data.join("cat/link")).unwrap();
+        symlink(there.path().join("elsewhere"), data.join("dog")).unwrap();
+        // Around in a circle.
+        symlink(&data, data.join("cat/up")).unwrap();
+        symlink(data.join("cat"), there.path().join("cat/again")).unwrap();
+        let dataset = Dataset::open(&data, None).unwrap();
+        let listing = listing(&dataset);
+        assert!(listing.contains(&("cat/link/a.png", 0)) && listing.contains(&("dog/b.png", 1)), "{listing:?}");
+        assert!(listing.len() < 20, "{listing:?}");
+    }
+
+    #[test]
+    fn labels_files_are_read_as_people_write_them() {
+        let files = ["a.png", "b.png"];
+        let bytes = |csv: &[u8]| {
+            let folder = folder(&files);
+            let labels = folder.path().join("labels.csv");
+            fs::write(&labels, csv).unwrap();
+            let dataset = Dataset::open(folder.path(), Some(&labels));
+            dataset.map(|dataset| dataset.samples.iter().map(|sample| sample.label).collect::<Vec<_>>())
+        };
+        let utf16 = |text: &str, big: bool| {
+            let unit = |unit: u16| if big { unit.to_be_bytes() } else { unit.to_le_bytes() };
+            std::iter::once(0xFEFF).chain(text.encode_utf16()).flat_map(unit).collect::<Vec<u8>>()
+        };
+        let text = "File;Label\r\na.png;3\r\nb.png;4\r\n";
+        for csv in [
+            b"file,label\na.png,3\nb.png,4\n".to_vec(),
+            b"File,Label\r\na.png,3\r\nb.png,4".to_vec(),
+            b",FILE,LABEL\n0,a.png,3.0\n1,b.png,4.00\n".to_vec(),
+            b"file\tlabel\na.png\t3\nb.png\t4\n".to_vec(),
+            b"file,label\ra.png,3\rb.png,4\r".to_vec(),
+            b"\"file\";\"label\"\n\"a.png\";\"3\"\n\"b.png\";\"4\"\n".to_vec(),
+            text.into(),
+            [b"\xEF\xBB\xBF", text.as_bytes()].concat(),
+            utf16(text, false),
+            utf16(text, true),
+        ] {
+            assert_eq!(bytes(&csv).unwrap(), [3, 4], "{:?}", String::from_utf8_lossy(&csv));
+        }
+        assert_eq!(bytes(b"file,label\na.png,n15075141\nb.png,n01440764\n").unwrap(), [999, 0]);
+        let error = bytes(b"file,label\na.png,\xE4\n").unwrap_err().to_string();
+        assert!(error.contains("neither UTF-8 nor UTF-16"), "{error}");
+        let error = bytes(b"file,label,Label\na.png,1,2\n").unwrap_err().to_string();
+        assert!(error.contains("2 columns `label`"), "{error}");
+    }
+
+    #[test]
+    fn labels_may_name_class_folders() {
+        let folder = folder(&["cat/a.png", "dog/b.png", "eel/c.png"]);
+        let labels = folder.path().join("labels.csv");
+        fs::write(&labels, "file,label\ncat/a.png,cat\neel/c.png,eel\n").unwrap();
+        assert_eq!(
+            listing(&Dataset::open(folder.path(), Some(&labels)).unwrap()),
+            [("cat/a.png", 0), ("eel/c.png", 2)]
+        );
+        fs::write(&labels, "file,label\ncat/a.png,cat\neel/c.png,2\n").unwrap();
+        let error = Dataset::open(folder.path(), Some(&labels)).unwrap_err().to_string();
+        assert!(error.contains("Line 2") && error.contains("`cat`"), "{error}");
     }
 
     #[test]
@@ -426,6 +808,9 @@ mod tests {
             ("file,label\n../a.png,1\n", "not a path below the data folder"),
             ("file,label\n,1\n", "Line 2 of the labels file"),
             ("file,label\n", "no rows"),
+            ("file,label\r\na.png,1\r\nb.png,cat\r\n", "Line 3 of the labels file"),
+            ("file,label\r\na.png,1\r\nc.png,2\r\n", "Line 3 of the labels file"),
+            ("file,label\na.png,1.5\n", "the label `1.5`"),
             ("", "has no column `file`"),
         ] {
             let error = labels_error(&files, csv);
@@ -438,7 +823,7 @@ mod tests {
     fn missing_and_empty_folders_are_named() {
         let error = Dataset::open(Path::new("no/such/folder"), None).unwrap_err().to_string();
         assert!(error.contains("`no/such/folder` does not exist"), "{error}");
-        let empty = folder(&["cat/notes.txt"]);
+        let empty = folder(&["cat/notes.txt", "lost+found/a.png"]);
         let error = Dataset::open(empty.path(), None).unwrap_err().to_string();
         assert!(error.contains("gives no images"), "{error}");
         let error = Dataset::open(empty.path(), Some(Path::new("no.csv"))).unwrap_err().to_string();

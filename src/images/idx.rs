@@ -4,11 +4,12 @@
 //! here), the number of dimensions, each dimension as a big-endian u32, then the elements. A file is taken to be
 //! hostile: sizes are multiplied with checks, and memory grows with what the file holds, never with what it promises.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+
+use crate::files::read_regular;
 
 /// Larger files are refused: 1 GiB of elements, a third more than the largest known relative of MNIST (EMNIST).
 pub const MAXIMUM_ELEMENTS: usize = 1 << 30;
@@ -45,8 +46,9 @@ pub enum IdxError {
 /// If the file cannot be read, is no IDX file of unsigned bytes, is larger than [`MAXIMUM_ELEMENTS`], or holds another
 /// number of elements than it promises.
 pub fn read(path: &Path) -> Result<Idx, IdxError> {
-    let file = File::open(path).map_err(|source| IdxError::Read { path: path.into(), source })?;
-    parse(BufReader::new(file), path)
+    let bytes = read_regular(path, 2 * MAXIMUM_ELEMENTS as u64)
+        .map_err(|source| IdxError::Read { path: path.into(), source })?;
+    parse(bytes.as_slice(), path)
 }
 
 /// Parses the content of a file, gzipped or not; `path` is for messages.

@@ -19,6 +19,7 @@ pub mod resize;
 pub mod save;
 
 pub use dataset::{Dataset, DatasetError, Sample};
+pub(crate) use decode::MAX_FILE;
 pub use decode::{DecodeError, decode, decode_file};
 pub use loader::{Batch, Loader, LoaderOptions, Skipped, load};
 pub use resize::{CropMode, Filter, Transform, resize, resize_f32};

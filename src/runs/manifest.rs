@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{RunError, create_atomically};
-use crate::images::{Dataset, DatasetError, Sample};
+use crate::files::read_regular;
+use crate::images::{self, Dataset, DatasetError, Sample};
 
 /// Of each image its id, label, size, time of change and content's hash, in the order of the data set.
 ///
@@ -166,7 +167,7 @@ pub enum ManifestError {
 
 fn content_hash(path: &Path) -> Result<blake3::Hash, DatasetError> {
     let read =
-        std::fs::read(path).map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
+        read_regular(path, images::MAX_FILE).map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
     Ok(blake3::hash(&read))
 }
 

@@ -4,7 +4,6 @@
 //! format, the epoch, the run's settings as JSON and a BLAKE3 hash of both strings.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -17,6 +16,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Map, Value};
 
 use super::{LabelledImages, TrainConfig, TrainingError, optimizer};
+use crate::files::{MAX_TENSORS, read_regular};
 use crate::runs::{RunError, write_atomically};
 
 const FORMAT: &str = "netkin training checkpoint 1";
@@ -99,7 +99,7 @@ impl Checkpoint {
     /// # Errors
     /// If the file cannot be read, is damaged or no checkpoint, or belongs to a run of other settings.
     pub fn read(path: &Path, settings: &Settings) -> Result<Option<Self>, TrainingError> {
-        let bytes = match fs::read(path) {
+        let bytes = match read_regular(path, MAX_TENSORS) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unusable(path, error)),

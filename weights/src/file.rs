@@ -22,6 +22,8 @@ pub(crate) struct WeightsFile {
     pub label: String,
     /// Of the whole file, in hexadecimal.
     pub sha256: String,
+    /// What was chosen among several things in the file, or taken off, in sentences for people.
+    pub notes: Vec<String>,
     /// Every tensor but those that no network needs.
     pub tensors: BTreeMap<String, StoredTensor>,
     /// The file itself, if the tensors are places in it.
@@ -43,9 +45,11 @@ enum Place {
 }
 
 /// Under these keys a checkpoint of a training run keeps its weights; the averaged ones are better and come first, as in timm.
-const CHECKPOINT_KEYS: [&str; 5] = ["state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict"];
-/// What wrappers for parallel and compiled training put before every key.
-const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+const CHECKPOINT_KEYS: [&str; 6] = ["state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net"];
+/// What wrappers for parallel and compiled training, and modules of Lightning, put before every key.
+const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "model.", "net."];
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 36;
 /// Counts the batches that batch normalisation has seen; nothing computes with it.
 const UNNEEDED: &str = "num_batches_tracked";
 
@@ -56,8 +60,14 @@ impl WeightsFile {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NoFile { path: path.into() },
             _ => Error::Io { action: "read", path: path.into(), error },
         };
-        if fs::metadata(path).map_err(unreadable)?.is_dir() {
+        let metadata = fs::metadata(path).map_err(unreadable)?;
+        if metadata.is_dir() {
             return Err(Error::Folder { path: path.into() });
+        }
+        // A device or a pipe may give bytes for ever.
+        if !metadata.is_file() || metadata.len() > MAX_FILE {
+            let reason = if metadata.is_file() { "it is too large to be weights" } else { "it is not a regular file" };
+            return Err(unreadable(io::Error::new(io::ErrorKind::InvalidInput, reason)));
         }
         let bytes = fs::read(path).map_err(unreadable)?;
         let label = path.display().to_string();
@@ -93,7 +103,8 @@ impl WeightsFile {
                 (key.to_string(), tensor)
             })
             .collect();
-        Ok(Self { sha256: sha256(&bytes), tensors: needed(tensors), label, bytes })
+        let mut notes = Vec::new();
+        Ok(Self { sha256: sha256(&bytes), tensors: needed(tensors, &mut notes), label, notes, bytes })
     }
 
     fn from_checkpoint(label: String, path: &Path, bytes: &[u8]) -> Result<Self, Error> {
@@ -111,7 +122,10 @@ impl WeightsFile {
                 (key, stored)
             })
             .collect();
-        Ok(Self { sha256: sha256(bytes), tensors: needed(weights_of(tensors)), label, bytes: Cow::Borrowed(&[]) })
+        let mut notes = Vec::new();
+        let tensors = weights_of(tensors, &mut notes);
+        let tensors = needed(tensors, &mut notes);
+        Ok(Self { sha256: sha256(bytes), tensors, label, notes, bytes: Cow::Borrowed(&[]) })
     }
 
     /// Names and shapes, on their way into a network.
@@ -216,21 +230,24 @@ fn checkpoint_kind(dtype: pytorch_reader::DType) -> Result<Precision, String> {
 type Tensors = BTreeMap<String, StoredTensor>;
 
 /// The weights alone, out of all that a checkpoint of a training run holds.
-fn weights_of(tensors: Tensors) -> Tensors {
-    for key in CHECKPOINT_KEYS {
-        let prefix = format!("{key}.");
-        if tensors.keys().any(|key| key.starts_with(&prefix)) {
-            return stripped(tensors, &prefix);
-        }
+fn weights_of(tensors: Tensors, notes: &mut Vec<String>) -> Tensors {
+    let is_there = |key: &&str| tensors.keys().any(|other| other.starts_with(&format!("{key}.")));
+    let found: Vec<&str> = CHECKPOINT_KEYS.into_iter().filter(is_there).collect();
+    let Some((taken, others)) = found.split_first() else {
+        return tensors;
+    };
+    if !others.is_empty() {
+        notes.push(format!("the weights under {taken} were taken, those under {} left out", others.join(", ")));
     }
-    tensors
+    stripped(tensors, &format!("{taken}."))
 }
 
 /// Without what wrappers put before every key, and without what nothing computes with.
-fn needed(mut tensors: Tensors) -> Tensors {
+fn needed(mut tensors: Tensors, notes: &mut Vec<String>) -> Tensors {
     while let Some(wrapper) =
         WRAPPERS.into_iter().find(|wrapper| !tensors.is_empty() && tensors.keys().all(|key| key.starts_with(wrapper)))
     {
+        notes.push(format!("{wrapper} before every key was taken off"));
         tensors = stripped(tensors, wrapper);
     }
     tensors.retain(|key, _| key.rsplit('.').next() != Some(UNNEEDED));
@@ -257,17 +274,25 @@ mod tests {
 
     #[test]
     fn averaged_weights_come_first() {
-        let checkpoint = tensors(&["state_dict.a", "state_dict_ema.b", "optimizer.state.0.c"]);
-        assert_eq!(keys(weights_of(checkpoint)), ["b"]);
-        assert_eq!(keys(weights_of(tensors(&["model.a", "lr"]))), ["a"]);
-        assert_eq!(keys(weights_of(tensors(&["a", "b.model.c"]))), ["a", "b.model.c"]);
+        let mut notes = Vec::new();
+        let mut of = |these: &[&str]| keys(weights_of(tensors(these), &mut notes));
+        assert_eq!(of(&["model.a", "lr"]), ["a"]);
+        assert_eq!(of(&["net.a", "acc", "epoch"]), ["a"]);
+        assert_eq!(of(&["a", "b.model.c"]), ["a", "b.model.c"]);
+        assert_eq!(of(&["state_dict.a", "state_dict_ema.b", "optimizer.state.0.c"]), ["b"]);
+        assert_eq!(notes, ["the weights under state_dict_ema were taken, those under state_dict left out"]);
     }
 
     #[test]
     fn wrappers_are_taken_off() {
         let wrapped = tensors(&["module._orig_mod.a", "module._orig_mod.bn.num_batches_tracked"]);
-        assert_eq!(keys(needed(wrapped)), ["a"]);
-        assert_eq!(keys(needed(tensors(&["module.a", "b"]))), ["b", "module.a"]);
+        let mut notes = Vec::new();
+        assert_eq!(keys(needed(wrapped, &mut notes)), ["a"]);
+        assert_eq!(notes.len(), 2);
+        assert_eq!(keys(needed(tensors(&["model.a", "model.b.c"]), &mut notes)), ["a", "b.c"]);
+        assert_eq!(notes[2], "model. before every key was taken off");
+        assert_eq!(keys(needed(tensors(&["module.a", "b"]), &mut notes)), ["b", "module.a"]);
+        assert_eq!(notes.len(), 3);
     }
 
     #[test]

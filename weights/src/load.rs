@@ -35,6 +35,8 @@ pub struct Loaded {
     pub parameters: usize,
     /// Where the weights come from.
     pub source: Source,
+    /// What was chosen among several things in the file, such as averaged weights, in sentences for people.
+    pub notes: Vec<String>,
 }
 
 /// Where weights come from.
@@ -108,6 +110,7 @@ pub fn load(
         sha256: file.sha256,
         parameters: layout.parameters(),
         source,
+        notes: file.notes,
     })
 }
 

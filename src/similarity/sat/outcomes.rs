@@ -223,6 +223,7 @@ mod tests {
                 sha256: key.to_string(),
                 num_classes: 1000,
                 preprocessing: json!({}),
+                notes: Vec::new(),
                 precision: "f32".to_owned(),
                 position,
                 key,

@@ -137,6 +137,7 @@ mod tests {
             sha256: String::new(),
             num_classes: 2,
             preprocessing: Value::Null,
+            notes: Vec::new(),
             precision: String::new(),
             position: 0,
             key: Key::of(&name),

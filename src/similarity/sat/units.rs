@@ -38,6 +38,8 @@ pub struct NetworkRecord {
     pub num_classes: usize,
     /// How its weights want their images.
     pub preprocessing: Value,
+    /// What was chosen among several things in the weights' file, in sentences for people.
+    pub notes: Vec<String>,
     /// The number format of all computations.
     pub precision: String,
     /// Its place among the networks of the run, so that results list them in the order in which they were given.
@@ -69,6 +71,7 @@ impl NetworkRecord {
             sha256: model.sha256().to_owned(),
             num_classes: model.num_classes(),
             preprocessing: written(model.preprocessing()),
+            notes: model.notes().to_vec(),
             precision: model.precision().to_string(),
             position,
             key,

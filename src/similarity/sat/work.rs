@@ -14,7 +14,8 @@ use rayon::prelude::*;
 use super::units::{Attacked, CHUNK, CleanUnit, JudgedUnit, Units};
 use super::{Progress, SatConfig, SatError, Timing};
 use crate::attacks::{Attack, Targets, quantise};
-use crate::images::{DatasetError, DecodeError, Filter, RgbImage, Sample, Transform, decode, resize};
+use crate::files::read_regular;
+use crate::images::{self, DatasetError, DecodeError, Filter, RgbImage, Sample, Transform, decode, resize};
 use crate::model::{Model, argmax, to_f32};
 use crate::runs::{Bundle, Layout, Manifest, Plan, Provenance, RunError, RunFolder, ShelfPlan};
 use crate::similarity::batches::Batches;
@@ -457,7 +458,8 @@ impl Decoder<'_> {
     /// left out for good.
     fn decode_one(self, index: usize) -> Result<Result<RgbImage, DecodeError>, SatError> {
         let path = &self.samples[index].path;
-        let bytes = std::fs::read(path).map_err(|source| DatasetError::Read { path: path.clone(), source })?;
+        let read = read_regular(path, images::MAX_FILE);
+        let bytes = read.map_err(|source| DatasetError::Read { path: path.clone(), source })?;
         if !self.manifest.is_content(index, &bytes) {
             return Err(SatError::Changed { path: path.clone() });
         }
