@@ -124,7 +124,7 @@ fn shares_in_folders_of_their_own_are_merged() {
     assert_eq!(std::fs::read(setting.scratch.path("into/sat.csv")).unwrap(), csv);
     // The command itself finds nothing to do in it.
     assert_eq!(ok(&mut setting.command("sat", "into")), stdout);
-    ok(&mut setting.command("sat", "into").arg("--keep-adversarial"));
+    ok(setting.command("sat", "into").arg("--keep-adversarial"));
 
     ok(setting.command("plan", "other").args(["--steps", "3"]));
     let refused = setting.merged(&["a", "other"], "into2");
