@@ -22,6 +22,7 @@
 
 #![warn(missing_docs)]
 
+pub mod analysis;
 pub mod attacks;
 #[doc(hidden)]
 pub mod cli;
@@ -32,6 +33,7 @@ pub mod images;
 pub mod memory;
 pub mod model;
 mod noise;
+mod random;
 pub mod report;
 pub mod runs;
 pub mod runtime;

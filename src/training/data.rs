@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::random::Random;
 use super::{TrainConfig, TrainingError};
 use crate::images::idx::{self, Idx};
 use crate::images::{Dataset, Filter, Transform, decode_file};
+use crate::random::Random;
 
 /// RGB images of one size with a class each, decoded, in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]

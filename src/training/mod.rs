@@ -9,7 +9,6 @@
 mod checkpoint;
 mod data;
 mod optimizer;
-mod random;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};

@@ -19,6 +19,18 @@ impl Random {
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.draw()) * bound as u128) >> 64) as usize
     }
+
+    /// A number in [0, 1), a multiple of 2⁻⁵³.
+    pub fn unit(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Brings the items into an order of which each is as likely (Fisher & Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
 }
 
 /// 2⁶⁴ divided by the golden ratio, odd.
@@ -50,5 +62,18 @@ mod tests {
             counts[Random::of(&[3, part]).below(7)] += 1;
         }
         assert!(counts.iter().all(|count| (880..1120).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn every_order_comes_as_often() {
+        let mut counts = std::collections::BTreeMap::new();
+        for part in 0..6000 {
+            let mut items = [0, 1, 2];
+            Random::of(&[4, part]).shuffle(&mut items);
+            *counts.entry(items).or_insert(0) += 1;
+        }
+        assert!(counts.len() == 6 && counts.values().all(|count| (880..1120).contains(count)), "{counts:?}");
+        let mean = (0..1000).map(|part| Random::of(&[5, part]).unit()).sum::<f64>() / 1000.0;
+        assert!((0.45..0.55).contains(&mean), "{mean}");
     }
 }
