@@ -5,6 +5,7 @@
 
 mod attack;
 mod bench;
+mod cluster;
 mod common;
 mod completions;
 mod config_file;
@@ -12,11 +13,14 @@ mod demo;
 mod doctor;
 mod eval;
 mod forward;
+mod importance;
 mod info;
+mod matrix;
 mod merge;
 mod models;
 mod plan;
 mod sat;
+mod source;
 mod status;
 mod train;
 mod values;
@@ -52,6 +56,9 @@ enum Command {
     Status(status::Args),
     Merge(merge::Args),
     Demo(demo::Args),
+    Matrix(matrix::Args),
+    Cluster(cluster::Args),
+    Importance(importance::Args),
     Train(train::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -102,6 +109,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => args.run(common),
         Command::Merge(args) => args.run(common),
         Command::Demo(args) => args.run(common),
+        Command::Matrix(args) => args.run(common),
+        Command::Cluster(args) => args.run(common),
+        Command::Importance(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),
         Command::Doctor(args) => args.run(common),

@@ -1,0 +1,75 @@
+//! Which matrix an analysis reads, and which components belong to its networks.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::analysis::components::{ComponentError, ComponentTable, NetworkComponents};
+use crate::analysis::published;
+use crate::analysis::read::{self, Asymmetry};
+use crate::similarity::Matrix;
+
+/// Options of every command that reads a matrix.
+#[derive(Debug, clap::Args)]
+pub struct Source {
+    /// A run folder, or a CSV file: a header of names behind an empty field, then a row per network
+    #[arg(value_name = "RUN|FILE", required_unless_present = "published", conflicts_with = "published")]
+    path: Option<PathBuf>,
+    /// Read the 69 × 69 matrix of ImageNet networks that the authors of SAT published (arXiv 2210.11407)
+    #[arg(long)]
+    published: bool,
+    /// Take the mean of the two scores of each pair, where the matrix is not symmetric
+    #[arg(long)]
+    symmetrise: bool,
+    /// Leave this network out; may be given several times
+    #[arg(long, value_name = "NAME")]
+    without: Vec<String>,
+}
+
+/// Options of every command that reads components.
+#[derive(Debug, clap::Args)]
+pub struct ComponentOptions {
+    /// A CSV file with a network per row, its name first, and a component per column [default: what netkin knows]
+    #[arg(long, value_name = "CSV")]
+    components: Option<PathBuf>,
+}
+
+impl Source {
+    /// The matrix, symmetric and complete.
+    pub fn matrix(&self) -> Result<Matrix, Failure> {
+        match &self.path {
+            Some(path) => {
+                let asymmetry = if self.symmetrise { Asymmetry::Mean } else { Asymmetry::Refuse };
+                Ok(read::open(path, asymmetry, &self.without)?)
+            }
+            None => Ok(read::leave_out(published::matrix(), &self.without, "the published matrix".as_ref())?),
+        }
+    }
+
+    /// What the matrix is called in titles.
+    pub fn name(&self) -> String {
+        match &self.path {
+            Some(path) => path.display().to_string(),
+            None => format!("published by {}", published::CITATION),
+        }
+    }
+}
+
+impl ComponentOptions {
+    /// The columns, and a value of each for every network.
+    pub fn of(&self, names: &[String]) -> Result<NetworkComponents, ComponentError> {
+        let table = match &self.components {
+            Some(path) => ComponentTable::open(path)?,
+            None => ComponentTable::known(),
+        };
+        table.select(names)
+    }
+
+    /// The same, or nothing where netkin does not know all networks and no table was given.
+    pub fn if_known(&self, names: &[String]) -> Result<Option<NetworkComponents>, ComponentError> {
+        match self.of(names) {
+            Ok(components) => Ok(Some(components)),
+            Err(ComponentError::Missing { .. }) if self.components.is_none() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
