@@ -126,3 +126,25 @@ fn two_matrices_are_compared_by_their_common_names() {
     let said = refusal(netkin().args(["matrix", "compare", &one, &strange]), 2);
     assert!(said.contains("0 network(s) in common"), "{said}");
 }
+
+/// What the page says without a browser: every figure is there, and every name in the heat map.
+#[test]
+fn the_published_report_is_one_whole_page() {
+    let scratch = Scratch::new();
+    let (page, figures) = (scratch.path("report.html"), scratch.path("figures"));
+    let output =
+        netkin().args(["report", "--published", "--out"]).arg(&page).arg("--figures").arg(&figures).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"));
+    for id in ["heat-map", "dendrogram", "map-tsne", "importance", "clusters", "provenance"] {
+        assert!(html.contains(&format!("id=\"{id}\"")), "{id}");
+    }
+    assert_eq!(html.matches("class=\"row\"").count(), 69);
+    assert_eq!(html.matches("class=\"mark\"").count(), 69);
+    assert!(html.contains("arXiv 2210.11407") && html.contains("What is missing"));
+    let mut files: Vec<_> = std::fs::read_dir(&figures).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["dendrogram.svg", "heat-map.svg", "importance.svg", "map-mds.svg", "map-tsne.svg"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 6);
+}

@@ -6,12 +6,16 @@ use std::time::Instant;
 use netkin_weights::{ModelSpec, Precision, embedded};
 use serde::Serialize;
 
+use super::cluster::default_clusters;
 use super::common::{Common, print, print_json};
 use super::{Failure, Outcome, values};
+use crate::analysis::components::NetworkComponents;
+use crate::analysis::read::complete;
+use crate::analysis::summary::{GroupMean, group_means};
 use crate::attacks::Pgd;
 use crate::images::{Dataset, RgbImage, encode_png, idx};
 use crate::model::{Crop, Model};
-use crate::report::{HeatMap, page};
+use crate::report::Report;
 use crate::runs::write_atomically;
 use crate::similarity::Matrix;
 use crate::similarity::sat::{self, Pair, Progress, SatConfig};
@@ -19,7 +23,7 @@ use crate::similarity::sat::{self, Pair, Progress, SatConfig};
 /// Show SAT on ten small networks and 500 images that netkin carries
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder for images, results and the heat map
+    /// The folder for images, results and the report
     #[arg(long, value_name = "DIR", default_value = "netkin-demo")]
     out: PathBuf,
     /// Use the first COUNT images only
@@ -38,14 +42,7 @@ struct Document {
     clean: serde_json::Map<String, serde_json::Value>,
     pairs: Vec<Pair>,
     /// The mean score of pairs of different networks, by the two families.
-    families: Vec<FamilyMean>,
-}
-
-#[derive(Serialize)]
-struct FamilyMean {
-    a: &'static str,
-    b: &'static str,
-    mean_sat: f64,
+    families: Vec<GroupMean>,
 }
 
 impl Args {
@@ -73,19 +70,11 @@ impl Args {
         bar.finish_and_clear();
 
         let matrix = run.matrix();
-        let families: Vec<&'static str> = models.iter().map(|model| model.entry().family).collect();
-        let means = family_means(&matrix, &families);
+        let groups: Vec<String> = models.iter().map(|model| model.entry().family.to_owned()).collect();
+        let means = group_means(&matrix, &groups);
         let text = summary(&models, &run.clean(), run.images, &matrix, &means);
-        let groups: Vec<String> = families.iter().map(|family| family.to_string()).collect();
-        let map = HeatMap {
-            matrix: &matrix,
-            groups: &groups,
-            title: "SAT: how often an attack on one network fools the other (ln %)",
-        };
-        let (csv, svg, html) = (self.out.join("sat.csv"), self.out.join("heat-map.svg"), self.out.join("index.html"));
-        write_atomically(&csv, matrix.to_csv().as_bytes())?;
-        write_atomically(&svg, map.to_svg().as_bytes())?;
-        write_atomically(&html, page(&map, &text).as_bytes())?;
+        write_atomically(&self.out.join("sat.csv"), matrix.to_csv().as_bytes())?;
+        let reported = self.report(matrix, &models, run.images, &text)?;
         if common.json {
             print_json(&Document {
                 netkin: env!("CARGO_PKG_VERSION"),
@@ -99,8 +88,38 @@ impl Args {
             print(&text)?;
         }
         let seconds = start.elapsed().as_secs_f64();
-        common.note(&format!("done in {seconds:.0} s; the heat map is {}", html.display()));
+        match reported {
+            Some(report) => common.note(&format!("done in {seconds:.0} s; the report is {}", report.display())),
+            None => {
+                common.note(&format!("done in {seconds:.0} s; no report, since fewer than two networks have scores"))
+            }
+        }
         Ok(Outcome::Done)
+    }
+
+    /// Writes the report and its heat map, of the networks that have scores; where it is.
+    fn report(&self, matrix: Matrix, models: &[Model], images: usize, text: &str) -> Result<Option<PathBuf>, Failure> {
+        let (matrix, left_out) = complete(matrix);
+        if matrix.names.len() < 2 {
+            return Ok(None);
+        }
+        let scored = models.iter().filter(|model| matrix.names.iter().any(|name| name == model.name()));
+        let rows = scored.map(|model| vec![model.entry().family.to_owned()]).collect();
+        let families = NetworkComponents { columns: vec!["Family".into()], rows };
+        let clusters = default_clusters(matrix.names.len());
+        let title = "SAT: how often an attack on one network fools the other (ln %)";
+        let source = format!("{images} images of Fashion-MNIST, PGD of {} steps", self.steps);
+        let mut report = Report::of(title, &source, matrix, Some(families), clusters);
+        report
+            .missing
+            .extend(left_out.iter().map(|name| format!("{name} has pairs without a score and was left out.")));
+        report.text = text.to_owned();
+        for (name, figure) in report.figures().into_iter().filter(|(name, _)| *name == "heat-map") {
+            write_atomically(&self.out.join(name).with_extension("svg"), figure.to_svg().as_bytes())?;
+        }
+        let path = self.out.join("index.html");
+        write_atomically(&path, report.to_html().as_bytes())?;
+        Ok(Some(path))
     }
 }
 
@@ -128,29 +147,7 @@ fn write_images(out: &Path) -> Result<Dataset, Failure> {
     Ok(Dataset::open(&folder, Some(&file))?)
 }
 
-/// The mean over pairs of different networks for every two families, in the order of `families`.
-fn family_means(matrix: &Matrix, families: &[&'static str]) -> Vec<FamilyMean> {
-    let mut names = families.to_vec();
-    names.dedup();
-    let mut means = Vec::new();
-    for (position, &a) in names.iter().enumerate() {
-        for &b in &names[position..] {
-            let scores: Vec<f64> = (0..families.len())
-                .flat_map(|row| (row + 1..families.len()).map(move |column| (row, column)))
-                .filter(|&(row, column)| (families[row], families[column]) == (a, b))
-                .map(|(row, column)| matrix.get(row, column))
-                .filter(|score| !score.is_nan())
-                .collect();
-            if !scores.is_empty() {
-                let mean_sat = scores.iter().sum::<f64>() / scores.len() as f64;
-                means.push(FamilyMean { a, b, mean_sat });
-            }
-        }
-    }
-    means
-}
-
-fn summary(models: &[Model], clean: &[usize], images: usize, matrix: &Matrix, means: &[FamilyMean]) -> String {
+fn summary(models: &[Model], clean: &[usize], images: usize, matrix: &Matrix, means: &[GroupMean]) -> String {
     let mut text = format!("{:18} {:20} {:>10} {:>9}\n", "network", "family", "parameters", "correct");
     for (model, correct) in models.iter().zip(clean) {
         let (name, family, parameters) = (model.name(), model.entry().family, model.parameters());
@@ -159,8 +156,8 @@ fn summary(models: &[Model], clean: &[usize], images: usize, matrix: &Matrix, me
     text += "\nSAT: ln of the percentage of images that fool the other network (4.605 = always)\n\n";
     text += &matrix.to_table();
     text += "\nmean SAT of two different networks, by family\n\n";
-    for FamilyMean { a, b, mean_sat } in means {
-        text += &format!("{a:20} {b:20} {mean_sat:.3}\n");
+    for GroupMean { a, b, mean, .. } in means {
+        text += &format!("{a:20} {b:20} {mean:.3}\n");
     }
     text
 }

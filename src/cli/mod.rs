@@ -19,6 +19,7 @@ mod matrix;
 mod merge;
 mod models;
 mod plan;
+mod report;
 mod sat;
 mod source;
 mod status;
@@ -59,6 +60,7 @@ enum Command {
     Matrix(matrix::Args),
     Cluster(cluster::Args),
     Importance(importance::Args),
+    Report(report::Args),
     Train(train::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
@@ -112,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(args) => args.run(common),
         Command::Cluster(args) => args.run(common),
         Command::Importance(args) => args.run(common),
+        Command::Report(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),
         Command::Doctor(args) => args.run(common),

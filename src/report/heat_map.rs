@@ -1,160 +1,154 @@
 //! A matrix of scores as a coloured square.
 
-use std::fmt::Write;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
+use super::figure::{Figure, colour, escape, hexadecimal, width_of};
+use crate::images::{RgbImage, encode_png};
 use crate::similarity::Matrix;
 
-/// A heat map of a [`Matrix`], names on both sides, the score in each cell.
+/// A heat map of a [`Matrix`], names on both sides.
 #[derive(Debug, Clone)]
 pub struct HeatMap<'a> {
     /// What is shown.
     pub matrix: &'a Matrix,
-    /// A group for each row, such as its family; a line is drawn where it changes.
-    pub groups: &'a [String],
-    /// Above the map.
+    /// The networks from top to bottom and from left to right.
+    pub order: &'a [usize],
+    /// A group for each network; a line is drawn where it changes.
+    pub groups: &'a [usize],
+    /// What the figure is called.
     pub title: &'a str,
 }
 
-/// Side of a cell in pixels.
-const CELL: usize = 46;
-/// Width of a letter of the names, about.
-const LETTER: usize = 7;
-/// From low to high: light yellow, orange, red, dark purple. Brightness falls evenly, so it prints in grey and can be read
-/// by those who do not see the colours.
-const COLOURS: [[f64; 3]; 4] = [[255.0, 247.0, 206.0], [252.0, 166.0, 84.0], [199.0, 51.0, 87.0], [59.0, 15.0, 99.0]];
+/// Up to so many networks the score stands in each cell.
+const WRITTEN: usize = 20;
+/// The colour of a cell without a score.
+const MISSING: [u8; 3] = [0xcc, 0xcc, 0xcc];
+
+/// Where the parts of a heat map lie; `report.js` moves names by it.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Layout {
+    /// The side of a cell, in pixels.
+    pub cell: f64,
+    /// Left of the first cell, and above it.
+    pub margin: f64,
+    /// The size of names, in pixels; too many names are not written.
+    pub letters: Option<f64>,
+}
 
 impl HeatMap<'_> {
-    /// The figure as an SVG document.
-    pub fn to_svg(&self) -> String {
-        let names = &self.matrix.names;
-        let count = names.len();
-        let margin = 16 + LETTER * names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-        let (left, top) = (margin, margin + 30);
-        let side = CELL * count;
-        let (width, height) = (left + side + 90, top + side + 20);
-        let (low, high) = range(&self.matrix.values);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-             font-family=\"system-ui, sans-serif\" font-size=\"12\" role=\"img\">\n<title>{title}</title>\n\
-             <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n\
-             <text x=\"16\" y=\"20\" font-size=\"15\" font-weight=\"600\">{title}</text>\n",
-            title = escape(self.title),
-        );
-        for (index, name) in names.iter().enumerate() {
-            let centre = CELL * index + CELL / 2;
-            let name = escape(name);
-            push(
-                &mut svg,
-                format_args!("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>", left - 8, top + centre + 4),
-            );
-            let (x, y) = (left + centre + 4, top - 8);
-            push(&mut svg, format_args!("<text transform=\"translate({x} {y}) rotate(-90)\">{name}</text>"));
-        }
-        for row in 0..count {
-            for column in 0..count {
-                self.cell(&mut svg, [left, top], [row, column], [low, high]);
-            }
-        }
-        for index in 1..count {
-            if self.groups.get(index) != self.groups.get(index - 1) {
-                let (x, y) = (left + CELL * index, top + CELL * index);
-                push(
-                    &mut svg,
-                    format_args!(
-                        "<path d=\"M{x} {top}v{side}M{left} {y}h{side}\" stroke=\"white\" stroke-width=\"3\"/>"
-                    ),
-                );
-            }
-        }
-        legend(&mut svg, left + side + 20, top, side.min(200), [low, high]);
-        svg.push_str("</svg>\n");
-        svg
+    /// Where its parts lie.
+    pub fn layout(&self) -> Layout {
+        let cell = match self.order.len() {
+            0..=WRITTEN => 44.0,
+            21..=120 => 13.0,
+            _ => 3.0,
+        };
+        let letters = (cell >= 10.0).then_some(if cell > 20.0 { 12.0 } else { 9.5 });
+        let longest = |size: f64| self.matrix.names.iter().map(|name| width_of(name, size)).fold(0.0, f64::max);
+        Layout { cell, margin: letters.map_or(12.0, |size| longest(size) + 14.0), letters }
     }
 
-    fn cell(&self, svg: &mut String, [left, top]: [usize; 2], [row, column]: [usize; 2], [low, high]: [f64; 2]) {
-        let score = self.matrix.get(row, column);
-        let (x, y) = (left + CELL * column, top + CELL * row);
-        let names = &self.matrix.names;
-        let pair = format!("{} – {}", escape(&names[row]), escape(&names[column]));
-        if score.is_nan() {
-            push(
-                svg,
-                format_args!(
-                    "<rect x=\"{x}\" y=\"{y}\" width=\"{CELL}\" height=\"{CELL}\" fill=\"#ddd\"><title>{pair}: no score</title></rect>"
-                ),
-            );
-            return;
+    /// The lowest and the highest score of different networks: the ends of the colours. The diagonal is beyond them, as a rule.
+    pub fn range(&self) -> [f64; 2] {
+        let size = self.matrix.names.len();
+        let scores = (0..size * size)
+            .filter(|index| index / size != index % size)
+            .map(|index| self.matrix.values[index])
+            .filter(|score| !score.is_nan());
+        let (low, high) =
+            scores.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), score| (low.min(score), high.max(score)));
+        if low <= high { [low, high] } else { [0.0, 0.0] }
+    }
+
+    /// The drawing.
+    pub fn figure(&self) -> Figure {
+        let Layout { cell, margin, letters } = self.layout();
+        let count = self.order.len();
+        let side = cell * count as f64;
+        let mut figure = Figure::new(self.title, margin + side + 96.0, margin + side + 16.0);
+        figure.add(format_args!(
+            "<image class=\"cells\" x=\"{margin}\" y=\"{margin}\" width=\"{side}\" height=\"{side}\" style=\"image-rendering:pixelated\" \
+             preserveAspectRatio=\"none\" href=\"data:image/png;base64,{}\"/>",
+            BASE64_STANDARD.encode(self.png())
+        ));
+        for (place, &network) in self.order.iter().enumerate() {
+            let Some(size) = letters else { break };
+            let name = escape(&self.matrix.names[network]);
+            let middle = margin + cell * (place as f64 + 0.5);
+            figure.add(format_args!(
+                "<text class=\"row\" data-network=\"{network}\" font-size=\"{size}\" text-anchor=\"end\" dominant-baseline=\"central\" \
+                 transform=\"translate({} {middle})\">{name}</text>\
+                 <text class=\"column\" data-network=\"{network}\" font-size=\"{size}\" dominant-baseline=\"central\" \
+                 transform=\"translate({middle} {}) rotate(-90)\">{name}</text>",
+                margin - 6.0,
+                margin - 6.0
+            ));
         }
-        let share = if high > low { (score - low) / (high - low) } else { 0.5 };
-        let ink = if share > 0.45 { "white" } else { "black" };
-        push(
-            svg,
-            format_args!(
-                "<rect x=\"{x}\" y=\"{y}\" width=\"{CELL}\" height=\"{CELL}\" fill=\"{}\"><title>{pair}: {score:.3}</title></rect>",
-                colour(share)
-            ),
-        );
-        push(
-            svg,
-            format_args!(
-                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" font-size=\"11\" fill=\"{ink}\" pointer-events=\"none\">{score:.2}</text>",
-                x + CELL / 2,
-                y + CELL / 2 + 4
-            ),
-        );
+        if count <= WRITTEN {
+            self.write_scores(&mut figure);
+        }
+        let lines: String = (1..count)
+            .filter(|&place| self.groups[self.order[place]] != self.groups[self.order[place - 1]])
+            .map(|place| {
+                let at = margin + cell * place as f64;
+                format!("M{at} {margin}v{side}M{margin} {at}h{side}")
+            })
+            .collect();
+        figure.add(format_args!(
+            "<path class=\"lines\" d=\"{lines}\" stroke=\"white\" stroke-width=\"1.5\" fill=\"none\"/>"
+        ));
+        legend(&mut figure, margin + side + 18.0, margin, side.clamp(60.0, 200.0), self.range());
+        figure
+    }
+
+    fn write_scores(&self, figure: &mut Figure) {
+        let Layout { cell, margin, .. } = self.layout();
+        for (row, &a) in self.order.iter().enumerate() {
+            for (column, &b) in self.order.iter().enumerate() {
+                let score = self.matrix.get(a, b);
+                let text = if score.is_nan() { "–".to_owned() } else { format!("{score:.2}") };
+                let ink = if share(score, self.range()) > 0.45 { "white" } else { "black" };
+                let (x, y) = (margin + cell * (column as f64 + 0.5), margin + cell * (row as f64 + 0.5));
+                figure.add(format_args!(
+                    "<text class=\"score\" x=\"{x}\" y=\"{y}\" font-size=\"11\" text-anchor=\"middle\" dominant-baseline=\"central\" \
+                     fill=\"{ink}\" pointer-events=\"none\">{text}</text>"
+                ));
+            }
+        }
+    }
+
+    /// One pixel for each cell.
+    fn png(&self) -> Vec<u8> {
+        let (count, range) = (self.order.len(), self.range());
+        let pixels: Vec<u8> = self
+            .order
+            .iter()
+            .flat_map(|&row| self.order.iter().map(move |&column| self.matrix.get(row, column)))
+            .flat_map(|score| if score.is_nan() { MISSING } else { colour(share(score, range)) })
+            .collect();
+        encode_png(&RgbImage::new(count, count, pixels))
     }
 }
 
-/// A page of its own that shows the heat map, then `text` as it is.
-pub fn page(map: &HeatMap, text: &str) -> String {
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
-         <style>body{{font-family:system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}svg{{max-width:100%;height:auto}}</style>\n\
-         {svg}<pre>{text}</pre>\n</html>\n",
-        title = escape(map.title),
-        svg = map.to_svg(),
-        text = escape(text),
-    )
+/// Where a score lies between the ends of the colours; the middle if they are one.
+fn share(score: f64, [low, high]: [f64; 2]) -> f64 {
+    if high > low { (score - low) / (high - low) } else { 0.5 }
 }
 
-fn legend(svg: &mut String, x: usize, top: usize, height: usize, [low, high]: [f64; 2]) {
+fn legend(figure: &mut Figure, x: f64, top: f64, height: f64, [low, high]: [f64; 2]) {
     const STEPS: usize = 40;
-    for step in 0..STEPS {
-        let y = top as f64 + (height * step) as f64 / STEPS as f64;
-        let fill = colour(1.0 - (step as f64 + 0.5) / STEPS as f64);
-        let tall = height as f64 / STEPS as f64 + 0.5;
-        push(svg, format_args!("<rect x=\"{x}\" y=\"{y:.1}\" width=\"14\" height=\"{tall:.1}\" fill=\"{fill}\"/>"));
+    let step = height / STEPS as f64;
+    for index in 0..STEPS {
+        let fill = hexadecimal(colour(1.0 - (index as f64 + 0.5) / STEPS as f64));
+        let y = top + step * index as f64;
+        figure.add(format_args!(
+            "<rect x=\"{x}\" y=\"{y:.1}\" width=\"14\" height=\"{:.1}\" fill=\"{fill}\"/>",
+            step + 0.5
+        ));
     }
-    push(svg, format_args!("<text x=\"{}\" y=\"{}\">{high:.2}</text>", x + 20, top + 10));
-    push(svg, format_args!("<text x=\"{}\" y=\"{}\">{low:.2}</text>", x + 20, top + height));
-}
-
-fn push(svg: &mut String, line: std::fmt::Arguments) {
-    writeln!(svg, "{line}").expect("a string takes every line");
-}
-
-/// The smallest and the largest score; (0, 0) without any.
-fn range(values: &[f64]) -> (f64, f64) {
-    let scores = values.iter().copied().filter(|score| !score.is_nan());
-    let low = scores.clone().fold(f64::INFINITY, f64::min);
-    let high = scores.fold(f64::NEG_INFINITY, f64::max);
-    if low <= high { (low, high) } else { (0.0, 0.0) }
-}
-
-/// The colour at `share` ∈ [0, 1] of the scale.
-fn colour(share: f64) -> String {
-    let place = share.clamp(0.0, 1.0) * (COLOURS.len() - 1) as f64;
-    let index = (place as usize).min(COLOURS.len() - 2);
-    let between = place - index as f64;
-    let [red, green, blue] = std::array::from_fn(|channel| {
-        let (from, to) = (COLOURS[index][channel], COLOURS[index + 1][channel]);
-        (from + between * (to - from)).round() as u8
-    });
-    format!("#{red:02x}{green:02x}{blue:02x}")
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    figure.add(format_args!("<text x=\"{}\" y=\"{}\">{high:.2}</text>", x + 20.0, top + 10.0));
+    figure.add(format_args!("<text x=\"{}\" y=\"{}\">{low:.2}</text>", x + 20.0, top + height));
 }
 
 #[cfg(test)]
@@ -170,21 +164,26 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_per_pair_and_names_are_escaped() {
-        let groups = ["x".into(), "x".into(), "y".into()];
-        let map = HeatMap { matrix: &matrix(), groups: &groups, title: "T & t" };
-        let svg = map.to_svg();
-        assert_eq!(svg.matches("<title>").count(), 10, "one per cell and the figure's");
+    fn a_pixel_per_pair_in_the_order_and_names_are_escaped() {
+        let matrix = matrix();
+        let map = HeatMap { matrix: &matrix, order: &[2, 1, 0], groups: &[0, 0, 1], title: "T & t" };
+        let svg = map.figure().to_svg();
         assert!(svg.contains("T &amp; t") && svg.contains("&lt;b&gt;") && !svg.contains("<b>"));
-        assert!(svg.contains("no score"));
-        assert_eq!(svg.matches("<path").count(), 1, "one change of group");
-        assert!(page(&map, "1 < 2").contains("1 &lt; 2"));
+        assert_eq!(svg.matches("class=\"score\"").count(), 9);
+        assert_eq!(map.range(), [1.0, 3.0]);
+        let pixels = image::load_from_memory(&map.png()).unwrap().into_rgb8();
+        assert_eq!((pixels.width(), pixels.height()), (3, 3));
+        assert_eq!(pixels.get_pixel(1, 0).0, colour(1.0), "c and <b> score 3, the most");
+        assert_eq!(pixels.get_pixel(2, 0).0, MISSING);
     }
 
     #[test]
-    fn colours_run_from_end_to_end() {
-        assert_eq!(colour(0.0), "#fff7ce");
-        assert_eq!(colour(1.0), "#3b0f63");
-        assert_eq!(colour(f64::NAN.max(2.0)), "#3b0f63");
+    fn lines_are_where_groups_change() {
+        let matrix = matrix();
+        let lines = |groups: &[usize]| {
+            let svg = HeatMap { matrix: &matrix, order: &[0, 1, 2], groups, title: "" }.figure().to_svg();
+            svg.lines().find(|line| line.contains("class=\"lines\"")).unwrap().matches('v').count()
+        };
+        assert_eq!([lines(&[0, 0, 0]), lines(&[0, 0, 1]), lines(&[0, 1, 2])], [0, 1, 2]);
     }
 }

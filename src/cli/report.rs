@@ -1,0 +1,71 @@
+//! `netkin report`: everything that a matrix says, on one page.
+
+use std::path::PathBuf;
+
+use super::cluster::default_clusters;
+use super::common::{Common, print, print_json};
+use super::source::{ComponentOptions, Source};
+use super::{Failure, Outcome, values};
+use crate::report::Report;
+use crate::runs::write_atomically;
+
+/// Write a page with all that a matrix says: heat map, clusters, maps, importances
+///
+/// The page is one HTML file that loads nothing; it can be sent to anyone and opened from disk.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// The page's file
+    #[arg(long, value_name = "FILE.html", default_value = "report.html")]
+    out: PathBuf,
+    /// Write each figure as an SVG file into this folder, too
+    #[arg(long, value_name = "DIR")]
+    figures: Option<PathBuf>,
+    /// The number of clusters [default: 10, or half of the networks if there are fewer than 20]
+    #[arg(long, value_name = "COUNT", value_parser = values::positive)]
+    k: Option<usize>,
+    #[command(flatten)]
+    components: ComponentOptions,
+}
+
+#[derive(serde::Serialize)]
+struct Document {
+    netkin: &'static str,
+    report: PathBuf,
+    figures: Vec<PathBuf>,
+    /// What the report cannot show.
+    missing: Vec<String>,
+}
+
+impl Args {
+    pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        let matrix = self.source.matrix()?;
+        let components = self.components.if_known(&matrix.names)?;
+        let clusters = self.k.unwrap_or_else(|| default_clusters(matrix.names.len()));
+        let title = format!("How alike are {} networks?", matrix.names.len());
+        let report = Report::of(&title, &self.source.name(), matrix, components, clusters);
+        write_atomically(&self.out, report.to_html().as_bytes())?;
+        let mut figures = Vec::new();
+        if let Some(folder) = &self.figures {
+            for (name, figure) in report.figures() {
+                let path = folder.join(format!("{name}.svg"));
+                write_atomically(&path, figure.to_svg().as_bytes())?;
+                figures.push(path);
+            }
+        }
+        if common.json {
+            print_json(&Document {
+                netkin: env!("CARGO_PKG_VERSION"),
+                report: self.out,
+                figures,
+                missing: report.missing,
+            })?;
+        } else {
+            let written: String =
+                std::iter::once(&self.out).chain(&figures).map(|path| format!("{}\n", path.display())).collect();
+            print(&written)?;
+        }
+        Ok(Outcome::Done)
+    }
+}
