@@ -50,6 +50,7 @@ impl Args {
             folds: usize::from(self.folds),
             repetitions: self.repetitions,
             seed: self.seed,
+            ..ImportanceConfig::default()
         };
         let importances = importance(&matrix, &components, &config)?;
         if common.json {

@@ -103,7 +103,7 @@ impl Report {
             (Some(clustering), Some(components)) => keywords(&clustering.labels, components),
             _ => Vec::new(),
         };
-        let provenance = vec![
+        let mut provenance = vec![
             ("Matrix".to_owned(), source.to_owned()),
             (
                 "Clusters".to_owned(),
@@ -116,12 +116,12 @@ impl Report {
                 "Dendrogram, maps".to_owned(),
                 "distance = highest score − score; average linkage; classical scaling; t-SNE".to_owned(),
             ),
-            (
-                "Importance".to_owned(),
-                "gradient boosting (100 trees of depth 3) on component mismatches, permutation importance".to_owned(),
-            ),
-            ("Made by".to_owned(), format!("netkin {}", env!("CARGO_PKG_VERSION"))),
         ];
+        if importances.is_some() {
+            let how = "gradient boosting (100 trees of depth 3) on component mismatches, permutation importance";
+            provenance.push(("Importance".to_owned(), how.to_owned()));
+        }
+        provenance.push(("Made by".to_owned(), format!("netkin {}", env!("CARGO_PKG_VERSION"))));
         Self {
             title: title.to_owned(),
             source: source.to_owned(),

@@ -104,6 +104,7 @@ fn heat_map_section(report: &Report, figure: String) -> String {
 fn cluster_section(report: &Report) -> String {
     let Some(clustering) = &report.clustering else { return String::new() };
     let stability = &clustering.stability;
+    let head = if report.keywords.is_empty() { "" } else { "<th>Stands out</th>" };
     let mut rows = String::new();
     for (cluster, members) in clustering.members().iter().enumerate() {
         let (colour, shape) = group_mark(cluster);
@@ -140,10 +141,10 @@ fn cluster_section(report: &Report) -> String {
             .collect();
         rows += &format!(
             "<tr><td><svg width=\"14\" height=\"14\" viewBox=\"-7 -7 14 14\" aria-hidden=\"true\"><path d=\"{shape}\" fill=\"{colour}\"/></svg>\u{a0}{}</td>\
-             <td>{}</td><td>{}</td><td class=\"number\">{:.0}\u{a0}%</td><td class=\"number\">{:.2}</td></tr>\n",
+             <td>{}</td>{}<td class=\"number\" data-name=\"Together\">{:.0}\u{a0}%</td><td class=\"number\" data-name=\"Silhouette\">{:.2}</td></tr>\n",
             cluster + 1,
             names.join(", "),
-            words.join(" "),
+            if head.is_empty() { String::new() } else { format!("<td>{}</td>", words.join(" ")) },
             100.0 * mean(&stability.membership),
             mean(&clustering.silhouettes)
         );
@@ -163,7 +164,7 @@ fn cluster_section(report: &Report) -> String {
         clustering.agreement_with_dendrogram
     );
     let table = format!(
-        "<div class=\"scroll\"><table>\n<thead><tr><th>Cluster</th><th>Networks</th><th>Stands out</th><th>Together</th><th>Silhouette</th></tr></thead>\n\
+        "<div class=\"scroll\"><table class=\"clusters\">\n<thead><tr><th>Cluster</th><th>Networks</th>{head}<th>Together</th><th>Silhouette</th></tr></thead>\n\
          <tbody>\n{rows}</tbody></table></div>\n"
     );
     section("clusters", "Clusters", &note, &table)
