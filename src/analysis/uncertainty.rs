@@ -249,7 +249,7 @@ pub fn images_needed(outcomes: &Outcomes, width: f64) -> Option<usize> {
         .collect();
     let count = counted.len() as f64;
     let mean = counted.iter().sum::<f64>() / count;
-    if !(mean > 0.0) {
+    if mean.is_nan() || mean == 0.0 {
         return None;
     }
     let variance = counted.iter().map(|fooled| (fooled - mean).powi(2)).sum::<f64>() / count;

@@ -274,7 +274,7 @@ mod tests {
         assert!(outside.is_empty(), "{outside:?}");
         assert!(!html.contains("src=") && !html.contains("@import") && !html.contains("url("));
         for part in ["heat-map", "dendrogram", "map-tsne", "importance", "legend", "Where this comes from"] {
-            assert!(html.contains(&format!("{part}")), "{part}");
+            assert!(html.contains(part), "{part}");
         }
     }
 
@@ -287,6 +287,16 @@ mod tests {
             html.contains("No clusters: 2 networks")
                 && html.contains("No map by t-SNE")
                 && html.contains("components are not known")
+        );
+
+        let mut families = report();
+        let one = NetworkComponents { columns: vec!["Family".into()], rows: vec![vec!["x".into()]; 6] };
+        families = Report::of("", "", families.matrix, Some(one), 2);
+        let html = families.to_html();
+        assert!(
+            html.contains("at least two components")
+                && html.contains("Family: x")
+                && !html.contains("id=\"importance\"")
         );
     }
 }
