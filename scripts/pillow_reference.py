@@ -9,10 +9,12 @@ Writes tests/fixtures/images/:
 - resize.csv, resize_f32.csv, transform.csv: CRC-32 of what Pillow, and timm's evaluation transform, make of the
   image that `formula_image` computes (tests/images.rs computes the same one);
 - formats/NAME.EXT and formats/NAME.rgb: small files of each format, and their pixels as Pillow decodes them;
+- refused/: files that Pillow reads and netkin refuses, since it would not read them in the same way;
 - photos.csv, with --photos: CRC-32 of the resized PNG images of that folder (only the sums are stored, not the images).
 """
 
 import argparse
+import io
 import struct
 import warnings
 import zlib
@@ -153,6 +155,23 @@ def png_file(samples, color_type):
     )
 
 
+def gif_on_screen(image, screen, place):
+    """A GIF whose only picture, `image`, lies at `place` on a larger screen."""
+    buffer = io.BytesIO()
+    image.save(buffer, "GIF")
+    data = bytearray(buffer.getvalue())
+    data[6:10] = struct.pack("<HH", *screen)
+    start = 13 + 3 * 2 ** ((data[10] & 7) + 1)
+    while data[start] == 0x21:  # extensions
+        start += 2
+        while data[start]:
+            start += data[start] + 1
+        start += 1
+    assert data[start] == 0x2C
+    data[start + 1 : start + 5] = struct.pack("<HH", *place)
+    return bytes(data)
+
+
 def write_formats():
     folder = FIXTURES / "formats"
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,6 +212,36 @@ def write_formats():
     save("lossless.webp", rgb, lossless=True)
     save("lossy_alpha.webp", rgba, quality=80)
     save("lossless_alpha.webp", rgba, lossless=True, exact=True)
+    save("palette.gif", palette)
+    save("gray.gif", gray)
+    save("transparent.gif", palette, transparency=3)
+    save("animated.gif", palette, save_all=True, append_images=[palette.rotate(180)], duration=100)
+    # The first picture covers a part of the screen only.
+    small = rgb.crop((0, 0, 20, 11)).quantize(12)
+    refused = FIXTURES / "refused"
+    refused.mkdir(exist_ok=True)
+    (refused / "part_of_screen.gif").write_bytes(gif_on_screen(small, (41, 30), (7, 5)))
+    save("rgb.bmp", rgb)
+    save("rgba.bmp", rgba)
+    save("gray.bmp", gray)
+    save("palette.bmp", palette)
+    save("bilevel.bmp", rgb.convert("1"))
+    save("rgb.tiff", rgb)
+    save("rgba.tiff", rgba)
+    save("gray.tiff", gray)
+    save("gray16.tiff", Image.fromarray(wide[:, :, 0] % 400))
+    palette.save(refused / "palette.tiff")
+    save("cmyk.tiff", rgb.convert("CMYK"))
+    save("bilevel.tiff", rgb.convert("1"))
+    for compression in ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"]:
+        save(f"{compression}.tiff", rgb, compression=compression)
+    save("group4.tiff", rgb.convert("1"), compression="group4")
+    save("rgb.ppm", rgb)
+    save("gray.pgm", gray)
+    save("gray16.pgm", Image.fromarray(wide[:, :, 0] % 400))
+    save("bilevel.pbm", rgb.convert("1"))
+    plain = " ".join(str(value) for value in picture().ravel() // 17)
+    (folder / "plain.ppm").write_text(f"P3\n# fifteen levels\n41 30\n15\n{plain}\n")
     for path in sorted(folder.iterdir()):
         if path.suffix != ".rgb":
             with warnings.catch_warnings():

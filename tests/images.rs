@@ -108,6 +108,7 @@ fn format_files() -> Vec<(String, Vec<u8>, Vec<u8>)> {
 
 #[test]
 fn every_format_decodes_as_in_pillow() {
+    let mut wrong = Vec::new();
     for (name, bytes, expected) in format_files() {
         let image = decode(&bytes, &name).unwrap();
         assert_eq!((image.width(), image.height()), (41, 30), "{name}");
@@ -115,20 +116,43 @@ fn every_format_decodes_as_in_pillow() {
         let largest = distances.clone().max().unwrap();
         let equal = distances.filter(|&distance| distance == 0).count() as f64 / expected.len() as f64;
         println!("{name}: {:.1} % equal, at most {largest} apart", equal * 100.0);
-        // The library reads CMYK, and its inverse transform rounds in another way.
-        let allowed = if name.contains("cmyk") { 4 } else { 0 };
-        assert!(largest <= allowed, "{name} is up to {largest} levels from Pillow");
+        // The library reads CMYK, and JPEG inside of TIFF, and its inverse transform rounds in another way.
+        let allowed = if ["cmyk.jpg", "jpeg.tiff"].contains(&name.as_str()) { 4 } else { 0 };
+        if largest > allowed {
+            wrong.push(format!("{name} is up to {largest} levels from Pillow"));
+        }
     }
+    assert_eq!(wrong, [""; 0]);
 }
 
 #[test]
 fn what_ends_early_is_an_error_in_every_format() {
-    for (name, bytes, _) in format_files() {
+    let mut wrong = Vec::new();
+    // Of an animation, the end of the later pictures may be missing.
+    for (name, bytes, _) in format_files().into_iter().filter(|(name, ..)| name != "animated.gif") {
         for length in [bytes.len() / 4, bytes.len() / 2, bytes.len() * 3 / 4] {
-            let error = decode(&bytes[..length], &name).expect_err(&name).to_string();
-            assert!(error.starts_with(&format!("`{name}` is a ")), "{error}");
-            assert!(error.contains("ends too early"), "{error}");
+            match decode(&bytes[..length], &name) {
+                Ok(_) => wrong.push(format!("the first {length} bytes of {name} are decoded")),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.starts_with(&format!("`{name}` is a ")), "{error}");
+                    if !error.contains("ends too early") {
+                        wrong.push(error);
+                    }
+                }
+            }
         }
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+/// What would not be as in Pillow is refused, with the reason.
+#[test]
+fn what_is_read_otherwise_than_by_pillow_is_refused() {
+    for (name, reason) in [("part_of_screen.gif", "part of the screen only"), ("palette.tiff", "RGBPalette")] {
+        let bytes = fs::read(fixtures().join("refused").join(name)).unwrap();
+        let error = decode(&bytes, name).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("`{name}` is a ")) && error.contains(reason), "{error}");
     }
 }
 

@@ -1,11 +1,11 @@
 //! Image files to RGB, as Pillow's `Image.open(path).convert("RGB")` gives it.
 //!
-//! PNG, JPEG and WebP, told apart by their content, not by the file's extension. What Pillow does with other kinds of
+//! PNG, JPEG, WebP, GIF, BMP, TIFF and PNM (PPM, PGM, PBM), told apart by their content, not by the file's extension. What Pillow does with other kinds of
 //! pixels is done here too: alpha is dropped (not blended), gray is repeated, palettes are looked up, 16-bit colour keeps its
 //! high byte, 16-bit gray is clamped to 255, CMYK is converted without a colour profile. EXIF orientation and colour
 //! profiles are not applied. Of an animation, the first picture counts.
 //!
-//! All three are exact: decoders of JPEG may differ by some levels, which is enough to turn close predictions, so the usual kinds
+//! All are exact, but for JPEGs of CMYK or inside of TIFF, which are within a few levels: decoders of JPEG may differ by some levels, which is enough to turn close predictions, so the usual kinds
 //! are read by our own ([`jpeg`]) and only the rare ones by the library. A JPEG that ends early is an error, as in Pillow,
 //! although decoders can fill the rest with gray.
 
@@ -37,7 +37,9 @@ pub enum DecodeError {
         source: std::io::Error,
     },
     /// The content is none of the known formats.
-    #[error("`{name}` is not a PNG, JPEG or WebP image ({found}); convert it, or remove it from the data.")]
+    #[error(
+        "`{name}` is not a PNG, JPEG, WebP, GIF, BMP, TIFF or PNM image ({found}); convert it, or remove it from the data."
+    )]
     NotAnImage {
         /// The file.
         name: String,
@@ -101,6 +103,10 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
         Ok(format @ ImageFormat::Png) => (format, "PNG"),
         Ok(format @ ImageFormat::Jpeg) => (format, "JPEG"),
         Ok(format @ ImageFormat::WebP) => (format, "WebP"),
+        Ok(format @ ImageFormat::Gif) => (format, "GIF"),
+        Ok(format @ ImageFormat::Bmp) => (format, "BMP"),
+        Ok(format @ ImageFormat::Tiff) => (format, "TIFF"),
+        Ok(format @ ImageFormat::Pnm) => (format, "PNM"),
         Ok(_) => return Err(not_an_image("it is an image in another format")),
         Err(_) => return Err(not_an_image("its first bytes are no image's")),
     };
@@ -112,6 +118,11 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
     };
     if !complete {
         return Err(DecodeError::Truncated { name: name.to_owned(), format: format_name });
+    }
+    if format == ImageFormat::Gif && gif_covers_its_screen(bytes) == Some(false) {
+        // Pillow fills the rest with a colour of the palette, the library with none.
+        let reason = "its first picture covers a part of the screen only".to_owned();
+        return Err(DecodeError::Undecodable { name: name.to_owned(), format: format_name, reason });
     }
     // One hostile file among thousands must not end a run of hours, so a panic of a decoder is that file's error.
     match catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format))) {
@@ -177,7 +188,7 @@ fn rgb_bytes(image: DynamicImage) -> Vec<u8> {
         DynamicImage::ImageRgba16(image) => {
             image.pixels().flat_map(|p| [high_byte(p.0[0]), high_byte(p.0[1]), high_byte(p.0[2])]).collect()
         }
-        // The three formats give no floating-point pixels.
+        // Of floating-point pixels, which TIFF may have, [0, 1] is meant.
         other => other.into_rgb8().into_raw(),
     }
 }
@@ -186,9 +197,37 @@ fn high_byte(value: u16) -> u8 {
     (value >> 8) as u8
 }
 
-/// Whether a decoder stopped because the bytes did.
+/// Whether a decoder stopped because the bytes did, which some say by an error within an error, or in words.
 fn ends_early(error: &image::ImageError) -> bool {
-    matches!(error, image::ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof)
+    let chain = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    chain.into_iter().any(|error| {
+        let words = ["unexpected end of file", "failed to fill whole buffer", "not enough data"];
+        let said = error.to_string().to_lowercase();
+        let says_so = words.iter().any(|words| said.contains(words));
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        says_so || kind == Some(std::io::ErrorKind::UnexpectedEof)
+    })
+}
+
+/// Whether the first picture of a GIF is as large as its screen; none if there is no picture.
+fn gif_covers_its_screen(bytes: &[u8]) -> Option<bool> {
+    const EXTENSION: u8 = 0x21;
+    const PICTURE: u8 = 0x2C;
+    // Signature, then the screen's width, height, and a byte that tells the size of the palette.
+    let screen = bytes.get(6..10)?;
+    let flags = *bytes.get(10)?;
+    let palette = if flags & 0x80 == 0 { 0 } else { 3_usize << ((flags & 7) + 1) };
+    let mut position = 13 + palette;
+    while *bytes.get(position)? == EXTENSION {
+        // A label, then blocks that begin with their length, up to an empty one.
+        position += 2;
+        while *bytes.get(position)? != 0 {
+            position += usize::from(bytes[position]) + 1;
+        }
+        position += 1;
+    }
+    let descriptor = bytes.get(position..position + 9).filter(|descriptor| descriptor[0] == PICTURE)?;
+    Some(descriptor[1..5] == [0; 4] && descriptor[5..9] == *screen)
 }
 
 /// Whether a WebP is as long as its header says.
@@ -237,7 +276,7 @@ mod tests {
     #[test]
     fn content_that_is_no_image_is_named() {
         let error = decode(b"file,label\n", "labels.csv").unwrap_err().to_string();
-        assert!(error.starts_with("`labels.csv` is not a PNG, JPEG or WebP image"), "{error}");
+        assert!(error.starts_with("`labels.csv` is not a PNG, JPEG, WebP, GIF"), "{error}");
         let error = decode(b"", "empty.png").unwrap_err().to_string();
         assert!(error.contains("it is empty"), "{error}");
         let error = decode(b"qoif\x00\x00\x00\x01", "small.qoi").unwrap_err().to_string();

@@ -2,7 +2,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`decode`] | PNG, JPEG and WebP files to [`RgbImage`], as Pillow's `Image.open(path).convert("RGB")` |
+//! | [`decode`] | PNG, JPEG, WebP, GIF, BMP, TIFF and PNM files to [`RgbImage`], as Pillow's `Image.open(path).convert("RGB")` |
 //! | [`resize`] | Pillow's antialiased bilinear and bicubic resize, bit for bit, and timm's evaluation [`Transform`] |
 //! | [`dataset`] | which images there are, and which class each one is: class folders, or a folder with a labels file |
 //! | [`loader`] | batches of decoded and transformed images, made by threads while the network works |
