@@ -344,10 +344,15 @@ def pooled(model, maps):
 @contextmanager
 def unrounded():
     """Layers that go over to single precision by themselves stay in that of their input (EvoNorm, filter response norm) or
-    compute in double precision (XCiT's positions)."""
+    compute in double precision (XCiT's positions), and so does the slope of PyTorch's hard sigmoid."""
     to_float = torch.Tensor.float
     keep = lambda tensor: tensor if tensor.is_floating_point() else to_float(tensor)
-    with mock.patch.object(torch.Tensor, "float", keep), mock.patch.object(torch, "float32", torch.float64):
+    hard_sigmoid = lambda tensor, inplace=False: torch.nn.functional.relu6(tensor + 3.0) / 6.0
+    with (
+        mock.patch.object(torch.Tensor, "float", keep),
+        mock.patch.object(torch, "float32", torch.float64),
+        mock.patch.object(torch.nn.functional, "hardsigmoid", hard_sigmoid),
+    ):
         yield
 
 

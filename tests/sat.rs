@@ -270,3 +270,31 @@ fn images_that_changed_since_the_run_began_are_refused() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("03.png") && said.contains("another content"), "{said}");
 }
+
+#[test]
+fn a_set_is_compared_at_one_size() {
+    let scratch = Scratch::new();
+    let models = models(&scratch);
+    let list = scratch.path("models.txt");
+    std::fs::write(&list, models.join("\n")).unwrap();
+    let set = [format!("@{}", list.display())];
+    let folder = scratch.path("run");
+    let sized = || {
+        let mut command = command(&scratch, &set, 2);
+        command.args(["--input-size", "24"]);
+        command
+    };
+    let document: serde_json::Value = serde_json::from_slice(&run(&mut sized(), &folder)).unwrap();
+    assert_eq!(document["models"].as_array().unwrap().len(), 3);
+    assert_eq!(document["models"][0]["preprocessing"]["input_size"], serde_json::json!([24, 24]));
+
+    let refused = |mut command: Command, folder: &Path| {
+        let output = command.arg("--run").arg(folder).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused(command(&scratch, &set, 2), &folder);
+    assert!(said.contains("input_size"), "the folder is for another size: {said}");
+    let said = refused(command(&scratch, &models[..1], 2), &scratch.path("one"));
+    assert!(said.contains("a similarity needs two"), "{said}");
+}

@@ -17,7 +17,7 @@ impl Args {
         let config = self.settings.config()?;
         let dataset = self.settings.data.open()?;
         let mut networks = Vec::new();
-        for (position, spec) in self.settings.models.iter().enumerate() {
+        for (position, spec) in self.settings.specs()?.iter().enumerate() {
             // One at a time: all networks need not fit into this machine.
             let model = common.load_one(spec, self.settings.options.precision)?;
             networks.push(NetworkRecord::of(&model, config.crop, position));

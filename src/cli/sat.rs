@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
-use netkin_weights::ModelSpec;
+use netkin_weights::{ModelSet, ModelSpec};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -37,9 +37,9 @@ pub struct Args {
 /// What a run folder is made with.
 #[derive(Debug, clap::Args)]
 pub struct Settings {
-    /// NAME, NAME.TAG or NAME=WEIGHTS; at least two
-    #[arg(required = true, num_args = 2..)]
-    pub models: Vec<ModelSpec>,
+    /// NAME, NAME.TAG, NAME=WEIGHTS, @paper69, @demo or @FILE; at least two models in all
+    #[arg(required = true)]
+    models: Vec<ModelSet>,
     #[command(flatten)]
     pub data: DataOptions,
     #[command(flatten)]
@@ -72,6 +72,18 @@ pub struct ScoreOptions {
 }
 
 impl Settings {
+    /// The networks, in the order of their names.
+    ///
+    /// # Errors
+    /// If there are fewer than two, which have no pair.
+    pub fn specs(&self) -> Result<Vec<ModelSpec>, Failure> {
+        let specs = self.options.specs(&self.models);
+        match &specs[..] {
+            [one] => Err(format!("{one} is one network, and a similarity needs two: name another").into()),
+            _ => Ok(specs),
+        }
+    }
+
     /// What they mean for the library, their ranges checked.
     pub fn config(&self) -> Result<SatConfig, Failure> {
         Ok(SatConfig {
@@ -79,6 +91,7 @@ impl Settings {
             crop: self.crop,
             transfer_interpolation: self.transfer_interpolation,
             strict: self.data.strict,
+            input_size: self.options.input_size,
             keep_adversarial: self.keep_adversarial,
             keep_logits: self.keep_logits,
             ..SatConfig::default()
@@ -197,9 +210,10 @@ impl Args {
     }
 
     fn do_all(&self, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
-        let Settings { models, data, run: folder, options, .. } = &self.settings;
+        let Settings { data, run: folder, options, .. } = &self.settings;
+        let specs = self.settings.specs()?;
         let dataset = data.open()?;
-        let models = common.load(models, options.precision)?;
+        let models = common.load(&specs, options.precision)?;
         say_doubts(&dataset, models.iter().map(Model::num_classes));
         let teller = Teller::new(common);
         let run = sat::run(&models, &dataset, config, folder, |progress| teller.tell(progress))?;
@@ -218,7 +232,8 @@ impl Args {
 
     /// Skipped images are reported and no failure: they are skipped whoever tries.
     fn do_share(&self, shard: Shard, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
-        let Settings { models: specs, data, run: path, options, .. } = &self.settings;
+        let Settings { data, run: path, options, .. } = &self.settings;
+        let specs = self.settings.specs()?;
         let dataset = data.open()?;
         let names: Vec<&str> = specs.iter().map(ModelSpec::name).collect();
         let planned = SatFolder::planned(&names, options.precision, &dataset, config, path, Trust::List)?;
@@ -228,7 +243,7 @@ impl Args {
         let (models, folder) = match planned.filter(|_| is_done) {
             Some(folder) => (Vec::new(), folder),
             None => {
-                let models = common.load(specs, options.precision)?;
+                let models = common.load(&specs, options.precision)?;
                 say_doubts(&dataset, models.iter().map(Model::num_classes));
                 let networks = NetworkRecord::of_all(&models, config.crop);
                 let folder = SatFolder::open(networks, &dataset, config, path, Trust::List)?;

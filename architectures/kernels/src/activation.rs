@@ -45,7 +45,8 @@ fn plain_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// min(max(x + 3, 0), 6) / 6. Burn's own rounds the sixth to single precision.
 fn plain_hard_sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::hardtanh(x.add_scalar(3.0), 0.0, 6.0).div_scalar(6.0)
+    // By a product, since the gradient of Burn's quotient by a number has single precision in any format.
+    activation::hardtanh(x.add_scalar(3.0), 0.0, 6.0).mul_scalar(1.0 / 6.0)
 }
 
 /// x/2·(1 + erf(x/√2)).

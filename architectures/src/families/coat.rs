@@ -246,8 +246,10 @@ impl CoaT {
 impl Architecture for CoaT {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let [_, positions @ ..] = self.scales().map(|scale| scale.positions);
-        let [_, mut scales @ ..] = self.serial(images, taps);
+        let [first, mut scales @ ..] = self.serial(images, taps);
         for (index, block) in self.parallel_blocks.iter().enumerate() {
+            // The first scale goes past these blocks.
+            taps.map(|| format!("parallel_blocks.{index}.0"), first.values.clone());
             let mixed = block.forward(scales, positions);
             scales = from_fn(|scale| {
                 let name = || format!("parallel_blocks.{index}.{}", scale + 1);

@@ -120,7 +120,7 @@ const SPNASNET: &[&[Blocks]] = &[
     &[inverted(320).expand(6.0)],
 ];
 const EFFICIENTNET_EDGE: &[&[Blocks]] = &[
-    &[edge(24).expand_outputs(4.0)],
+    &[edge(24).expand_outputs(4.0).shortcut(false)],
     &[edge(32).repeat(2).stride(2).expand(8.0)],
     &[edge(48).repeat(4).stride(2).expand(8.0)],
     &[inverted(96).repeat(5).kernels(&[5]).stride(2).expand(8.0)],

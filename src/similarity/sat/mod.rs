@@ -52,6 +52,9 @@ pub struct SatConfig {
     pub batch: usize,
     /// Whether an image that cannot be decoded ends the run.
     pub strict: bool,
+    /// Height and width in pixels of the images that all networks were built for, if not each its weights' own: a run folder
+    /// is for one or the other.
+    pub input_size: Option<[usize; 2]>,
     /// Whether adversarial images are kept, so that networks that come later need not have them made again.
     pub keep_adversarial: bool,
     /// Whether the logits of clean images are kept, 4 bytes for each class, image and network.
@@ -67,6 +70,7 @@ impl Default for SatConfig {
             epsilon_s: 0.01,
             batch: CHUNK,
             strict: false,
+            input_size: None,
             keep_adversarial: false,
             keep_logits: false,
         }
@@ -262,6 +266,7 @@ impl SatFolder {
             "attack": {"pgd": config.attack},
             "attack_key": Key::of(&config.attack),
             "crop": config.crop,
+            "input_size": config.input_size,
             "transfer_interpolation": config.transfer_interpolation.name(),
             "precision": networks.first().map(|network| &network.precision),
         });
