@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use netkin_architectures::{Entry, registry};
+
 use super::published;
 
 /// A word per network and column, as in the SAT paper's table: `Stem layer` of `convnext_tiny` is `4s4`.
@@ -69,6 +71,11 @@ fn list(names: &[String]) -> String {
     }
 }
 
+/// The thirteen components of a network by its configuration, in the order of the paper's table.
+pub fn derived(entry: &Entry) -> Vec<String> {
+    entry.config.components().values(entry.config.input_size()).into()
+}
+
 impl ComponentTable {
     /// Reads a CSV file: a header, then a row per network, its name first.
     ///
@@ -110,7 +117,8 @@ impl ComponentTable {
         Ok(Self { columns, rows })
     }
 
-    /// The table for networks that netkin knows: the published one, under the names of 2022 and today's names in timm.
+    /// The table for networks that netkin knows: the published one, under the names of 2022 and today's names in timm, and
+    /// what the configurations of all others say.
     pub fn known() -> Self {
         let mut table = published::components();
         for model in published::models() {
@@ -119,7 +127,15 @@ impl ComponentTable {
                 table.rows.entry(name).or_insert_with(|| values.clone());
             }
         }
+        for entry in registry::all() {
+            table.rows.entry(entry.name.to_owned()).or_insert_with(|| derived(entry));
+        }
         table
+    }
+
+    /// A network's row, or that of its architecture, whose name lies before the point of `resnet18.a1_in1k`.
+    fn row(&self, name: &str) -> Option<&Vec<String>> {
+        self.rows.get(name).or_else(|| self.rows.get(name.split_once('.')?.0))
     }
 
     /// The values of each network, in the order of `names`.
@@ -127,12 +143,12 @@ impl ComponentTable {
     /// # Errors
     /// [`ComponentError::Missing`] with all networks that have no row.
     pub fn select(&self, names: &[String]) -> Result<NetworkComponents, ComponentError> {
-        let missing: Vec<String> = names.iter().filter(|name| !self.rows.contains_key(*name)).cloned().collect();
-        if missing.is_empty() {
-            let rows = names.iter().map(|name| self.rows[name].clone()).collect();
-            Ok(NetworkComponents { columns: self.columns.clone(), rows })
-        } else {
-            Err(ComponentError::Missing { names: missing, columns: self.columns.clone() })
+        match names.iter().map(|name| self.row(name).cloned()).collect() {
+            Some(rows) => Ok(NetworkComponents { columns: self.columns.clone(), rows }),
+            None => {
+                let missing = names.iter().filter(|name| self.row(name).is_none()).cloned().collect();
+                Err(ComponentError::Missing { names: missing, columns: self.columns.clone() })
+            }
         }
     }
 }
@@ -181,5 +197,13 @@ mod tests {
         let names = ["gluon_resnet101_v1c", "resnet101c"].map(String::from);
         let rows = table.select(&names).unwrap().rows;
         assert_eq!(rows[0], rows[1]);
+    }
+
+    #[test]
+    fn networks_that_the_paper_has_not_are_described_by_their_configurations() {
+        let names = ["resnet34.a1_in1k", "deit_small_patch16_224"].map(String::from);
+        let table = ComponentTable::known();
+        let stems = table.select(&names).unwrap().column("Stem layer").unwrap();
+        assert_eq!(stems, ["7s2", "16s16"]);
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::common::{Common, print, print_json};
 use super::{Failure, Outcome, chosen};
+use crate::analysis::published;
 
 /// List the networks
 #[derive(Debug, clap::Args)]
@@ -177,5 +178,35 @@ fn markdown(rows: &[Row], components: bool) -> String {
     let header: Vec<String> = columns.iter().map(|column| column.to_string()).collect();
     let rule = vec!["---".to_owned(); columns.len()];
     let body: String = rows.iter().map(|row| line(&row.cells())).collect();
-    line(&header) + &line(&rule) + &body
+    let table = line(&header) + &line(&rule) + &body;
+    if components { format!("{INTRODUCTION}\n{table}{}", contradictions(rows)) } else { table }
+}
+
+const INTRODUCTION: &str = "\
+# Networks
+
+Printed by `netkin models --components --format markdown`. Parameters are those that are trained; GMACs are thousand millions
+of multiply-accumulate operations for one image of the size that is named; *weights* is the tag that is loaded if none is given;
+the thirteen components behind them are those of the paper on SAT (arXiv 2210.11407), derived from each network's configuration.
+";
+
+/// Where the published table of components says otherwise of these networks.
+fn contradictions(rows: &[Row]) -> String {
+    let listed =
+        |name: &str| netkin_architectures::find(name).is_ok_and(|it| rows.iter().any(|row| row.name == it.name));
+    let lines: String = published::DISAGREEMENTS
+        .iter()
+        .filter(|it| listed(it.name))
+        .map(|it| {
+            let published::Disagreement { name, column, published, derived, reason } = it;
+            format!("| {name} | {column} | {published} | {derived} | {reason} |\n")
+        })
+        .collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    format!(
+        "\n## Where the paper's table says otherwise\n\n\
+         | network | component | table | configuration | because |\n|---|---|---|---|---|\n{lines}"
+    )
 }
