@@ -148,7 +148,7 @@ macro_rules! mobilenet_edge_v2 {
                 edge($c).expand(4.0),
                 edge($c).expand(4.0).group_width($group),
             ],
-            &[inverted($d).stride(2).expand(8.0), inverted($d).repeat(3).expand(4.0)],
+            &[edge($d).stride(2).expand(8.0), inverted($d).repeat(3).expand(4.0)],
             &[inverted($e).expand(8.0), inverted($e).repeat(3).expand(4.0)],
             &[inverted($f).stride(2).expand(8.0), inverted($f).repeat(3).expand(4.0)],
             &[inverted($g).expand(8.0)],
