@@ -31,7 +31,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from timm_reference import (
-    DEMO, build, label_values, parameter_values, pooled, state, to_tensor, uniform, unrounded,
+    DEFAULT_FOLDER, DEMO, build, contiguous_gradients, label_values, parameter_values, pooled, state, to_tensor, uniform,
+    unrounded,
 )  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,12 @@ def paper69():
         return [row["model"].split(".")[0] for row in csv.DictReader(file)]
 
 
+def gains():
+    """The factors for matrices and kernels with which the networks' outputs follow their images: see `timm_reference.GAINS`."""
+    lines = [json.loads(line) for path in DEFAULT_FOLDER.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return {line["name"]: line["gain"] for line in lines}
+
+
 def relative(a, b):
     return float(numpy.linalg.norm(a.astype(numpy.float64) - b) / numpy.linalg.norm(b))
 
@@ -51,7 +58,7 @@ def check(name, options):
     """Errors of logits, features and gradient, and the share of equal signs."""
     model, _, size = build(name)
     model = model.double().eval().requires_grad_(False)
-    gain = options.gain
+    gain = options.gain or gains()[name]
     with torch.no_grad():
         for key, tensor in state(model).items():
             shape = tuple(tensor.shape) or (1,)
@@ -61,7 +68,7 @@ def check(name, options):
     pixels = 0.5 * (uniform(f"seed{options.seed}.pixels", int(numpy.prod(shape))) + 1.0)
     # netkin reads f32 pixels; both see the same numbers.
     pixels = torch.from_numpy(pixels.astype(numpy.float32).astype(numpy.float64)).reshape(shape).requires_grad_()
-    with unrounded():
+    with unrounded(), contiguous_gradients(model):
         maps = model.forward_features(pixels)
     features = pooled(model, maps)
     logits = model.forward_head(maps)
@@ -102,7 +109,7 @@ def main():
     parser.add_argument("names", nargs="+", metavar="NAME", help="networks, or @paper69")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--gain", type=float, default=1.0, help="a factor for matrices and kernels")
+    parser.add_argument("--gain", type=float, help="a factor for matrices and kernels [default: the reference values']")
     parser.add_argument("--precision", choices=sorted(BOUNDS), default="f64", help="netkin's")
     parser.add_argument("--netkin", default=ROOT / "target/release/netkin", type=Path)
     parser.add_argument("--scratch", type=Path, help="a folder for the saved weights")

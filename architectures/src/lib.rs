@@ -13,6 +13,7 @@
 //! * [`Checkpoint`]: the tensors of a weights file on their way into a network.
 
 #![warn(missing_docs)]
+#![allow(clippy::large_enum_variant, reason = "a network has few parts, most of which are its weights on the heap")]
 
 mod checkpoint;
 mod components;

@@ -358,7 +358,7 @@ impl BlockShape {
 
 /// A block of any kind, with a shortcut where the shape stays.
 #[derive(Module, Debug)]
-#[allow(missing_docs, clippy::large_enum_variant)]
+#[allow(missing_docs)]
 pub enum MobileBlock {
     Convolution(ConvolutionBlock),
     Separable(SeparableBlock),

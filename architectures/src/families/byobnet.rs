@@ -628,7 +628,6 @@ impl Architecture for ByobNet {
 
 /// The first layers.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Stem {
     Convolution(ConvNorm),
     Sum(Sum),
@@ -753,7 +752,6 @@ impl BlockShape {
 
 /// A block of any kind.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Block {
     Residual(Residual),
     Sum(Sum),
@@ -941,7 +939,6 @@ impl Shortcut {
 
 /// Attention over channels.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum ChannelAttention {
     SqueezeExcite(SqueezeExcite),
     Efficient(EfficientChannelAttention),
@@ -972,7 +969,6 @@ impl ChannelAttention {
 
 /// Attention over places.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum SelfAttention {
     Halo(HaloAttention),
     Bottleneck(BottleneckAttention),
@@ -1023,7 +1019,6 @@ struct Sum {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Branches {
     One(ConvNorm),
     Several(Vec<ConvNorm>),

@@ -106,7 +106,6 @@ struct Block {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Mixer {
     Gated(GatedPositionalAttention),
     Plain(Attention),

@@ -188,7 +188,6 @@ struct Head {
 
 /// Strided convolution(s) and a normalisation, in the places of timm's Sequential: `stem.0`, …
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Stem {
     Patch((Conv2d, LayerNorm2d)),
     Overlap((Conv2d, Conv2d, LayerNorm2d)),

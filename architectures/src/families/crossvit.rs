@@ -193,7 +193,6 @@ impl Architecture for CrossVit {
 
 /// What cuts an image into square patches and maps each to a token.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Patches {
     Linear(PatchEmbed),
     Convolutional(ConvolutionalPatches),

@@ -81,7 +81,6 @@ pub struct DenseNet {
 
 /// A part of timm's Sequential of named modules.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Part {
     /// Of the stem; a normalisation follows.
     Convolution(Conv2d),

@@ -180,7 +180,6 @@ struct Tree {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Node {
     Leaf(Block),
     Tree(Boxed<Tree>),

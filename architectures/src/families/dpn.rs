@@ -94,7 +94,6 @@ pub struct DualPathNetwork {
 
 /// `conv1_1` is the stem; `conv2_1` is the first block of the first stage, and so on; `conv5_bn_ac` is the end.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Feature {
     Stem(ConvNorm),
     Block(Block),
@@ -189,7 +188,6 @@ struct Block {
 
 /// The last convolution, or, if it is two, the normalisation before them.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum End {
     Whole(NormConv),
     Split(Norm),

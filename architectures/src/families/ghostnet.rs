@@ -130,7 +130,6 @@ pub struct GhostNet {
 
 /// The last stage is a 1×1 convolution.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Part {
     Block(Block),
     Last(Widening),

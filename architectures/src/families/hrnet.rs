@@ -203,7 +203,6 @@ impl Architecture for HighResolutionNet {
 
 /// How a branch comes into a stage.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Transition {
     /// As it is; without parameters, but with a place in timm's numbering.
     None(Relu),
@@ -232,7 +231,6 @@ struct Exchange {
 
 /// The way from one branch to another.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Fuse {
     /// The same branch; without parameters, but with a place in timm's numbering.
     Same(Relu),

@@ -42,7 +42,6 @@ pub struct InceptionV4 {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Part {
     Layer(ConvNorm),
     Block(Branches),
@@ -57,18 +56,18 @@ impl InceptionV4 {
         };
         let mut features = vec![conv(3, 32, 2, 0), conv(32, 32, 1, 0), conv(32, 64, 1, 1)];
         let mut channels = 64;
-        let blocks: [(usize, fn() -> Vec<Branch>); 8] = [
-            (1, mixed_3a),
-            (1, mixed_4a),
-            (1, mixed_5a),
-            (4, square),
-            (1, halving),
-            (7, factorised),
-            (1, factorised_halving),
-            (3, forked),
+        let blocks = [
+            (1, mixed_3a()),
+            (1, mixed_4a()),
+            (1, mixed_5a()),
+            (4, square()),
+            (1, halving()),
+            (7, factorised()),
+            (1, factorised_halving()),
+            (3, forked()),
         ];
-        for branches in blocks.into_iter().flat_map(|(count, branches)| vec![branches; count]) {
-            let block = Branches::new(channels, branches(), EPSILON, device);
+        for branches in blocks.iter().flat_map(|(count, branches)| std::iter::repeat_n(branches, *count)) {
+            let block = Branches::new(channels, branches.clone(), EPSILON, device);
             channels = block.outputs(channels);
             features.push(Part::Block(block));
         }

@@ -378,7 +378,6 @@ impl Scale {
 
 /// See [`MixerKind`].
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Mixer {
     Pool(Pool),
     Separable(SeparableConv),
@@ -505,7 +504,6 @@ impl Mlp {
 
 /// The last layer, or a perceptron in its place.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Classifier {
     Linear(Linear),
     Mlp(ClassifierMlp),

@@ -173,7 +173,6 @@ impl Norm {
 
 /// A block of any kind over `[batch, token, channel]`.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Block {
     Mixer(MixerBlock),
     Residual(ResidualBlock),

@@ -18,7 +18,7 @@ macro_rules! families {
         ///
         /// The variant's name is no part of a parameter's key: collect and apply with `skip_enum_variants`.
         #[derive(Module, Debug)]
-        #[allow(missing_docs, clippy::large_enum_variant)]
+        #[allow(missing_docs)]
         pub enum Network {
             $($network($family::$network)),*
         }

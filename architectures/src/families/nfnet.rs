@@ -446,7 +446,6 @@ impl Downsample {
 
 /// Attention over channels.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Attention {
     SqueezeExcite(SqueezeExcite),
     Efficient(EfficientChannelAttention),

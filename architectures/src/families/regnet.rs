@@ -288,7 +288,6 @@ impl Architecture for RegNet {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Stem {
     Plain(Conv2d),
     Normalised(ConvNorm),
@@ -332,7 +331,6 @@ impl BlockShape {
 
 /// A block of either kind.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Block {
     Plain(PlainBlock),
     Preactivated(PreactivatedBlock),

@@ -247,7 +247,6 @@ struct DepthwiseBranches {
 
 /// A depthwise 1×1 convolution with a normalisation or a bias.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Scaling {
     Normalised(Layer),
     Plain(Conv2d),

@@ -269,7 +269,6 @@ fn norm(config: &Config, channels: usize, device: &Device) -> Norm2d {
 
 /// Strided convolution(s) up to the first normalisation.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 pub(super) enum Stem {
     Plain(Conv2d),
     /// In the places of timm's Sequential: `conv1.0`, `conv1.1`, …

@@ -282,7 +282,6 @@ fn forward_stages(stages: &[Stage], mut x: Tensor<4>, taps: &mut Taps, path: &st
 
 /// Convolution(s) and pooling, which both halve the image.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 pub(super) enum Stem {
     Plain(PlainStem),
     Deep(DeepStem),

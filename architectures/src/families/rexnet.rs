@@ -90,7 +90,6 @@ struct Head {
 
 /// A block, or the last convolution.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Feature {
     Block(Block),
     Last(ConvNorm),

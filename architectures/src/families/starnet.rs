@@ -74,7 +74,6 @@ pub struct StarNet {
 
 /// A stage begins with what halves the image.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Part {
     Halving(ConvNorm),
     Block(Block),

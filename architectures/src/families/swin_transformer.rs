@@ -254,7 +254,6 @@ struct Block {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Attention {
     Biased(WindowAttention),
     Cosine(CosineAttention),

@@ -188,7 +188,6 @@ struct Block {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Attention {
     Local(LocalAttention),
     Global(GlobalAttention),

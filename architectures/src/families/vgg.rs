@@ -92,7 +92,6 @@ pub struct Vgg {
 
 /// A place of timm's Sequential; those without parameters count, too.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Layer {
     Convolution(Conv2d),
     Norm(BatchNorm2d),

@@ -245,7 +245,6 @@ impl Architecture for VisionTransformer {
 
 /// From an image to tokens.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Embedding {
     Patches(PatchEmbed),
     Hybrid(HybridEmbed),
@@ -277,7 +276,6 @@ struct HybridEmbed {
 }
 
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Backbone {
     Stem(Stem),
     Trunk(Trunk),

@@ -177,7 +177,6 @@ impl Stage {
 
 /// A 3×3 convolution, or a depthwise one with a 1×1 one behind it, and a normalisation.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Layer {
     Plain(ConvNorm),
     Separable(SeparableConv),
@@ -262,7 +261,6 @@ impl Block {
 
 /// Attention over the channels of either kind.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 enum Attention {
     Ese(EffectiveSqueezeExcite),
     Eca(EfficientChannelAttention),

@@ -8,7 +8,6 @@ use super::{Conv2d, Then};
 /// One convolution, or several of different kernel sizes side by side, each over its share of the channels
 /// (Tan & Le 2019, MixConv).
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
 pub enum MixedConv2d {
     /// Over all channels.
     Single(Conv2d),
