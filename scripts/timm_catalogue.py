@@ -16,10 +16,11 @@ from timm.models import _registry
 
 FILES = [
     "byobnet", "cait", "coat", "convit", "convmixer", "convnext", "crossvit", "cspnet", "deit", "densenet", "dla",
-    "dpn", "efficientnet", "hardcorenas", "hrnet", "inception_v3", "inception_v4", "levit", "metaformer", "mlp_mixer",
-    "mobilenetv3", "nest", "nfnet", "pit", "regnet", "resnest", "resnet", "resnetv2", "rexnet", "swin_transformer",
-    "swin_transformer_v2", "tnt", "twins", "vgg", "vision_transformer", "vision_transformer_hybrid", "visformer",
-    "vovnet", "xception", "xception_aligned", "xcit",
+    "dpn", "efficientnet", "ghostnet", "hardcorenas", "hrnet", "inception_resnet_v2", "inception_v3",
+    "inception_v4", "levit", "metaformer", "mlp_mixer", "mobilenetv3", "nest", "nfnet", "pit", "regnet", "repvit",
+    "resnest", "resnet", "resnetv2", "rexnet", "senet", "starnet", "swin_transformer", "swin_transformer_v2", "tnt",
+    "twins", "vgg", "visformer", "vision_transformer", "vision_transformer_hybrid", "vovnet", "xception",
+    "xception_aligned", "xcit",
 ]
 COLUMNS = [
     "name", "tag", "default", "num_classes", "height", "width",

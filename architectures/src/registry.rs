@@ -71,7 +71,6 @@ const ALIASES: &[(&str, &str)] = &[
     ("mnasnet_b1", "mnasnet_100"),
     ("regnetz_040h", "regnetz_040_h"),
     ("resnetv2_101x1_bitm", "resnetv2_101x1_bit"),
-    ("resnetv2_152x2_bitm", "resnetv2_152x2_bit"),
     ("resnetv2_50x1_bitm", "resnetv2_50x1_bit"),
     ("resnetv2_50x3_bitm", "resnetv2_50x3_bit"),
     ("vit_base_resnet50_384", "vit_base_r50_s16_384"),

@@ -14,7 +14,7 @@ use crate::doctor::{Bounds, Doctor, Finding};
 /// finite differences; memory is watched over many steps; on the CPU, an image must give the same bytes alone and in a batch.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names of networks; * and ? stand for any characters [default: all]
+    /// Networks: names, parts of names with * and ? for any characters, @paper69, @demo or @FILE [default: all]
     models: Vec<String>,
     /// Height and width of the images, for networks that take any
     #[arg(long, value_name = "PIXELS", default_value = "96", value_parser = size)]

@@ -142,7 +142,6 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("resnetv2_101x1_bit", bit(1, LAYERS_101, 448)),
     ("resnetv2_152", RESNET152),
     ("resnetv2_152d", d(RESNET152)),
-    ("resnetv2_152x2_bit", bit(2, LAYERS_152, 224)),
 ];
 
 configuration!(ResNetV2, InputRule::Any);
