@@ -99,7 +99,6 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("vit_base_patch32_224", patch32(BASE)),
     ("vit_base_patch32_384", at_384(patch32(BASE))),
     ("vit_base_r26_s32_224", hybrid(&[2, 2, 2, 2], 1, BASE)),
-    ("vit_base_r50_s16_224", hybrid(&[3, 4, 9], 1, BASE)),
     ("vit_base_r50_s16_384", at_384(hybrid(&[3, 4, 9], 1, BASE))),
     ("vit_large_r50_s32_224", hybrid(&[3, 4, 6, 3], 1, LARGE)),
     ("vit_small_patch16_224", SMALL),
