@@ -443,6 +443,14 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("repvgg_b2g4", with_repvgg_stem(64, &stages(repvgg(4), REPVGG_B, [160, 320, 640, 2560]))),
     ("repvgg_b3", with_repvgg_stem(64, &stages(REPVGG, REPVGG_B, [192, 384, 768, 2560]))),
     ("repvgg_b3g4", with_repvgg_stem(64, &stages(repvgg(4), REPVGG_B, [192, 384, 768, 2560]))),
+    (
+        "repvgg_d2se",
+        Config {
+            channel_attention: Some(ChannelAttentionKind::SqueezeExcite { part: 1.0 / 16.0, divisor: 1 }),
+            input_size: 320,
+            ..with_repvgg_stem(64, &stages(REPVGG, [8, 14, 24, 1], [160, 320, 640, 2560]))
+        },
+    ),
     ("resnet32ts", RESNET_32TS),
     ("resnet33ts", RESNET_33TS),
     ("resnet51q", Config { stem: QUAD_2, features: Some(2048), ..silu(of(&RESNET_51Q)) }),
