@@ -7,8 +7,8 @@
     python scripts/speed_table.py --vectors avx2 --only 'input-grad/*' --out docs/speed-avx2.md
     python scripts/speed_table.py --device cuda --out docs/gpu.md      # a GPU (netkin built with --features cuda)
 
-Rows, all of batch 8: eight networks of ImageNet, one step of an attack (logits and the gradient with respect to the
-pixels, 224 px); and training (logits and all gradients in training mode) of the ten small networks that netkin carries
+Rows, all of batch 8: fourteen networks of ImageNet, one step of an attack (logits and the gradient with respect to the
+pixels, 224 px but for SIZES); and training (logits and all gradients in training mode) of the ten small networks that netkin carries
 (28 px) and of deit_tiny_patch16_224. Weights and images are random.
 
 Each measurement is a process of its own that warms up and takes the median of some repetitions; PyTorch and netkin take
@@ -41,8 +41,11 @@ from pathlib import Path
 
 ATTACKED = [
     "resnet50", "resnext50_32x4d", "efficientnet_b2", "tf_efficientnet_lite0", "mobilenetv2_100",
-    "vit_small_patch16_224", "resmlp_24_224", "convnext_tiny",
+    "vit_small_patch16_224", "resmlp_24_224", "convnext_tiny", "regnety_032", "mixnet_xl", "nfnet_l0",
+    "swin_tiny_patch4_window7_224", "xcit_tiny_12_p8_224", "halonet50ts",
 ]  # fmt: skip
+# Where whole blocks of attention ask for another size than 224.
+SIZES = {"halonet50ts": 256}
 BATCH = 8
 
 DEMO = [
@@ -52,7 +55,7 @@ DEMO = [
 
 # (network, pass, batch, pixels)
 ROWS = (
-    [(name, "input-grad", BATCH, 224) for name in ATTACKED]
+    [(name, "input-grad", BATCH, SIZES.get(name, 224)) for name in ATTACKED]
     + [(name, "train", BATCH, 28) for name in DEMO]
     + [("deit_tiny_patch16_224", "train", BATCH, 224)]
 )

@@ -13,6 +13,7 @@ pub mod components;
 pub mod distance;
 mod eigen;
 pub mod embedding;
+pub mod ensembles;
 pub mod hierarchy;
 pub mod importance;
 mod kmeans;

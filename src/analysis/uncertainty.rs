@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::random::Random;
+use crate::similarity::sat::SatRun;
 
 /// What the images of a data set did to a pair of networks; one element for each image.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +45,33 @@ impl Outcomes {
     }
 }
 
+/// The images of a run that could be decoded: one element for each.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// Their positions in the data set.
+    pub images: Vec<usize>,
+    /// Network → image → whether it is classified correctly.
+    pub correct: Vec<Vec<bool>>,
+}
+
+impl Observed {
+    /// Those of a run.
+    pub fn of(run: &SatRun) -> Self {
+        let mut decoded = vec![true; run.images];
+        run.skipped.iter().for_each(|image| decoded[image.index] = false);
+        let images: Vec<usize> = (0..run.images).filter(|&image| decoded[image]).collect();
+        let correct = run.correct.iter().map(|correct| images.iter().map(|&image| correct[image]).collect());
+        Self { correct: correct.collect(), images }
+    }
+
+    /// What they did to the networks at positions `a` and `b` of the run.
+    pub fn outcomes(&self, run: &SatRun, a: usize, b: usize) -> Outcomes {
+        let fooled = |from: usize, on: usize| self.images.iter().map(|&image| run.fooled[from][on][image]).collect();
+        let both = self.correct[a].iter().zip(&self.correct[b]).map(|(&a, &b)| a && b);
+        Outcomes { both_correct: both.collect(), fooled_ab: fooled(a, b), fooled_ba: fooled(b, a) }
+    }
+}
+
 /// How intervals are found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BootstrapConfig {
@@ -74,6 +102,9 @@ pub struct Interval {
     pub bca: [f64; 2],
 }
 
+/// Images up to which the number is computed without each of them once, for the BCa interval.
+const MOST_LEFT_OUT: usize = 10_000;
+
 /// The interval of any number that follows from images: `statistic` gets how often each of `images` images counts.
 ///
 /// Replicates for which it gives no number do not count; `None` if no number is left or it has none on all images.
@@ -83,26 +114,7 @@ pub fn bootstrap(
     statistic: impl Fn(&[u32]) -> f64 + Sync,
 ) -> Option<Interval> {
     let mut weights = vec![1u32; images];
-    let estimate = statistic(&weights);
-    if estimate.is_nan() {
-        return None;
-    }
-    let mut replicates: Vec<f64> = (0..config.replicates as u64)
-        .into_par_iter()
-        .map(|replicate| {
-            let mut random = Random::of(&[config.seed, replicate]);
-            let mut weights = vec![0u32; images];
-            for _ in 0..images {
-                weights[random.below(images)] += 1;
-            }
-            statistic(&weights)
-        })
-        .filter(|value| !value.is_nan())
-        .collect();
-    if replicates.is_empty() {
-        return None;
-    }
-    replicates.sort_by(f64::total_cmp);
+    let (estimate, replicates) = replicates(images, config.replicates, config.seed, &statistic)?;
     let count = replicates.len() as f64;
     let mean = replicates.iter().sum::<f64>() / count;
     let standard_error = (replicates.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt();
@@ -114,7 +126,9 @@ pub fn bootstrap(
     let below = replicates.iter().filter(|&&value| value < estimate).count() as f64;
     let equal = replicates.iter().filter(|&&value| value == estimate).count() as f64;
     let bias = normal_quantile(((below + 0.5 * equal) / count).clamp(0.5 / count, 1.0 - 0.5 / count));
-    let left_out: Vec<f64> = (0..images)
+    // Of so many images none moves the number so far that the correction for its spread could be seen.
+    let counted = if images > MOST_LEFT_OUT { 0 } else { images };
+    let left_out: Vec<f64> = (0..counted)
         .map(|image| {
             weights[image] = 0;
             let value = statistic(&weights);
@@ -129,6 +143,45 @@ pub fn bootstrap(
         quantile_of(&replicates, normal(bias + shifted / (1.0 - acceleration * shifted)))
     });
     Some(Interval { estimate, standard_error, percentile, bca })
+}
+
+/// A number on all images and where its middle 95 % lie over so many replicates. As [`bootstrap`], but without the correction,
+/// for which the number is computed without each image once: for numbers that take long.
+pub fn percentiles(
+    images: usize,
+    count: usize,
+    seed: u64,
+    statistic: impl Fn(&[u32]) -> f64 + Sync,
+) -> Option<(f64, [f64; 2])> {
+    let (estimate, replicates) = replicates(images, count, seed, &statistic)?;
+    Some((estimate, [0.025, 0.975].map(|level| quantile_of(&replicates, level))))
+}
+
+/// The number on all images, and the sorted numbers on images drawn with replacement.
+fn replicates(
+    images: usize,
+    count: usize,
+    seed: u64,
+    statistic: &(impl Fn(&[u32]) -> f64 + Sync),
+) -> Option<(f64, Vec<f64>)> {
+    let estimate = statistic(&vec![1; images]);
+    if estimate.is_nan() {
+        return None;
+    }
+    let mut replicates: Vec<f64> = (0..count as u64)
+        .into_par_iter()
+        .map(|replicate| {
+            let mut random = Random::of(&[seed, replicate]);
+            let mut weights = vec![0; images];
+            for _ in 0..images {
+                weights[random.below(images)] += 1;
+            }
+            statistic(&weights)
+        })
+        .filter(|value| !value.is_nan())
+        .collect();
+    replicates.sort_by(f64::total_cmp);
+    (!replicates.is_empty()).then_some((estimate, replicates))
 }
 
 /// The interval of a pair's SAT score; `None` if no image is classified correctly by both.

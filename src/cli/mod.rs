@@ -11,6 +11,7 @@ mod completions;
 mod config_file;
 mod demo;
 mod doctor;
+mod ensemble;
 mod eval;
 mod forward;
 mod importance;
@@ -18,6 +19,7 @@ mod info;
 mod matrix;
 mod merge;
 mod models;
+mod nearest;
 mod plan;
 mod report;
 mod sat;
@@ -60,6 +62,8 @@ enum Command {
     Matrix(matrix::Args),
     Cluster(cluster::Args),
     Importance(importance::Args),
+    Ensemble(ensemble::Args),
+    Nearest(nearest::Args),
     Report(report::Args),
     Train(train::Args),
     Bench(bench::Args),
@@ -114,6 +118,8 @@ pub fn main() -> ExitCode {
         Command::Matrix(args) => args.run(common),
         Command::Cluster(args) => args.run(common),
         Command::Importance(args) => args.run(common),
+        Command::Ensemble(args) => args.run(common),
+        Command::Nearest(args) => args.run(common),
         Command::Report(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::Bench(args) => args.run(common),

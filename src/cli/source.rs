@@ -1,6 +1,6 @@
 //! Which matrix an analysis reads, and which components belong to its networks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::analysis::components::{ComponentError, ComponentTable, NetworkComponents};
@@ -43,6 +43,11 @@ impl Source {
             }
             None => Ok(read::leave_out(published::matrix(), &self.without, "the published matrix".as_ref())?),
         }
+    }
+
+    /// The run folder, if it is one and no CSV file.
+    pub fn run_folder(&self) -> Option<&Path> {
+        self.path.as_deref().filter(|path| path.is_dir())
     }
 
     /// What the matrix is called in titles.
