@@ -75,7 +75,10 @@ impl Args {
         let groups: Vec<String> = models.iter().map(|model| model.entry().family.to_owned()).collect();
         let means = group_means(&matrix, &groups);
         let text = summary(&models, &run.clean(), run.images, &matrix, &means);
-        write_atomically(&self.out.join("sat.csv"), matrix.to_csv().as_bytes())?;
+        // In the run's folder for the commands that read runs, and beside the report for people.
+        for folder in ["run", ""] {
+            write_atomically(&self.out.join(folder).join("sat.csv"), matrix.to_csv().as_bytes())?;
+        }
         let reported = self.report(matrix, &models, run.images, &text)?;
         if common.json {
             print_json(&Document {
