@@ -98,3 +98,14 @@ fn the_nearest_network_comes_first_with_its_evidence() {
     assert!(said.starts_with("resnet50 beside 68 networks"), "{said}");
     netkin().args(["nearest", "nobody", "--published"]).assert().code(2);
 }
+
+#[test]
+fn the_run_of_the_demo_is_a_run_like_any_other() {
+    let scratch = Scratch::new();
+    let out = scratch.path("demo");
+    netkin().args(["demo", "--limit", "40", "--steps", "2", "--out"]).arg(&out).assert().success();
+    let output = netkin().args(["nearest", "demo_resnet"]).arg(out.join("run")).assert().success();
+    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(said.starts_with("demo_resnet beside 9 networks"), "{said}");
+    assert_eq!(document(&out.join("run"), &["--sizes", "2"])["average"], "probabilities");
+}
