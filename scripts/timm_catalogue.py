@@ -15,7 +15,7 @@ import timm
 from timm.models import _registry
 
 FILES = [
-    "byobnet", "cait", "coat", "convit", "convmixer", "convnext", "crossvit", "cspnet", "deit", "densenet", "dla",
+    "byoanet", "byobnet", "cait", "coat", "convit", "convmixer", "convnext", "crossvit", "cspnet", "deit", "densenet", "dla",
     "dpn", "efficientnet", "ghostnet", "hardcorenas", "hrnet", "inception_resnet_v2", "inception_v3",
     "inception_v4", "levit", "metaformer", "mlp_mixer", "mobilenetv3", "nest", "nfnet", "pit", "regnet", "repvit",
     "resnest", "resnet", "resnetv2", "rexnet", "senet", "starnet", "swin_transformer", "swin_transformer_v2", "tnt",

@@ -158,6 +158,14 @@ mod tests {
     }
 
     #[test]
+    fn the_weights_of_the_paper_are_there() {
+        for (name, model) in crate::paper69() {
+            let (architecture, tag) = model.split_once('.').expect("NAME.TAG");
+            assert!(tags(architecture).contains(&tag), "{name}: {model}");
+        }
+    }
+
+    #[test]
     fn look_up() {
         assert_eq!(default_tag("resnet18"), Some("a1_in1k"));
         assert_eq!(tags("resnet18")[0], "a1_in1k");

@@ -58,7 +58,7 @@ pub const DISAGREEMENTS: &[Disagreement] = &[
     isotropic("resmlp_big_24_224"),
     isotropic("gmlp_s16_224"),
     no_depthwise("gcresnet50t", "no convolution of it has as many groups as channels"),
-    no_depthwise("gcresnext50ts", "its grouped convolutions have 16 channels in a group"),
+    no_depthwise("gcresnext50ts", "its grouped convolutions have 32 channels in a group"),
     no_depthwise("nf_regnet_b1", "its grouped convolutions have 8 channels in a group"),
 ];
 
