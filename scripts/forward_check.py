@@ -58,7 +58,7 @@ def check(name, options):
     """Errors of logits, features and gradient, and the share of equal signs."""
     model, _, size = build(name)
     model = model.double().eval().requires_grad_(False)
-    gain = options.gain or gains()[name]
+    gain = options.gain or options.gains[name]
     with torch.no_grad():
         for key, tensor in state(model).items():
             shape = tuple(tensor.shape) or (1,)
@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--netkin", default=ROOT / "target/release/netkin", type=Path)
     parser.add_argument("--scratch", type=Path, help="a folder for the saved weights")
     options = parser.parse_args()
+    options.gains = gains()
     names = [name for word in options.names for name in (paper69() if word == "@paper69" else [word])]
     vectors, gradients = BOUNDS[options.precision]
     missed = 0

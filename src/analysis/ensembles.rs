@@ -69,7 +69,7 @@ pub enum EnsembleError {
 
 /// Ensembles of one size.
 #[derive(Debug, Clone, Serialize)]
-pub struct Sized {
+pub struct EnsemblesOfSize {
     /// Members of each.
     pub size: usize,
     /// How many there are of this size.
@@ -193,15 +193,17 @@ impl<'a> Predictions<'a> {
         wrong.map(|(_, &weight)| f64::from(weight)).sum::<f64>() / self.images() as f64
     }
 
-    fn sat(&self, pair: (usize, usize), weights: &[u32]) -> f64 {
-        self.pairs[&pair].sat(weights, self.epsilon_s)
+    /// The error of each network and the SAT score of each pair, where image i counts `weights[i]` times.
+    fn alone_and_in_pairs(&self, weights: &[u32]) -> (Vec<f64>, HashMap<(usize, usize), f64>) {
+        let errors = (0..self.correct.len()).map(|network| self.network_error(network, weights)).collect();
+        let scores = self.pairs.iter().map(|(&pair, outcomes)| (pair, outcomes.sat(weights, self.epsilon_s))).collect();
+        (errors, scores)
     }
 
     /// The numbers of ensembles and what they get right; `clusters` are those of the networks, if there are any.
     pub fn describe(&self, ensembles: &[Vec<usize>], credits: &[Credits], clusters: Option<&[usize]>) -> Vec<Ensemble> {
         let weights = vec![1; self.images()];
-        let errors: Vec<f64> = (0..self.correct.len()).map(|network| self.network_error(network, &weights)).collect();
-        let scores: HashMap<_, _> = self.pairs.keys().map(|&pair| (pair, self.sat(pair, &weights))).collect();
+        let (errors, scores) = self.alone_and_in_pairs(&weights);
         let one = |(members, credits): (&Vec<usize>, &Credits)| {
             let error = error(credits, &weights);
             let members_error = mean(members.iter().map(|&member| errors[member]));
@@ -230,9 +232,7 @@ impl<'a> Predictions<'a> {
         seed: u64,
     ) -> Option<WithInterval> {
         let statistic = |weights: &[u32]| {
-            let networks = self.correct.len();
-            let errors: Vec<f64> = (0..networks).map(|network| self.network_error(network, weights)).collect();
-            let scores: HashMap<_, _> = self.pairs.keys().map(|&pair| (pair, self.sat(pair, weights))).collect();
+            let (errors, scores) = self.alone_and_in_pairs(weights);
             let points = ensembles.iter().zip(credits).filter_map(|(members, credits)| {
                 let sat = mean(pairs_of(members).map(|pair| scores[&pair]));
                 let members_error = mean(members.iter().map(|&member| errors[member]));

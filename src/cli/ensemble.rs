@@ -1,5 +1,6 @@
 //! `netkin ensemble`: which networks together are right more often.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -7,9 +8,12 @@ use serde::Serialize;
 use super::cluster::default_clusters;
 use super::common::{Common, print, print_json};
 use super::sat::ScoreOptions;
+use super::source::position;
 use super::{Failure, Outcome, values};
 use crate::analysis::clusters::{ClusterConfig, cluster};
-use crate::analysis::ensembles::{Averaging, Credits, Predictions, Sized, WithInterval, error, possible, sets};
+use crate::analysis::ensembles::{
+    Averaging, Credits, EnsemblesOfSize, Predictions, WithInterval, error, possible, sets,
+};
 use crate::similarity::sat::{Outcomes, SatRun};
 
 /// Average the outputs of a run's networks, and tell whether networks that are less alike make better ensembles
@@ -61,7 +65,7 @@ struct Document {
     errors: Vec<f64>,
     /// Network → cluster; none where there are no clusters.
     clusters: Option<Vec<usize>>,
-    sizes: Vec<Sized>,
+    sizes: Vec<EnsemblesOfSize>,
     /// From one network up to the largest size, chosen on every second image and measured on the others.
     best: Vec<Best>,
     /// The others, the one that adds most first.
@@ -99,6 +103,27 @@ struct Addition {
     sat: Option<f64>,
 }
 
+/// The ensembles that were tried, members → the shares that they get wrong of every second image, which chooses the best, and
+/// of the others, which measure it.
+struct Tried {
+    errors: BTreeMap<Vec<usize>, [f64; 2]>,
+    /// How often each image counts in the two halves.
+    halves: [Vec<u32>; 2],
+}
+
+impl Tried {
+    fn new(images: usize) -> Self {
+        let half = |which: usize| (0..images).map(|image| u32::from(image % 2 == which)).collect();
+        Self { errors: BTreeMap::new(), halves: [half(0), half(1)] }
+    }
+
+    fn add(&mut self, ensembles: Vec<Vec<usize>>, credits: &[Credits]) {
+        for (members, credits) in ensembles.into_iter().zip(credits) {
+            self.errors.insert(members, [0, 1].map(|half| error(credits, &self.halves[half])));
+        }
+    }
+}
+
 /// What a network costs.
 struct Cost {
     parameters: f64,
@@ -129,21 +154,25 @@ impl Args {
         let clusters = self.clusters(&run, common);
         let bar = common.bar("sizes");
         bar.set_length((largest - smallest + 1) as u64);
+        let every = vec![1; predictions.images()];
+        let networks = sets(names.len(), 1, usize::MAX, 0);
+        let alone = predictions.credits(&networks)?;
+        let mut tried = Tried::new(predictions.images());
+        tried.add(networks, &alone);
         let mut made = Vec::new();
         for size in smallest..=largest {
             let ensembles = sets(names.len(), size, self.samples, self.seed);
             let credits = predictions.credits(&ensembles)?;
-            made.push(Sized {
+            made.push(EnsemblesOfSize {
                 size,
                 possible: possible(names.len(), size),
                 correlation: predictions.correlation(&ensembles, &credits, self.replicates, self.seed),
                 ensembles: predictions.describe(&ensembles, &credits, clusters.as_deref()),
             });
+            tried.add(ensembles, &credits);
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let alone = predictions.credits(&sets(names.len(), 1, usize::MAX, 0))?;
-        let every = vec![1; predictions.images()];
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
             run: self.run.display().to_string(),
@@ -151,7 +180,7 @@ impl Args {
             images: predictions.images(),
             errors: alone.iter().map(|credits| error(credits, &every)).collect(),
             clusters,
-            best: self.best(&run, &predictions, &made)?,
+            best: self.best(&run, &predictions, tried)?,
             add_to: self.additions(&names, &run, &predictions)?,
             sizes: made,
             names,
@@ -175,9 +204,9 @@ impl Args {
         }
     }
 
-    /// For each size the best within the budget: of the ensembles that were made, and of those that add a network to the
+    /// For each size the best within the budget: of the ensembles that were tried, and of those that add a network to the
     /// best of the size before.
-    fn best(&self, run: &SatRun, predictions: &Predictions, made: &[Sized]) -> Result<Vec<Best>, Failure> {
+    fn best(&self, run: &SatRun, predictions: &Predictions, mut tried: Tried) -> Result<Vec<Best>, Failure> {
         let costs: Vec<Cost> =
             run.networks.iter().map(|network| self.cost(&network.architecture)).collect::<Result<_, _>>()?;
         let sum = |members: &[usize], of: &dyn Fn(&Cost) -> f64| {
@@ -189,32 +218,27 @@ impl Args {
             self.max_params.is_none_or(|most| parameters(members) <= most)
                 && self.max_gmacs.is_none_or(|most| gmacs(members) <= most)
         };
-        let half =
-            |which: usize| (0..predictions.images()).map(|image| u32::from(image % 2 == which)).collect::<Vec<u32>>();
-        let (choosing, measuring) = (half(0), half(1));
         let mut all = Vec::new();
         let mut last: Vec<usize> = Vec::new();
         for size in 1..=self.sizes[1] {
-            let listed = made.iter().filter(|sized| sized.size == size).flat_map(|sized| &sized.ensembles);
-            let mut candidates: Vec<Vec<usize>> = listed.map(|ensemble| ensemble.members.clone()).collect();
             let longer = (0..run.networks.len()).filter(|network| !last.contains(network)).map(|network| {
                 let mut members = [&last[..], &[network]].concat();
                 members.sort_unstable();
                 members
             });
-            candidates.extend(longer);
-            candidates.sort();
-            candidates.dedup();
-            candidates.retain(|members| fits(members));
-            let credits = predictions.credits(&candidates)?;
-            let errors: Vec<f64> = credits.iter().map(|credits| error(credits, &choosing)).collect();
-            let Some(first) = (0..candidates.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])) else {
+            let new: Vec<Vec<usize>> =
+                longer.filter(|members| fits(members) && !tried.errors.contains_key(members)).collect();
+            let credits = predictions.credits(&new)?;
+            tried.add(new, &credits);
+            let within = tried.errors.iter().filter(|(members, _)| members.len() == size && fits(members));
+            // Between equals the map's order decides.
+            let Some((members, [_, measured])) = within.min_by(|(_, [a, _]), (_, [b, _])| a.total_cmp(b)) else {
                 break;
             };
-            last.clone_from(&candidates[first]);
+            last.clone_from(members);
             all.push(Best {
                 members: last.iter().map(|&member| run.networks[member].name.clone()).collect(),
-                error: error(&credits[first], &measuring),
+                error: *measured,
                 parameters: parameters(&last),
                 gmacs: self.max_gmacs.map(|_| gmacs(&last)),
             });
@@ -235,11 +259,8 @@ impl Args {
         if self.add_to.is_empty() {
             return Ok(None);
         }
-        let position = |name: &String| {
-            let found = names.iter().position(|other| other == name);
-            found.ok_or_else(|| format!("{name} is no network of {}; it has {}", self.run.display(), names.join(", ")))
-        };
-        let base: Vec<usize> = self.add_to.iter().map(position).collect::<Result<_, _>>()?;
+        let of = self.run.display().to_string();
+        let base: Vec<usize> = self.add_to.iter().map(|name| position(names, name, &of)).collect::<Result<_, _>>()?;
         let others: Vec<usize> = (0..names.len()).filter(|network| !base.contains(network)).collect();
         let ensembles: Vec<Vec<usize>> =
             std::iter::once(base.clone()).chain(others.iter().map(|&other| [&base[..], &[other]].concat())).collect();

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::common::{Common, print, print_json};
 use super::{Failure, Outcome, chosen};
+use crate::analysis::components::derived;
 use crate::analysis::published;
 
 /// List the networks
@@ -69,10 +70,7 @@ impl Row {
             default_tag: catalogue::default_tag(entry.name).map(str::to_owned),
             more: components.then(|| More {
                 gmacs: entry.multiply_accumulates() as f64 / 1e9,
-                components: Components::COLUMNS
-                    .into_iter()
-                    .zip(entry.config.components().values([height, width]))
-                    .collect(),
+                components: Components::COLUMNS.into_iter().zip(derived(entry)).collect(),
             }),
         }
     }

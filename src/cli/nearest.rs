@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::common::{Common, print, print_json};
 use super::sat::ScoreOptions;
-use super::source::Source;
+use super::source::{Source, position};
 use super::{Failure, Outcome, values};
 use crate::analysis::uncertainty::{
     BootstrapConfig, Interval, Observed, difference, error_consistency_interval, sat_interval,
@@ -64,15 +64,7 @@ struct Evidence {
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let matrix = self.source.matrix()?;
-        let Some(row) = matrix.names.iter().position(|name| *name == self.network) else {
-            return Err(format!(
-                "{} is no network of {}; it has {}",
-                self.network,
-                self.source.name(),
-                matrix.names.join(", ")
-            )
-            .into());
-        };
+        let row = position(&matrix.names, &self.network, &self.source.name())?;
         let mut order: Vec<usize> = (0..matrix.names.len()).filter(|&other| other != row).collect();
         order.sort_by(|&a, &b| matrix.get(row, b).total_cmp(&matrix.get(row, a)));
         let run = match self.source.run_folder() {

@@ -59,6 +59,12 @@ impl Source {
     }
 }
 
+/// The position of a network among those of a run or matrix, which is called `of`.
+pub fn position(names: &[String], name: &str, of: &str) -> Result<usize, Failure> {
+    let found = names.iter().position(|other| other == name);
+    found.ok_or_else(|| format!("{name} is no network of {of}; it has {}", names.join(", ")).into())
+}
+
 impl ComponentOptions {
     /// The columns, and a value of each for every network.
     pub fn of(&self, names: &[String]) -> Result<NetworkComponents, ComponentError> {
