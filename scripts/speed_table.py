@@ -5,11 +5,14 @@
     cargo build --release
     python scripts/speed_table.py --out docs/speed.md                  # the CPU
     python scripts/speed_table.py --vectors avx2 --only 'input-grad/*' --out docs/speed-avx2.md
+    python scripts/speed_table.py --paper69 --rounds 1 --repetitions 2 --keep speed.json --out docs/speed-paper69.md
     python scripts/speed_table.py --device cuda --out docs/gpu.md      # a GPU (netkin built with --features cuda)
 
 Rows, all of batch 8: fourteen networks of ImageNet, one step of an attack (logits and the gradient with respect to the
 pixels, 224 px but for SIZES); and training (logits and all gradients in training mode) of the ten small networks that netkin carries
-(28 px) and of deit_tiny_patch16_224. Weights and images are random.
+(28 px) and of deit_tiny_patch16_224. Weights and images are random. `--paper69` measures a step of an attack of each of the
+SAT paper's networks in their place, at its weights' own size. gluon_xception65 wants timm 0.6.13: with another, PyTorch's
+side of it fails, and a second call with that timm and the same `--keep FILE.json` completes the row.
 
 Each measurement is a process of its own that warms up and takes the median of some repetitions; PyTorch and netkin take
 turns, for some rounds, and the table holds the medians of the rounds. The peak memory is the most that such a process
@@ -183,10 +186,37 @@ def output_of(command, environment={}):
     return result.stdout
 
 
-def measure_row(options, row):
-    """{(side, way): {"ms": …, "bytes": …}} of what could be measured."""
+def sides_of(options):
     sides = [(run_pytorch, "PyTorch", way) for way in PYTORCH[options.device]]
-    sides += [(run_netkin, "netkin", precision) for precision in NETKIN[options.device]]
+    return sides + [(run_netkin, "netkin", precision) for precision in NETKIN[options.device]]
+
+
+class Kept:
+    """Measurements in a file, so that a table that was interrupted goes on."""
+
+    def __init__(self, path):
+        self.path = path
+        self.rows = json.loads(path.read_text()) if path and path.exists() else {}
+
+    def get(self, row):
+        kept = self.rows.get(" ".join(map(str, row)), {})
+        return {tuple(side.split(" ", 1)): measured for side, measured in kept.items()}
+
+    def put(self, row, results):
+        self.rows[" ".join(map(str, row))] = {" ".join(side): measured for side, measured in results.items()}
+        if self.path:
+            self.path.write_text(json.dumps(self.rows, indent=1))
+
+
+def paper69(options):
+    """The rows of the paper's networks."""
+    listed = json.loads(output_of([options.netkin, "models", "@paper69", "--json"]))["models"]
+    return [(model["name"], "input-grad", BATCH, model["input_size"][1]) for model in listed]
+
+
+def measure_row(options, row, known):
+    """{(side, way): {"ms": …, "bytes": …}} of what could be measured and is not known."""
+    sides = [side for side in sides_of(options) if side[1:] not in known]
     rounds = {}
     for _ in range(options.rounds):
         for run, side, way in sides:
@@ -196,7 +226,7 @@ def measure_row(options, row):
                 print(f"{row[0]}: {error}", file=sys.stderr, flush=True)
                 continue
             rounds.setdefault((side, way), []).append(measured)
-    return {
+    return known | {
         key: {
             "ms": statistics.median(measured["median_ms"] for measured in all_measured),
             "bytes": max((measured["peak_bytes"] or 0) for measured in all_measured),
@@ -340,6 +370,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", metavar="PATTERN", default="*", help="networks whose name matches, or PASS/NAME")
+    parser.add_argument("--paper69", action="store_true", help="the SAT paper's networks")
+    parser.add_argument("--keep", type=Path, metavar="FILE.json", help="measurements are kept here and not made again")
     parser.add_argument("--rounds", type=int, default=3, help="turns of both sides [3]")
     parser.add_argument("--repetitions", type=int, default=5, help="timed steps in each turn [5]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides [all cores]")
@@ -353,16 +385,18 @@ def main():
 
     if not Path(options.netkin).exists():
         sys.exit(f"{options.netkin} is not there; build it with `cargo build --release`, or give --netkin")
+    all_rows = paper69(options) if options.paper69 else ROWS
     rows = [
         row
-        for row in ROWS
+        for row in all_rows
         if fnmatch.fnmatch(row[0], options.only) or fnmatch.fnmatch(f"{row[1]}/{row[0]}", options.only)
     ]
     if not rows:
-        sys.exit(f"no network matches {options.only!r}; there are {', '.join(row[0] for row in ROWS)}")
-    results = {}
+        sys.exit(f"no network matches {options.only!r}; there are {', '.join(row[0] for row in all_rows)}")
+    results, kept = {}, Kept(options.keep)
     for row in rows:
-        results[row] = measure_row(options, row)
+        results[row] = measure_row(options, row, kept.get(row))
+        kept.put(row, results[row])
         told = {f"{side} {way}": round(measured["ms"], 2) for (side, way), measured in results[row].items()}
         print(f"{row[1]} {row[0]}: {told}", file=sys.stderr, flush=True)
     text = document(options, results)
@@ -370,8 +404,8 @@ def main():
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text)
-    sides = len(PYTORCH[options.device]) + len(NETKIN[options.device])
-    return 0 if all(len(measured) == sides for measured in results.values()) else 1
+    sides = sides_of(options)
+    return 0 if all(len(measured) == len(sides) for measured in results.values()) else 1
 
 
 if __name__ == "__main__":
