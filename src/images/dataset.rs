@@ -54,6 +54,8 @@ pub struct Dataset {
     pub class_names: Option<Vec<String>>,
     /// How labels were found.
     labelling: Labelling,
+    /// Whether something was added to every label.
+    is_shifted: bool,
     /// What may be wrong whatever the network.
     doubts: Vec<String>,
     /// The folder, for messages.
@@ -233,7 +235,15 @@ impl Dataset {
             .into_iter()
             .flat_map(|(label, images)| images.into_iter().map(move |(id, path)| Sample { id, path, label }));
         let samples = samples.collect();
-        Ok(Self { samples, class_names, labelling, doubts, folder: folder.to_owned(), labels_file: None })
+        Ok(Self {
+            samples,
+            class_names,
+            labelling,
+            is_shifted: false,
+            doubts,
+            folder: folder.to_owned(),
+            labels_file: None,
+        })
     }
 
     /// Lists the images that the table `labels` names by their paths below `folder`.
@@ -280,6 +290,7 @@ impl Dataset {
             samples: samples.collect(),
             class_names: None,
             labelling,
+            is_shifted: false,
             doubts: Vec::new(),
             folder: folder.to_owned(),
             labels_file: Some((labels.to_owned(), lines)),
@@ -307,6 +318,7 @@ impl Dataset {
         if offset > 0 {
             self.samples.iter_mut().for_each(|sample| sample.label += offset);
             self.labelling = Labelling::Numbers;
+            self.is_shifted = true;
         }
         self
     }
@@ -323,13 +335,18 @@ impl Dataset {
             ));
         }
         let highest = self.samples.iter().map(|sample| sample.label).max().unwrap_or(0);
-        let lowest = self.samples.iter().map(|sample| sample.label).min().unwrap_or(0);
-        if num_classes == 1001 && highest < 1000 && (lowest == 0 || self.labelling == Labelling::ImageNet) {
+        if num_classes == 1001 && highest < 1000 && !self.is_shifted {
             doubts.push(
                 "the weights know 1001 classes and the labels are of 1000; class 0 of such weights is usually a background, \
                  and --label-offset 1 leaves it out"
                     .to_owned(),
             );
+        }
+        if num_classes > 1001 && self.labelling == Labelling::ImageNet {
+            doubts.push(format!(
+                "the weights know {num_classes} classes and the labels are those of ImageNet-1k; unless the first 1000 of them are \
+                 these, nothing will be right: take weights with 1000 classes, or number the labels as the weights do"
+            ));
         }
         doubts
     }
@@ -701,8 +718,10 @@ mod tests {
         let there = folder(&["n01440764/a.png"]);
         let dataset = Dataset::open(there.path(), None).unwrap();
         assert!(dataset.doubts(1001)[0].contains("--label-offset 1"));
+        assert!(dataset.doubts(21_843)[0].contains("21843 classes"));
         let shifted = dataset.shifted(1);
         assert_eq!(shifted.samples[0].label, 1);
+        assert!(shifted.doubts(1001).is_empty());
     }
 
     #[cfg(unix)]
