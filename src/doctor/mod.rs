@@ -44,7 +44,11 @@ const LEAST_DIFFERENCE: f64 = 0.02;
 /// rounding errors what no precision withstands.
 const MOST_SENSITIVITY: f64 = 10.0;
 
-/// By how much the scale of the weights, 1 at first, is changed until both hold (half as much after each turn), and how
+/// And so that features stay far from where single precision ends: products of values in layer after layer grow faster than any
+/// power.
+const LARGEST_FEATURE: f64 = 1e6;
+
+/// By how much the scale of the weights, 1 at first, is changed until all hold (half as much after each turn), and how
 /// often.
 const GAIN_STEP: f64 = 0.25;
 const GAIN_TRIALS: usize = 10;
@@ -278,6 +282,10 @@ impl Reference {
             let images = images(&model, BATCH);
             let outputs = model.forward(images.clone());
             let features = to_f64(outputs.features);
+            if !features.iter().all(|feature| feature.abs() <= LARGEST_FEATURE) {
+                gain += turn(-1.0);
+                continue;
+            }
             let (one, other) = features.split_at(features.len() / BATCH);
             let enough = relative_difference(one, other) >= LEAST_DIFFERENCE;
             if !enough {

@@ -33,7 +33,9 @@ impl Filler {
         match name {
             "running_var" => (1.0, 0.3),
             // Scales of residual branches, which begin near zero in training.
-            "gamma" | "ls1" | "ls2" => (0.5, 0.2),
+            "gamma" | "ls1" | "ls2" | "skipinit_gain" => (0.5, 0.2),
+            // Of standardised weights, whose own scale says nothing.
+            "gain" => (self.gain as f32, 0.2 * self.gain as f32),
             // Scales of normalisations.
             "alpha" => (1.0, 0.2),
             "weight" if shape.len() == 1 => (1.0, 0.2),
