@@ -242,8 +242,17 @@ fn attacks_out_of_range() {
     };
     says(&attack(&["--eps", "8"]), &["eps 8", "8/255"]);
     says(&attack(&["--eps=-0.1"]), &["eps -0.1"]);
-    says(&attack(&["--step-size", "0"]), &["step size 0"]);
-    says(&attack(&["--steps", "0"]), &["0 steps"]);
+    says(&attack(&["--step-size", "0"]), &["--step-size 0"]);
+    says(&attack(&["--steps", "0"]), &["--steps 0", "at least 1"]);
+    says(&attack(&["--norm", "l2"]), &["--eps", "l2"]);
+    says(&attack(&["--attack", "pgdd"]), &["pgdd", "pgd"]);
+    says(&attack(&["--attack", "square", "--momentum", "1"]), &["--momentum", "square"]);
+    says(&attack(&["--attack", "autoattack", "--target", "3"]), &["autoattack", "--target"]);
+    says(&attack(&["--target", "10"]), &["--target 10", "0 to 9"]);
+    says(&attack(&["--target", "cat"]), &["cat", "least-likely"]);
+    says(&attack(&["--mask", &folder.join("nothing.png").to_string_lossy()]), &["nothing.png"]);
+    // One image is of one class, so there is no other to mix in.
+    says(&attack(&["--attack", "admix"]), &["other classes"]);
     says(&attack(&["--eps", "x"]), &["--eps", "8/255"]);
     assert!(!scratch.path("out").exists(), "nothing was begun");
 }

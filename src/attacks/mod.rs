@@ -1,36 +1,313 @@
 //! Adversarial attacks.
 //!
-//! An attack is a few small [`steps`] that compose; one file each. Attacks work on pixels in [0, 1], untargeted, with a
-//! model that is a white box. Random numbers are drawn from (seed, image, attack, restart) and never from the position in
-//! a batch, so an image is attacked in the same way alone, in a batch, today or resumed.
+//! An attack gets a [`Surrogate`], which it may look into, and [`Targets`], the images with what is wanted of them; it gives
+//! images inside its [`Bound`] around them. Pixels are in [0, 1].
+//!
+//! | file | attacks |
+//! |---|---|
+//! | [`iterative`] | all that step along a gradient, put together from parts: FGSM, BIM, PGD, MI, NI, DI, TI, SI, VMI, Admix, BSR, PGN, low frequencies, without gradients |
+//! | [`apgd`], [`fab`], [`square`], [`autoattack`] | AutoAttack and its parts |
+//! | [`patchfool`] | Patch-Fool |
+//! | [`named`] | every attack by its name, with its authors' settings |
+//!
+//! Random numbers are drawn from (seed, image, attack, restart, step) and never from the position in a batch, so an image is
+//! attacked in the same way alone, in a batch, today or resumed.
 
-mod pgd;
+pub mod apgd;
+pub mod autoattack;
+mod ensemble;
+mod error;
+pub mod fab;
+mod host;
+pub mod iterative;
+pub mod loss;
+pub mod named;
+mod norm;
+pub mod patchfool;
 mod quantise;
-pub mod steps;
+mod separable;
+pub mod square;
+mod surrogate;
+#[cfg(test)]
+mod testing;
+pub mod transfer;
+pub mod views;
+mod warp;
 
-pub use pgd::{Pgd, PgdError};
+pub use apgd::Apgd;
+pub use autoattack::AutoAttack;
+pub use ensemble::{Average, Ensemble, EnsembleError};
+pub use error::AttackError;
+pub use fab::Fab;
+pub use iterative::Iterative;
+pub use loss::Loss;
+pub use named::{Wishes, named};
+pub use patchfool::PatchFool;
 pub use quantise::quantise;
+pub use square::Square;
+pub use surrogate::{LossGradient, LossOf, Surrogate, doubts_of, gradient};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
+use serde::Serialize;
 
-use crate::model::Model;
-
-/// Images to attack.
+/// Images to attack and what is wanted of them.
 #[derive(Debug, Clone)]
-pub struct Targets<'a> {
-    /// In [0, 1], `[batch, 3, height, width]`, on the model's device.
+pub struct Targets {
+    /// In [0, 1], `[batch, 3, height, width]`, on the network's device.
     pub pixels: Tensor<4>,
     /// The true class of each image.
-    pub labels: &'a [usize],
+    pub labels: Vec<usize>,
     /// What identifies each image in its data set; seeds its random numbers.
-    pub ids: &'a [&'a str],
+    pub ids: Vec<String>,
+    /// The class that each image is to be taken for; without it, any but the label.
+    pub wanted: Option<Vec<usize>>,
+    /// 1 where a pixel may change and 0 where it may not, `[batch, 1, height, width]`; without it, all may.
+    pub mask: Option<Tensor<4>>,
+}
+
+impl Targets {
+    /// Images that are to be taken for anything but their labels.
+    ///
+    /// # Panics
+    /// If there are not as many labels and ids as images.
+    pub fn new(pixels: Tensor<4>, labels: &[usize], ids: &[&str]) -> Self {
+        assert!(labels.len() == ids.len() && labels.len() == pixels.dims()[0], "each image has a label and an id");
+        let ids = ids.iter().map(|&id| id.to_owned()).collect();
+        Self { pixels, labels: labels.to_vec(), ids, wanted: None, mask: None }
+    }
+
+    /// How many images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Some of the images, in the order of their `positions`.
+    pub fn some(&self, positions: &[usize]) -> Self {
+        Self {
+            pixels: rows(&self.pixels, positions),
+            labels: positions.iter().map(|&position| self.labels[position]).collect(),
+            ids: positions.iter().map(|&position| self.ids[position].clone()).collect(),
+            wanted: self.wanted.as_ref().map(|wanted| positions.iter().map(|&position| wanted[position]).collect()),
+            mask: self.mask.as_ref().map(|mask| rows(mask, positions)),
+        }
+    }
+
+    /// Whether each image is taken for what is wanted, if the network says so.
+    pub fn fooled(&self, predictions: &[usize]) -> Vec<bool> {
+        let of = |(position, &prediction): (usize, &usize)| match &self.wanted {
+            Some(wanted) => prediction == wanted[position],
+            None => prediction != self.labels[position],
+        };
+        predictions.iter().enumerate().map(of).collect()
+    }
+
+    /// A change of the pixels, kept to where they may change.
+    pub fn masked(&self, change: Tensor<4>) -> Tensor<4> {
+        match &self.mask {
+            Some(mask) => change * mask.clone(),
+            None => change,
+        }
+    }
+}
+
+/// What an attack made.
+#[derive(Debug, Clone)]
+pub struct Perturbed {
+    /// In [0, 1], of the targets' shape.
+    pub pixels: Tensor<4>,
+    /// What each image cost.
+    pub effort: Vec<Effort>,
+    /// What could be wrong with the network or the attack, each said once.
+    pub doubts: Vec<Doubt>,
+}
+
+/// What an attack of one image cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Effort {
+    /// Forward passes, those followed by a backward pass included.
+    pub queries: u32,
+    /// Backward passes.
+    pub gradients: u32,
+}
+
+impl std::ops::AddAssign for Effort {
+    fn add_assign(&mut self, other: Self) {
+        self.queries += other.queries;
+        self.gradients += other.gradients;
+    }
+}
+
+/// Why a result is not to be trusted: how many images of how many show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "doubt")]
+pub enum Doubt {
+    /// The gradient is zero in all pixels: a gradient attack sees nothing.
+    ZeroGradient {
+        /// Images whose first gradient is zero.
+        images: usize,
+        /// Images in all.
+        of: usize,
+    },
+    /// The loss did not rise over all steps.
+    LossNotRising {
+        /// Images of which that is so.
+        images: usize,
+        /// Images in all.
+        of: usize,
+    },
+    /// Two passes over the same images gave different logits.
+    Randomised {
+        /// Images of which that is so.
+        images: usize,
+        /// Images in all.
+        of: usize,
+    },
+    /// Logits lie in [0, 1] and sum to 1: a softmax was taken before, and the losses want the logits.
+    Probabilities {
+        /// Images of which that is so.
+        images: usize,
+        /// Images in all.
+        of: usize,
+    },
+    /// An attack without gradients fooled the network where those with gradients failed.
+    BlackBoxWins {
+        /// Images of which that is so.
+        images: usize,
+        /// Images in all.
+        of: usize,
+    },
+    /// The network pays no attention to patches, so the attack went without that.
+    NoAttention {
+        /// Images of which that is so.
+        images: usize,
+        /// Images in all.
+        of: usize,
+    },
+}
+
+impl Doubt {
+    /// The images that show it, and all.
+    pub fn counts(&mut self) -> (&mut usize, &mut usize) {
+        match self {
+            Self::ZeroGradient { images, of }
+            | Self::LossNotRising { images, of }
+            | Self::Randomised { images, of }
+            | Self::Probabilities { images, of }
+            | Self::BlackBoxWins { images, of }
+            | Self::NoAttention { images, of } => (images, of),
+        }
+    }
+
+    /// Adds what a batch shows to what the batches before it showed.
+    pub fn add(doubts: &mut Vec<Self>, mut more: Self) {
+        let is_alike = |doubt: &&mut Self| std::mem::discriminant(*doubt) == std::mem::discriminant(&more);
+        match doubts.iter_mut().find(is_alike) {
+            None => doubts.push(more),
+            Some(doubt) => {
+                let ((images, of), (more_images, more_of)) = (doubt.counts(), more.counts());
+                *images += *more_images;
+                *of += *more_of;
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Doubt {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let mut copy = *self;
+        let (images, of) = copy.counts();
+        write!(f, "{images} of {of} images: ")?;
+        f.write_str(match self {
+            Self::ZeroGradient { .. } => {
+                "the gradient is zero in every pixel, so that an attack along it sees nothing; try --loss margin or dlr, an attack without gradients (square, nes), or --precision f64"
+            }
+            Self::LossNotRising { .. } => {
+                "the loss is no higher after the last step than at the first; try a smaller step, more steps, or autoattack"
+            }
+            Self::Randomised { .. } => "two passes over the same image gave different logits; a network with chance in it wants gradients averaged over several passes",
+            Self::Probabilities { .. } => "the outputs look like probabilities, while the losses want logits; gradients behind a softmax vanish",
+            Self::BlackBoxWins { .. } => {
+                "an attack without gradients fooled the network where attacks with gradients did not: gradients are masked, so that gradient attacks say too little"
+            }
+            Self::NoAttention { .. } => {
+                "the network pays no attention to patches, so the patch was chosen by its gradient and attacked by the cross-entropy alone"
+            }
+        })
+    }
+}
+
+/// How far an attack may go from an image.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Bound {
+    /// How distance is measured.
+    pub norm: Norm,
+    /// The largest distance, above 0.
+    pub eps: f64,
+}
+
+/// A norm of the change of an image, over all pixels and channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Norm {
+    /// The largest change.
+    Linf,
+    /// The root of the sum of squares.
+    L2,
+    /// The sum of absolute changes.
+    L1,
 }
 
 /// An attack on one network.
-pub trait Attack: std::fmt::Debug {
-    /// Adversarial pixels in [0, 1] of the same shape, within the attack's bound of the original ones.
-    fn perturb(&self, model: &Model, targets: &Targets) -> Tensor<4>;
+pub trait Attack: std::fmt::Debug + Send + Sync {
+    /// Its name, as users give it.
+    fn name(&self) -> &str;
 
-    /// The largest change of a pixel, in [0, 1].
-    fn eps(&self) -> f64;
+    /// Everything that its result depends on, for run folders and results.
+    fn settings(&self) -> serde_json::Value;
+
+    /// What it stays within.
+    fn bound(&self) -> Bound;
+
+    /// The least number of classes that it is defined for.
+    fn least_classes(&self, _is_targeted: bool) -> usize {
+        2
+    }
+
+    /// Whether it can be told what an image is to be taken for.
+    fn can_be_targeted(&self) -> bool {
+        true
+    }
+
+    /// Whether it keeps to the pixels that may change.
+    fn honours_mask(&self) -> bool {
+        true
+    }
+
+    /// Adversarial images of the targets. An image that was not fooled is given as far as the attack came.
+    fn perturb(&self, network: &dyn Surrogate, targets: &Targets) -> Perturbed;
+}
+
+/// The rows of a batch at `positions`, in that order.
+pub fn rows<const D: usize>(x: &Tensor<D>, positions: &[usize]) -> Tensor<D> {
+    let indices: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
+    let count = indices.len();
+    x.clone().select(0, Tensor::<1, Int>::from_data(TensorData::new(indices, [count]), &x.device()))
+}
+
+/// `x` with the rows at `positions` exchanged for those of `new`.
+pub fn with_rows<const D: usize>(x: &Tensor<D>, positions: &[usize], new: Tensor<D>) -> Tensor<D> {
+    if positions.is_empty() {
+        return x.clone();
+    }
+    let count = x.dims()[0];
+    let mut from: Vec<usize> = (0..count).collect();
+    for (index, &position) in positions.iter().enumerate() {
+        from[position] = count + index;
+    }
+    rows(&Tensor::cat(vec![x.clone(), new], 0), &from)
 }

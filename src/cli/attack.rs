@@ -1,33 +1,56 @@
-//! `netkin attack`: adversarial images of one network.
+//! `netkin attack`: adversarial images of one network or of several at once, and whom else they fool.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use netkin_weights::ModelSpec;
+use netkin_weights::{ModelSet, ModelSpec};
+use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Serialize;
+use serde_json::Value;
 
+use super::attack_options::AttackOptions;
+use super::attack_target::{MaskFile, Target};
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
 use super::{Failure, Outcome, values};
-use crate::attacks::{Attack, Pgd, Targets, quantise};
-use crate::images::{RgbImage, encode_png};
-use crate::model::{argmax, to_f32};
+use crate::attacks::{
+    Attack, AttackError, Average, Doubt, Effort, Ensemble, Norm, Surrogate, Targets, doubts_of, quantise, transfer,
+};
+use crate::files::read_regular;
+use crate::images::{self, CropMode, Dataset, Filter, RgbImage, Skipped, Transform, decode, encode_png, resize};
+use crate::model::{Crop, Model, argmax, to_f32};
 use crate::runs::write_atomically;
 
-/// Make adversarial images of one network
+/// Make adversarial images of one network, or of several at once, and see whom they fool
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// NAME, NAME.TAG or NAME=WEIGHTS
     model: ModelSpec,
-    /// The attack: pgd
-    #[arg(long, value_name = "ATTACK", default_value = "pgd", value_parser = ["pgd"])]
-    attack: String,
+    /// Attack these networks together with the first one, which gives the images' size
+    #[arg(long, value_name = "MODEL", num_args = 1..)]
+    surrogates: Vec<ModelSet>,
+    /// What of several networks is averaged: logits, losses or probabilities
+    #[arg(long, value_name = "WHAT", default_value = "logits", value_parser = average)]
+    average: Average,
+    /// Show the adversarial images to these networks, too
+    #[arg(long, value_name = "MODEL", num_args = 1..)]
+    evaluate: Vec<ModelSet>,
+    /// Take the setting of a published table, and set its results beside ours: transferattack
+    #[arg(long, value_name = "PROTOCOL", value_parser = ["transferattack"])]
+    protocol: Option<String>,
+    /// What each image is to be taken for: a class's index, random, least-likely or second-best [default: anything but its label]
+    #[arg(long, value_name = "CLASS", value_parser = Target::parse)]
+    target: Option<Target>,
+    /// An image, or a folder of images named as the data set's, that is white where pixels may change
+    #[arg(long, value_name = "PATH")]
+    mask: Option<PathBuf>,
     #[command(flatten)]
-    pgd: PgdOptions,
+    attack: AttackOptions,
     #[command(flatten)]
     data: DataOptions,
-    /// The folder for the images (PNG, as data-set path) and adversarial.safetensors
+    /// The folder for attack.json, attack.csv (a row for each image), the images (PNG, as data-set path) and
+    /// adversarial.safetensors; with several eps, a folder in it for each
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Images attacked at once
@@ -37,49 +60,21 @@ pub struct Args {
     options: ModelOptions,
 }
 
-/// Options of projected gradient descent.
-#[derive(Debug, clap::Args)]
-pub struct PgdOptions {
-    /// The largest change of a pixel, in [0, 1]
-    #[arg(long, value_name = "CHANGE", default_value = "8/255", value_parser = values::fraction)]
-    eps: f64,
-    /// The change of a pixel in one step, in [0, 1]
-    #[arg(long, value_name = "CHANGE", default_value = "2/255", value_parser = values::fraction)]
-    step_size: f64,
-    /// Steps
-    #[arg(long, value_name = "COUNT", default_value_t = 50)]
-    steps: usize,
-    /// Start from the image instead of a random point around it
-    #[arg(long)]
-    no_random_start: bool,
-    /// Seeds the random start
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    seed: u64,
-}
-
-impl PgdOptions {
-    /// The attack, its ranges checked.
-    pub fn pgd(&self) -> Result<Pgd, Failure> {
-        let pgd = Pgd {
-            eps: self.eps,
-            step_size: self.step_size,
-            steps: self.steps,
-            random_start: !self.no_random_start,
-            seed: self.seed,
-        };
-        pgd.check()?;
-        Ok(pgd)
-    }
-}
-
 #[derive(Serialize)]
-struct Document<'a> {
+struct Document {
     netkin: &'static str,
-    model: &'a str,
-    sha256: &'a str,
+    model: String,
+    sha256: String,
+    /// The networks that were attacked with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    surrogates: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    average: Option<Average>,
     device: String,
     precision: String,
-    attack: &'a Pgd,
+    attack: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
     images: usize,
     skipped: usize,
     /// Images classified correctly before the attack.
@@ -88,6 +83,150 @@ struct Document<'a> {
     fooled_float: usize,
     /// Of those, the ones that the attack turned, as 8-bit images.
     fooled_8bit: usize,
+    /// Whom else the 8-bit images fool.
+    evaluated: Vec<Evaluated>,
+    doubts: Vec<Doubt>,
+}
+
+/// What a network says of the 8-bit images.
+#[derive(Serialize)]
+struct Evaluated {
+    model: String,
+    /// Images classified correctly before the attack, as this network gets them.
+    correct: usize,
+    /// Of those, the ones that are misclassified afterwards (or taken for the target).
+    fooled: usize,
+    /// Of all images, the ones that are misclassified afterwards (or taken for the target).
+    wrong: usize,
+    /// The published share of all images that are misclassified, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<f64>,
+}
+
+/// What is known of one attacked image.
+#[derive(Serialize)]
+struct Row<'a> {
+    id: &'a str,
+    label: usize,
+    target: Option<usize>,
+    /// Predictions: before the attack, of the numbers that it made, of the image that was saved.
+    before: usize,
+    float: usize,
+    saved: usize,
+    /// Distances of the saved image from the original one, pixels in [0, 1].
+    linf: f64,
+    l2: f64,
+    l1: f64,
+    queries: u32,
+    gradients: u32,
+}
+
+impl Args {
+    pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        let Self { model, out, data, .. } = &self;
+        let is_protocol = self.protocol.is_some();
+        let dataset = data.open()?;
+        let mut attack = self.attack.clone();
+        let mut options = self.options.clone();
+        if is_protocol {
+            attack = attack.within(transfer::EPS);
+            options.input_size = options.input_size.or(Some([transfer::SIZE; 2]));
+        }
+        let attacks = attack.all(&dataset)?;
+        let model = common.load_one(&options.sized(model.clone()), options.precision)?;
+        let surrogates = common.load(&self.options.specs(&self.surrogates), options.precision)?;
+        let judges = common.load(&self.options.specs(&self.evaluate), options.precision)?;
+        let all: Vec<&Model> = std::iter::once(&model).chain(&surrogates).collect();
+        let ensemble = if surrogates.is_empty() { None } else { Some(Ensemble::new(&all, self.average)?) };
+        let network: &dyn Surrogate = match &ensemble {
+            Some(ensemble) => ensemble,
+            None => &model,
+        };
+        for attack in &attacks {
+            check(&**attack, network.num_classes(), self.target, self.mask.is_some())?;
+        }
+        if let Some(Target::Class(class)) = self.target
+            && class >= model.num_classes()
+        {
+            let classes = model.num_classes();
+            return Err(format!(
+                "--target {class} is no class of {}, which has {classes}: give 0 to {}",
+                model.name(),
+                classes - 1
+            )
+            .into());
+        }
+        dataset.check_labels(judges.iter().chain(&surrogates).map(Model::num_classes).min().unwrap_or(usize::MAX))?;
+        let mask = self.mask.as_deref().map(MaskFile::open).transpose()?;
+        let mut transform = model.transform(Crop::Own);
+        if is_protocol {
+            transform =
+                Transform { crop_pct: 1.0, crop_mode: CropMode::Squash, interpolation: Filter::Bicubic, ..transform };
+        }
+        let work = Work {
+            args: &self,
+            common,
+            dataset: &dataset,
+            model: &model,
+            network,
+            surrogates: &surrogates,
+            judges: &judges,
+            mask,
+            transform,
+        };
+
+        let mut outcome = Outcome::Done;
+        let mut documents = Vec::new();
+        for attack in &attacks {
+            let out = match &attacks[..] {
+                [_] => out.clone(),
+                _ => out.join(format!("eps-{}", attack.bound().eps)),
+            };
+            let document = work.attack(&**attack, &out, data)?;
+            if document.skipped > 0 {
+                outcome = Outcome::FellShort;
+            }
+            if !common.json {
+                print(&document.text(attacks.len() > 1))?;
+            }
+            documents.push(document);
+        }
+        match &documents[..] {
+            _ if !common.json => {}
+            [one] => print_json(one)?,
+            all => print_json(&all)?,
+        }
+        Ok(outcome)
+    }
+}
+
+/// Whether an attack is defined for what is wanted.
+fn check(attack: &dyn Attack, classes: usize, target: Option<Target>, is_masked: bool) -> Result<(), Failure> {
+    let name = attack.name().to_owned();
+    if target.is_some() && !attack.can_be_targeted() {
+        return Err(AttackError::Untargeted(name).into());
+    }
+    let least = attack.least_classes(target.is_some());
+    if classes < least {
+        return Err(AttackError::Classes { attack: name, least, classes }.into());
+    }
+    if is_masked && !attack.honours_mask() {
+        return Err(format!("{name} knows no mask; leave out --mask, or take another attack, such as pgd").into());
+    }
+    Ok(())
+}
+
+/// All that an attack of a data set needs.
+struct Work<'a> {
+    args: &'a Args,
+    common: &'a Common,
+    dataset: &'a Dataset,
+    model: &'a Model,
+    network: &'a dyn Surrogate,
+    surrogates: &'a [Model],
+    judges: &'a [Model],
+    mask: Option<MaskFile>,
+    transform: Transform,
 }
 
 /// Everything that goes into adversarial.safetensors.
@@ -101,91 +240,148 @@ struct Collected {
     count: usize,
 }
 
-impl Args {
-    pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let pgd = self.pgd.pgd()?;
-        let dataset = self.data.open()?;
-        let model = common.load_one(&self.options.sized(self.model.clone()), self.options.precision)?;
-        let (mut loader, bar) = self.data.load(common, &dataset, &model, self.batch)?;
+impl Work<'_> {
+    /// Attacks all images, writes what it makes into `out`, and says how it went and how many images were skipped.
+    fn attack(&self, attack: &dyn Attack, out: &Path, data: &DataOptions) -> Result<Document, Failure> {
+        let Self { model, network, .. } = *self;
+        let (mut loader, bar) = data.load_as(self.common, self.dataset, model, self.transform, self.args.batch)?;
         // An unwritable folder is said now, not after an hour's work.
-        write_atomically(&self.out.join("attack.json"), &serde_json::to_vec_pretty(&pgd)?)?;
-
-        let (mut correct, mut fooled_float, mut fooled_8bit) = (0, 0, 0);
+        write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&attack.settings())?)?;
+        let mut table = csv::Writer::from_writer(Vec::new());
         let mut collected = Collected::default();
+        let mut doubts = Vec::new();
+        let (mut correct, mut fooled_float, mut fooled_8bit) = (0, 0, 0);
+        let mut evaluated: Vec<[usize; 3]> = vec![[0; 3]; self.judges.len()];
         for batch in loader.by_ref() {
             let batch = batch?;
             let originals: Vec<RgbImage> = (0..batch.len()).map(|index| batch.image(index)).collect();
-            let ids: Vec<&str> = batch.indices.iter().map(|&index| dataset.samples[index].id.as_str()).collect();
-            let pixels = model.pixels_of(&originals);
-            let clean = model.predict(pixels.clone());
-            let targets = Targets { pixels, labels: &batch.labels, ids: &ids };
-            let adversarial = pgd.perturb(&model, &targets);
-            let float = argmax(model.forward(adversarial.clone()).logits);
-            let values = to_f32(adversarial);
+            let ids: Vec<&str> = batch.indices.iter().map(|&index| self.dataset.samples[index].id.as_str()).collect();
+            let mut targets = Targets::new(model.pixels_of(&originals), &batch.labels, &ids);
+            let logits = model.forward(targets.pixels.clone()).logits;
+            if collected.count == 0 {
+                doubts.extend(doubts_of(network, &targets.pixels));
+            }
+            let seed = self.args.attack.seed();
+            targets.wanted = self.args.target.map(|target| target.classes(&logits, &batch.labels, &ids, seed));
+            targets.mask = self.mask.as_ref().map(|mask| mask.of(&ids, &targets.pixels)).transpose()?;
+            let clean = argmax(logits);
+            let perturbed = attack.perturb(network, &targets);
+            perturbed.doubts.iter().for_each(|&doubt| Doubt::add(&mut doubts, doubt));
+            let float = model.predict(perturbed.pixels.clone());
+            let values = to_f32(perturbed.pixels);
             let size = values.len() / originals.len();
             let images: Vec<RgbImage> = originals
-                .iter()
-                .zip(values.chunks_exact(size))
-                .map(|(original, values)| quantise(values, original, pgd.eps()))
+                .par_iter()
+                .zip(values.par_chunks_exact(size))
+                .map(|(original, values)| quantise(values, original, attack.bound()))
                 .collect();
-            let quantised = model.predict(model.pixels_of(&images));
+            let saved = model.predict(model.pixels_of(&images));
+            let (is_fooled_float, is_fooled) = (targets.fooled(&float), targets.fooled(&saved));
             for index in 0..originals.len() {
                 let label = batch.labels[index];
                 let was_correct = clean[index] == label;
                 correct += usize::from(was_correct);
-                fooled_float += usize::from(was_correct && float[index] != label);
-                fooled_8bit += usize::from(was_correct && quantised[index] != label);
-                write_png(&self.out, ids[index], &images[index])?;
-                collected.push(
-                    &values[index * size..][..size],
-                    &images[index],
+                fooled_float += usize::from(was_correct && is_fooled_float[index]);
+                fooled_8bit += usize::from(was_correct && is_fooled[index]);
+                write_png(out, ids[index], &images[index])?;
+                let distance = |norm| distance(&images[index], &originals[index], norm);
+                let Effort { queries, gradients } = perturbed.effort[index];
+                table.serialize(Row {
+                    id: ids[index],
                     label,
-                    batch.indices[index],
-                    quantised[index],
-                );
+                    target: targets.wanted.as_ref().map(|wanted| wanted[index]),
+                    before: clean[index],
+                    float: float[index],
+                    saved: saved[index],
+                    linf: distance(Norm::Linf),
+                    l2: distance(Norm::L2),
+                    l1: distance(Norm::L1),
+                    queries,
+                    gradients,
+                })?;
+                let values = &values[index * size..][..size];
+                collected.push(values, &images[index], label, batch.indices[index], saved[index]);
+            }
+            for (judge, counts) in self.judges.iter().zip(&mut evaluated) {
+                let clean = predict(judge, &originals);
+                let fooled = targets.fooled(&predict(judge, &images));
+                for ((clean, &label), is_fooled) in clean.into_iter().zip(&batch.labels).zip(fooled) {
+                    counts[0] += usize::from(clean == label);
+                    counts[1] += usize::from(clean == label && is_fooled);
+                    counts[2] += usize::from(is_fooled);
+                }
             }
             bar.inc(batch.len() as u64);
         }
         bar.finish_and_clear();
-        let skipped = loader.skipped().to_vec();
+        let skipped: Vec<Skipped> = loader.skipped().to_vec();
         report_skipped(&skipped);
         if collected.count == 0 {
-            return Err(format!(
-                "none of the {} images can be decoded; check {}",
-                dataset.samples.len(),
-                self.data.data.display()
-            )
-            .into());
+            let (images, data) = (self.dataset.samples.len(), data.data.display());
+            return Err(format!("none of the {images} images can be decoded; check {data}").into());
         }
-        let path = self.out.join("adversarial.safetensors");
-        write_atomically(&path, &collected.serialise(model.input_size())?)?;
-
+        write_atomically(&out.join("attack.csv"), &table.into_inner()?)?;
+        write_atomically(&out.join("adversarial.safetensors"), &collected.serialise(model.input_size())?)?;
+        for doubt in &doubts {
+            eprintln!("netkin: warning: {}: {doubt}", attack.name());
+        }
+        let evaluated = self.judges.iter().zip(evaluated).map(|(judge, [correct, fooled, wrong])| {
+            let published = || transfer::published(attack.name(), judge.entry().name);
+            let published = self.args.protocol.as_ref().and_then(|_| published());
+            Evaluated { model: judge.name().to_owned(), correct, fooled, wrong, published }
+        });
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
-            model: model.name(),
-            sha256: model.sha256(),
-            device: common.device.to_string(),
-            precision: self.options.precision.to_string(),
-            attack: &pgd,
+            model: model.name().to_owned(),
+            sha256: model.sha256().to_owned(),
+            surrogates: self.surrogates.iter().map(|model| model.name().to_owned()).collect(),
+            average: (!self.surrogates.is_empty()).then_some(self.args.average),
+            device: self.common.device.to_string(),
+            precision: self.args.options.precision.to_string(),
+            attack: attack.settings(),
+            target: self.args.target.map(|target| target.to_string()),
             images: collected.count,
             skipped: skipped.len(),
             correct,
             fooled_float,
             fooled_8bit,
+            evaluated: evaluated.collect(),
+            doubts,
         };
-        write_atomically(&self.out.join("attack.json"), &serde_json::to_vec_pretty(&document)?)?;
-        if common.json {
-            print_json(&document)?;
-        } else {
-            let percent = |part: usize| 100.0 * part as f64 / correct.max(1) as f64;
-            print(&format!(
-                "{} images, {correct} classified correctly\nfooled as computed  {fooled_float} ({:.1} %)\nfooled as 8-bit     {fooled_8bit} ({:.1} %)\n",
-                document.images,
-                percent(fooled_float),
-                percent(fooled_8bit),
-            ))?;
+        write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&document)?)?;
+        Ok(document)
+    }
+}
+
+impl Document {
+    /// For people; with the radius before it, where there are several.
+    fn text(&self, with_eps: bool) -> String {
+        let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
+        let of_correct = |part: usize| percent(part, self.correct);
+        let eps = if with_eps { format!("eps {}\n", self.attack["eps"]) } else { String::new() };
+        let mut text = format!(
+            "{eps}{} images, {} classified correctly\nfooled as computed  {} ({:.1} %)\nfooled as 8-bit     {} ({:.1} %)\n",
+            self.images,
+            self.correct,
+            self.fooled_float,
+            of_correct(self.fooled_float),
+            self.fooled_8bit,
+            of_correct(self.fooled_8bit),
+        );
+        if self.evaluated.is_empty() {
+            return text;
         }
-        Ok(if skipped.is_empty() { Outcome::Done } else { Outcome::FellShort })
+        let width = self.evaluated.iter().map(|judge| judge.model.len()).max().unwrap_or(0).max("model".len());
+        let is_published = self.evaluated.iter().any(|judge| judge.published.is_some());
+        let head = if is_published { "  published %" } else { "" };
+        text += &format!("\n{:width$}  correct  fooled  of correct %  of all %{head}\n", "model");
+        for Evaluated { model, correct, fooled, wrong, published } in &self.evaluated {
+            let published = published.map_or(String::new(), |published| format!("  {published:>11.1}"));
+            let (of_correct, of_all) = (percent(*fooled, *correct), percent(*wrong, self.images));
+            text +=
+                &format!("{model:width$}  {correct:>7}  {fooled:>6}  {of_correct:>12.1}  {of_all:>8.1}{published}\n");
+        }
+        text
     }
 }
 
@@ -217,8 +413,40 @@ impl Collected {
     }
 }
 
-/// Under the image's own path in the data set, as PNG.
+/// The classes of 8-bit images of any size, as a network gets them.
+fn predict(model: &Model, images: &[RgbImage]) -> Vec<usize> {
+    let [height, width] = model.input_size();
+    let images: Vec<RgbImage> =
+        images.par_iter().map(|image| resize(image, (width, height), Filter::Bicubic)).collect();
+    model.predict(model.pixels_of(&images))
+}
+
+/// How far two images are apart, pixels in [0, 1].
+fn distance(image: &RgbImage, original: &RgbImage, norm: Norm) -> f64 {
+    let changes = image.data().iter().zip(original.data()).map(|(a, b)| f64::from(a.abs_diff(*b)) / 255.0);
+    match norm {
+        Norm::Linf => changes.fold(0.0, f64::max),
+        Norm::L2 => changes.map(|change| change * change).sum::<f64>().sqrt(),
+        Norm::L1 => changes.sum(),
+    }
+}
+
+/// Under the image's own path in the data set, as PNG; what is on the disk is the image.
 fn write_png(out: &Path, id: &str, image: &RgbImage) -> Result<(), Failure> {
     let path = out.join("images").join(id).with_extension("png");
-    Ok(write_atomically(&path, &encode_png(image))?)
+    write_atomically(&path, &encode_png(image))?;
+    let bytes = read_regular(&path, images::MAX_FILE)?;
+    match decode(&bytes, id)? == *image {
+        true => Ok(()),
+        false => Err(format!("{} is not what was written there; check the disk", path.display()).into()),
+    }
+}
+
+fn average(text: &str) -> Result<Average, String> {
+    match text {
+        "logits" => Ok(Average::Logits),
+        "losses" => Ok(Average::Losses),
+        "probabilities" => Ok(Average::Probabilities),
+        _ => Err("give logits, losses or probabilities".into()),
+    }
 }

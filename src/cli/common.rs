@@ -10,7 +10,7 @@ use netkin_weights::{HubConfig, ModelSet, ModelSpec, Precision};
 
 use super::{Failure, values};
 use crate::device::DeviceName;
-use crate::images::{Dataset, Loader, LoaderOptions, Skipped, load};
+use crate::images::{Dataset, Loader, LoaderOptions, Skipped, Transform, load};
 use crate::model::{Crop, Model};
 
 /// Options of every command.
@@ -34,7 +34,7 @@ pub struct Common {
 }
 
 /// Options of every command that runs models.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ModelOptions {
     /// The number format of all computations: f32, f64, f16 or bf16
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
@@ -100,13 +100,28 @@ impl DataOptions {
         model: &Model,
         batch: usize,
     ) -> Result<(Loader, ProgressBar), Failure> {
+        self.load_as(common, dataset, model, model.transform(Crop::Own), batch)
+    }
+
+    /// As [`Self::load`], with the images made another way.
+    ///
+    /// # Errors
+    /// If a label is not one of the model's classes.
+    pub fn load_as(
+        &self,
+        common: &Common,
+        dataset: &Dataset,
+        model: &Model,
+        transform: Transform,
+        batch: usize,
+    ) -> Result<(Loader, ProgressBar), Failure> {
         dataset.check_labels(model.num_classes())?;
         say_doubts(dataset, [model.num_classes()]);
         let options = LoaderOptions { strict: self.strict, ..LoaderOptions::new(batch) };
         let bar = common.bar("images");
         bar.set_length(dataset.samples.len() as u64);
         bar.set_message(model.name().to_owned());
-        Ok((load(&dataset.samples, model.transform(Crop::Own), options), bar))
+        Ok((load(&dataset.samples, transform, options), bar))
     }
 }
 

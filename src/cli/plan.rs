@@ -14,8 +14,8 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let config = self.settings.config()?;
         let dataset = self.settings.data.open()?;
+        let config = self.settings.config(&dataset)?;
         let mut networks = Vec::new();
         for (position, spec) in self.settings.specs()?.iter().enumerate() {
             // One at a time: all networks need not fit into this machine.

@@ -1,9 +1,37 @@
 //! Multi-head self-attention.
 
+use std::cell::RefCell;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::{Linear, macs, softmax};
+
+thread_local! {
+    static SEEN: RefCell<Option<Vec<Tensor<4>>>> = const { RefCell::new(None) };
+}
+
+/// The result of `run` and the weights of every attention in it, `[batch, head, query, token]` each (of windows, the batch is that
+/// of the windows), in the order in which they were taken. Networks then compute them as tensors, which is slower.
+pub fn with_attention<T>(run: impl FnOnce() -> T) -> (T, Vec<Tensor<4>>) {
+    /// Whatever happens in `run`, nobody looks afterwards.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            SEEN.with_borrow_mut(|seen| *seen = None);
+        }
+    }
+    SEEN.with_borrow_mut(|seen| *seen = Some(Vec::new()));
+    let _end = End;
+    let result = run();
+    let weights = SEEN.with_borrow_mut(|seen| seen.take().unwrap_or_default());
+    (result, weights)
+}
+
+/// Shows weights to [`with_attention`], if somebody looks.
+fn show(weights: &Tensor<4>) {
+    SEEN.with_borrow_mut(|seen| seen.iter_mut().for_each(|seen| seen.push(weights.clone())));
+}
 
 /// Multi-head self-attention over `[batch, token, channel]` (Vaswani et al. 2017) with one map for queries, keys and values.
 #[derive(Module, Debug)]
@@ -47,7 +75,7 @@ pub fn self_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
 pub fn biased_self_attention(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
     let [batch, tokens, channels] = qkv.dims();
     let channels = channels / 3;
-    if netkin_kernels::applies(&qkv) {
+    if netkin_kernels::applies(&qkv) && SEEN.with_borrow(Option::is_none) {
         macs::count(2 * batch * tokens * tokens * channels);
         let scale = ((channels / heads) as f64).powf(-0.5);
         let mut inputs = vec![qkv.into_dispatch()];
@@ -96,7 +124,9 @@ pub(super) fn weighted(
     let scale = ((channels / heads) as f64).powf(-0.5);
     let [queries, keys, values] = [queries, keys, values].map(|x| split_heads(x, heads));
     let scores = queries.mul_scalar(scale).matmul(keys.transpose());
-    join_heads(weights(scores).matmul(values))
+    let weights = weights(scores);
+    show(&weights);
+    join_heads(weights.matmul(values))
 }
 
 /// softmax(q·kᵀ / √size + bias)·v with tokens last: queries `[batch, head, size, query]`, keys `[batch, head, size, token]`,
@@ -105,7 +135,9 @@ pub fn channels_first_attention([queries, keys, values]: [Tensor<4>; 3], bias: T
     let ([batch, heads, size, count], [_, _, channels, tokens]) = (queries.dims(), values.dims());
     macs::count(batch * heads * count * tokens * (size + channels));
     let scores = queries.mul_scalar((size as f64).powf(-0.5)).transpose().matmul(keys) + bias;
-    values.matmul(softmax(scores).transpose())
+    let weights = softmax(scores);
+    show(&weights);
+    values.matmul(weights.transpose())
 }
 
 /// `[batch, token, channel]` → `[batch, head, token, channel / heads]`.

@@ -49,6 +49,7 @@ pub use arithmetic::{
 };
 pub use attention::{
     Attention, attention, biased_self_attention, channels_first_attention, mixed_attention, self_attention,
+    with_attention,
 };
 pub use bottleneck_attention::BottleneckAttention;
 pub use boxed::Boxed;

@@ -20,6 +20,7 @@ mod units;
 mod work;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netkin_weights::Precision;
@@ -29,7 +30,7 @@ pub use outcomes::{ChunkOutcomes, Outcomes};
 pub use score::{Pair, SatRun};
 pub use units::{CHUNK, NetworkRecord};
 
-use crate::attacks::Pgd;
+use crate::attacks::{Attack, Doubt, Iterative};
 use crate::images::{Dataset, DatasetError, DecodeError, Filter, Skipped};
 use crate::model::{Crop, Model};
 use crate::runs::{Damage, Key, Manifest, ManifestError, Plan, RunError, RunFolder, Shard, Trust};
@@ -40,7 +41,7 @@ use work::Work;
 #[derive(Debug, Clone)]
 pub struct SatConfig {
     /// The attack.
-    pub attack: Pgd,
+    pub attack: Arc<dyn Attack>,
     /// What networks see of an image.
     pub crop: Crop,
     /// How an attacked image is resized for a network of another size.
@@ -64,7 +65,7 @@ pub struct SatConfig {
 impl Default for SatConfig {
     fn default() -> Self {
         Self {
-            attack: Pgd::default(),
+            attack: Arc::new(Iterative::default()),
             crop: Crop::Shared,
             transfer_interpolation: Filter::Bicubic,
             epsilon_s: 0.01,
@@ -95,6 +96,13 @@ pub enum Progress<'a> {
     AttackedAgain {
         /// How many.
         images: usize,
+        /// The network that was attacked.
+        model: &'a str,
+    },
+    /// What an attack's results are to be doubted for.
+    Doubt {
+        /// The reason, and how many images show it.
+        doubt: Doubt,
         /// The network that was attacked.
         model: &'a str,
     },
@@ -263,8 +271,8 @@ impl SatFolder {
             "protocol": units::PROTOCOL,
             "data": manifest.fingerprint(),
             "images": dataset.samples.len(),
-            "attack": {"pgd": config.attack},
-            "attack_key": Key::of(&config.attack),
+            "attack": config.attack.settings(),
+            "attack_key": Key::of(&config.attack.settings()),
             "crop": config.crop,
             "input_size": config.input_size,
             "transfer_interpolation": config.transfer_interpolation.name(),
@@ -346,6 +354,7 @@ impl SatFolder {
         }
         let work = Work::new(models, &dataset.samples, config, &self.folder, &self.manifest, &self.units);
         work.compute(plan, progress)?;
+        work.tell_doubts(progress);
         Ok(work.timing())
     }
 

@@ -95,9 +95,48 @@ impl SatRun {
         (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).map(|(a, b)| self.pair(a, b)).collect()
     }
 
+    /// How many of a pair's images fool either network once they were attacked on the other.
+    pub fn fooled_twice(&self, a: usize, b: usize) -> usize {
+        let both = &self.correct[a] & &self.correct[b];
+        (&both & &self.fooled[a][b]).intersection_count(&self.fooled[b][a])
+    }
+
     /// The scores, each model with itself on the diagonal.
     pub fn matrix(&self) -> Matrix {
         Matrix::new(self.names(), |a, b| self.pair(a, b).sat.unwrap_or(f64::NAN))
+    }
+
+    /// The scores on some of the images, which are named by their positions in the data set.
+    pub fn matrix_on(&self, images: &FixedBitSet) -> Matrix {
+        let count = self.networks.len();
+        let correct: Vec<FixedBitSet> = self.correct.iter().map(|correct| correct & images).collect();
+        let mut matrix = Matrix::new(self.names(), |_, _| f64::NAN);
+        for (a, b) in (0..count).flat_map(|a| (a..count).map(move |b| (a, b))) {
+            let both = &correct[a] & &correct[b];
+            let fooled = |from: usize, on: usize| both.intersection_count(&self.fooled[from][on]);
+            let score = score(both.count_ones(..), fooled(a, b), fooled(b, a), self.epsilon_s);
+            for place in [a * count + b, b * count + a] {
+                matrix.values[place] = score.unwrap_or(f64::NAN);
+            }
+        }
+        matrix
+    }
+
+    /// The same run of the networks at these positions alone, in that order.
+    pub fn select(&self, networks: &[usize]) -> Self {
+        let fooled = |&a: &usize| networks.iter().map(|&b| self.fooled[a][b].clone()).collect();
+        Self {
+            networks: networks.iter().map(|&network| self.networks[network].clone()).collect(),
+            correct: networks.iter().map(|&network| self.correct[network].clone()).collect(),
+            fooled: networks.iter().map(fooled).collect(),
+            skipped: self.skipped.clone(),
+            images: self.images,
+            fingerprint: self.fingerprint.clone(),
+            settings: self.settings.clone(),
+            made_by: self.made_by.clone(),
+            timing: self.timing,
+            epsilon_s: self.epsilon_s,
+        }
     }
 }
 
@@ -161,5 +200,12 @@ mod tests {
         assert_eq!((pair.n, pair.fooled_ab, pair.fooled_ba), (1, 1, 0));
         assert_eq!(pair.sat, Some(50f64.ln()));
         assert_eq!(run.clean(), [2, 2]);
+        assert_eq!((run.fooled_twice(0, 1), run.fooled_twice(1, 1)), (0, 2));
+        let mut images = FixedBitSet::with_capacity(3);
+        images.insert_range(..);
+        assert_eq!(run.matrix_on(&images), run.matrix());
+        images.set(1, false);
+        assert!(run.matrix_on(&images).get(0, 1).is_nan(), "both classify the second image alone");
+        assert_eq!(run.select(&[1, 0]).pair(0, 1).fooled_ba, 1);
     }
 }

@@ -5,7 +5,7 @@
 //! every network while it is in memory, and kept in [units](super::units), a chunk of 32 images each. A group is always worked
 //! on as a whole, so that a run that goes on computes in the same batches as one that never stopped.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::units::{Attacked, CHUNK, CleanUnit, JudgedUnit, Units};
 use super::{Progress, SatConfig, SatError, Timing};
-use crate::attacks::{Attack, Targets, quantise};
+use crate::attacks::{Doubt, Targets, quantise};
 use crate::files::read_regular;
 use crate::images::{self, DatasetError, DecodeError, Filter, RgbImage, Sample, Transform, decode, resize};
 use crate::model::{Model, argmax, to_f32};
@@ -38,6 +38,8 @@ pub(super) struct Work<'a> {
     units: &'a Units,
     batches: Batches,
     timing: Cell<Timing>,
+    /// Of each model.
+    doubts: RefCell<Vec<Vec<Doubt>>>,
 }
 
 /// A model and how it sees images.
@@ -93,14 +95,23 @@ impl<'a> Work<'a> {
         manifest: &'a Manifest,
         units: &'a Units,
     ) -> Self {
-        let models = models.iter().map(|model| Subject { model, transform: model.transform(config.crop) }).collect();
+        let models: Vec<Subject> =
+            models.iter().map(|model| Subject { model, transform: model.transform(config.crop) }).collect();
         let batches = Batches::new(config.batch, samples.len());
-        Self { models, samples, config, folder, manifest, units, batches, timing: Cell::default() }
+        let doubts = RefCell::new(vec![Vec::new(); models.len()]);
+        Self { models, samples, config, folder, manifest, units, batches, timing: Cell::default(), doubts }
     }
 
     /// How long networks worked.
     pub fn timing(&self) -> Timing {
         self.timing.get()
+    }
+
+    /// Tells what attacks gave reason to doubt.
+    pub fn tell_doubts(&self, progress: &mut impl FnMut(Progress)) {
+        for (subject, doubts) in self.models.iter().zip(&*self.doubts.borrow()) {
+            doubts.iter().for_each(|&doubt| progress(Progress::Doubt { doubt, model: subject.model.name() }));
+        }
     }
 
     /// Does what a plan says is missing, decoding one group ahead.
@@ -308,7 +319,7 @@ impl<'a> Work<'a> {
         if again > 0 {
             progress(Progress::AttackedAgain { images: again, model: model.name() });
         }
-        let images = self.attack(model, targets, progress);
+        let images = self.attack(index, targets, progress);
         let mut rest = images.as_slice();
         for (row, attacked) in rows.iter_mut().zip(attacked) {
             let (of_chunk, others) = rest.split_at(attacked.len());
@@ -388,22 +399,27 @@ impl<'a> Work<'a> {
     }
 
     /// Adversarial images, 8-bit, within ε of the originals.
-    fn attack(&self, model: &Model, targets: &[Target], progress: &mut impl FnMut(Progress)) -> Vec<RgbImage> {
-        let attack = &self.config.attack;
+    fn attack(&self, index: usize, targets: &[Target], progress: &mut impl FnMut(Progress)) -> Vec<RgbImage> {
+        let (attack, model) = (&self.config.attack, self.models[index].model);
         let work = |batch: &[Target]| {
             let labels: Vec<usize> = batch.iter().map(|(_, sample)| sample.label).collect();
             let ids: Vec<&str> = batch.iter().map(|(_, sample)| sample.id.as_str()).collect();
-            let targets = Targets {
-                pixels: model.pixels_of(batch.iter().map(|(original, _)| *original)),
-                labels: &labels,
-                ids: &ids,
-            };
-            let values = self.timed(|timing| &mut timing.attacks, || to_f32(attack.perturb(model, &targets)));
+            let pixels = model.pixels_of(batch.iter().map(|(original, _)| *original));
+            let targets = Targets::new(pixels, &labels, &ids);
+            let values = self.timed(
+                |timing| &mut timing.attacks,
+                || {
+                    let perturbed = attack.perturb(model, &targets);
+                    let doubts = &mut self.doubts.borrow_mut()[index];
+                    perturbed.doubts.into_iter().for_each(|doubt| Doubt::add(doubts, doubt));
+                    to_f32(perturbed.pixels)
+                },
+            );
             let size = values.len() / batch.len();
             batch
                 .par_iter()
                 .zip(values.par_chunks_exact(size))
-                .map(|((original, _), values)| quantise(values, original, attack.eps()))
+                .map(|((original, _), values)| quantise(values, original, attack.bound()))
                 .collect()
         };
         self.batches.work(model.device(), targets, work, |batch| {

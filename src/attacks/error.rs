@@ -1,0 +1,97 @@
+//! Why an attack cannot be made.
+
+use super::{Bound, Norm};
+
+/// Why an attack cannot be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum AttackError {
+    /// A setting is out of its range.
+    #[error("--{option} {value} is out of range; it is {wanted}")]
+    Range {
+        /// The setting, as the command line calls it.
+        option: &'static str,
+        /// What was given.
+        value: f64,
+        /// What could be.
+        wanted: &'static str,
+    },
+    /// A setting of other attacks.
+    #[error("--{option} is no setting of {attack}, so it would change nothing; leave it out")]
+    NoSetting {
+        /// The setting, as the command line calls it.
+        option: &'static str,
+        /// The attack's name.
+        attack: String,
+    },
+    /// A norm that has no usual eps.
+    #[error("give --eps with --norm {}: how far is usual there depends on the size of the images (0.5 in L2 for 32 pixels, 3 for 224; 12 in L1 for 32 pixels, 75 for 224)", .0.name())]
+    NoEps(Norm),
+    /// A norm that the attack has no form for.
+    #[error("{attack} is not defined in {}; give --norm linf", norm.name())]
+    Norm {
+        /// The attack's name.
+        attack: &'static str,
+        /// The norm that was asked for.
+        norm: Norm,
+    },
+    /// Restarts from the image itself.
+    #[error("restarts without a random start are all the same; leave out --no-random-start or --restarts")]
+    SameStart,
+    /// Admix without images to mix in.
+    #[error(
+        "admix mixes in images of other classes, and the data set's first images are all of one class; give a data set of several"
+    )]
+    NoPool,
+    /// A wanted class for an attack that only knows what to get away from.
+    #[error(
+        "{0} is defined without a wanted class only; leave out --target, or take another attack, such as apgd-t or pgd"
+    )]
+    Untargeted(String),
+    /// Too few classes for the loss.
+    #[error(
+        "{attack} wants networks of at least {least} classes, and this one has {classes}; take another --loss or --attack"
+    )]
+    Classes {
+        /// The attack's name.
+        attack: String,
+        /// The number of classes that it is defined for.
+        least: usize,
+        /// What the network has.
+        classes: usize,
+    },
+}
+
+impl AttackError {
+    /// An error if a setting is not right.
+    pub(super) fn check(option: &'static str, value: f64, is_right: bool, wanted: &'static str) -> Result<(), Self> {
+        if is_right { Ok(()) } else { Err(Self::Range { option, value, wanted }) }
+    }
+}
+
+impl Bound {
+    /// Checks the range of ε: in L∞ up to 1.
+    ///
+    /// # Errors
+    /// A sentence with what it can be.
+    pub fn check(self) -> Result<(), AttackError> {
+        let Self { norm, eps } = self;
+        match norm {
+            Norm::Linf => {
+                let wanted = "a change of pixels in [0, 1], above 0 and up to 1, such as 8/255";
+                AttackError::check("eps", eps, eps > 0.0 && eps <= 1.0, wanted)
+            }
+            Norm::L2 | Norm::L1 => AttackError::check("eps", eps, eps > 0.0 && eps.is_finite(), "a distance above 0"),
+        }
+    }
+}
+
+impl Norm {
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linf => "linf",
+            Self::L2 => "l2",
+            Self::L1 => "l1",
+        }
+    }
+}

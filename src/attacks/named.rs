@@ -1,0 +1,358 @@
+//! Attacks by name, each with its authors' settings, any of which can be changed.
+
+use std::sync::Arc;
+
+use super::iterative::{Estimate, Iterative, Neighbours};
+use super::views::{Admix, Diversity, Pool, Shuffle};
+use super::{Apgd, Attack, AttackError, AutoAttack, Bound, Fab, Loss, Norm, PatchFool, Square};
+
+/// Names and what they stand for, as users see them.
+pub const NAMES: &[(&str, &str)] = &[
+    ("fgsm", "one step along the gradient's sign"),
+    ("bim", "ten steps from the image"),
+    ("pgd", "fifty steps from a random point"),
+    ("mi-fgsm", "momentum"),
+    ("ni-fgsm", "momentum, gradients taken ahead of the point"),
+    ("di-fgsm", "momentum, the image resized and padded at random"),
+    ("ti-fgsm", "momentum, the gradient blurred"),
+    ("si-fgsm", "momentum, the image at five scales of brightness"),
+    ("si-ni-fgsm", "ni-fgsm with the image at five scales of brightness"),
+    ("vmi-fgsm", "momentum, the gradient corrected by its variance"),
+    ("vni-fgsm", "ni-fgsm with the gradient corrected by its variance"),
+    ("admix", "si-fgsm with images of other classes mixed in"),
+    ("bsr", "momentum, blocks of the image exchanged and turned"),
+    ("pgn", "momentum, towards flat maxima"),
+    ("lf-pgd", "pgd within the low frequencies"),
+    ("autoattack", "apgd-ce, apgd-t, fab-t and square, each on the images that still stand"),
+    ("apgd-ce", "steps that adapt themselves, on the cross-entropy"),
+    ("apgd-dlr", "the same on the difference of logits ratio"),
+    ("apgd-t", "the same towards nine classes, one after another"),
+    ("fab", "the nearest point beyond the boundary"),
+    ("fab-t", "the same towards nine classes, one after another"),
+    ("square", "without gradients, by random windows"),
+    ("nes", "without gradients, by evolution strategies"),
+    ("patchfool", "one patch, chosen by attention, changed at will"),
+];
+
+/// What a user asked for; what is none is the attack's own.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// The norm of the ball.
+    pub norm: Option<Norm>,
+    /// The ball's radius.
+    pub eps: Option<f64>,
+    /// The length of a step.
+    pub step_size: Option<f64>,
+    /// Steps.
+    pub steps: Option<usize>,
+    /// Whether to begin at the image.
+    pub no_random_start: bool,
+    /// Tries of each image.
+    pub restarts: Option<usize>,
+    /// The loss.
+    pub loss: Option<Loss>,
+    /// μ.
+    pub momentum: Option<f64>,
+    /// Whether to look ahead along the momentum.
+    pub look_ahead: bool,
+    /// Copies of falling brightness.
+    pub scales: Option<usize>,
+    /// The probability of resizing and padding.
+    pub diversity: Option<f64>,
+    /// The largest relative size then.
+    pub diversity_rate: Option<f64>,
+    /// Images mixed in.
+    pub admix: Option<usize>,
+    /// How much of them.
+    pub admix_strength: Option<f64>,
+    /// Shuffled copies.
+    pub shuffle: Option<usize>,
+    /// Blocks along each axis.
+    pub blocks: Option<usize>,
+    /// The blur's size.
+    pub translation: Option<usize>,
+    /// The share of frequencies.
+    pub low_pass: Option<f64>,
+    /// Neighbours for the variance.
+    pub variance: Option<usize>,
+    /// Neighbours for flatness.
+    pub flat: Option<usize>,
+    /// The neighbours' distance, in ε.
+    pub radius: Option<f64>,
+    /// Pairs of queries for each estimated gradient.
+    pub pairs: Option<usize>,
+    /// Queries of each image in all.
+    pub queries: Option<usize>,
+    /// Patches.
+    pub patches: Option<usize>,
+    /// Where Admix takes its images from.
+    pub pool: Option<Pool>,
+    /// Seeds all random numbers.
+    pub seed: u64,
+}
+
+impl Wishes {
+    /// The settings that were given.
+    fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("norm", self.norm.is_some()),
+            ("eps", self.eps.is_some()),
+            ("step-size", self.step_size.is_some()),
+            ("steps", self.steps.is_some()),
+            ("no-random-start", self.no_random_start),
+            ("restarts", self.restarts.is_some()),
+            ("loss", self.loss.is_some()),
+            ("momentum", self.momentum.is_some()),
+            ("look-ahead", self.look_ahead),
+            ("scales", self.scales.is_some()),
+            ("diversity", self.diversity.is_some()),
+            ("diversity-rate", self.diversity_rate.is_some()),
+            ("admix", self.admix.is_some()),
+            ("admix-strength", self.admix_strength.is_some()),
+            ("shuffle", self.shuffle.is_some()),
+            ("blocks", self.blocks.is_some()),
+            ("translation", self.translation.is_some()),
+            ("low-pass", self.low_pass.is_some()),
+            ("variance", self.variance.is_some()),
+            ("flat", self.flat.is_some()),
+            ("radius", self.radius.is_some()),
+            ("pairs", self.pairs.is_some()),
+            ("queries", self.queries.is_some()),
+            ("patches", self.patches.is_some()),
+        ];
+        all.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
+    }
+
+    /// An error if a setting was given that `attack` does not have.
+    fn only(&self, attack: &str, known: &[&str]) -> Result<(), AttackError> {
+        match self.given().into_iter().find(|option| !known.contains(option)) {
+            Some(option) => Err(AttackError::NoSetting { option, attack: attack.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    fn bound(&self) -> Result<Bound, AttackError> {
+        let norm = self.norm.unwrap_or(Norm::Linf);
+        let eps = match (self.eps, norm) {
+            (Some(eps), _) => eps,
+            (None, Norm::Linf) => 8.0 / 255.0,
+            (None, Norm::L2 | Norm::L1) => return Err(AttackError::NoEps(norm)),
+        };
+        Ok(Bound { norm, eps })
+    }
+}
+
+/// The attack of one of [`NAMES`] as `wishes` want it, all ranges checked.
+///
+/// # Errors
+/// If a setting is out of its range, or not one of this attack's.
+///
+/// # Panics
+/// If there is no attack of that name.
+pub fn named(name: &str, wishes: &Wishes) -> Result<Arc<dyn Attack>, AttackError> {
+    match name {
+        "autoattack" => {
+            wishes.only(name, &["norm", "eps", "steps", "queries"])?;
+            let default = AutoAttack::default();
+            let steps = wishes.steps.unwrap_or(default.steps);
+            let queries = wishes.queries.unwrap_or(default.queries);
+            checked(
+                AutoAttack { bound: wishes.bound()?, steps, queries, seed: wishes.seed, ..default },
+                AutoAttack::check,
+            )
+        }
+        "apgd-ce" | "apgd-dlr" | "apgd-t" => {
+            wishes.only(name, &["norm", "eps", "steps", "restarts"])?;
+            let (bound, seed) = (wishes.bound()?, wishes.seed);
+            let default = match name {
+                "apgd-t" => Apgd::targeted(bound, seed),
+                "apgd-dlr" => Apgd { loss: Loss::Dlr, ..Apgd::cross_entropy(bound, seed) },
+                _ => Apgd::cross_entropy(bound, seed),
+            };
+            let steps = wishes.steps.unwrap_or(default.steps);
+            checked(Apgd { steps, restarts: wishes.restarts.unwrap_or(default.restarts), ..default }, Apgd::check)
+        }
+        "fab" | "fab-t" => {
+            wishes.only(name, &["norm", "eps", "steps", "restarts"])?;
+            let default = Fab::default();
+            let attack = Fab {
+                bound: wishes.bound()?,
+                target_classes: if name == "fab" { 0 } else { default.target_classes },
+                steps: wishes.steps.unwrap_or(default.steps),
+                restarts: wishes.restarts.unwrap_or(default.restarts),
+                seed: wishes.seed,
+                ..default
+            };
+            checked(attack, Fab::check)
+        }
+        "square" => {
+            wishes.only(name, &["norm", "eps", "queries", "restarts", "loss"])?;
+            let default = Square::default();
+            let attack = Square {
+                bound: wishes.bound()?,
+                loss: wishes.loss.unwrap_or(default.loss),
+                queries: wishes.queries.unwrap_or(default.queries),
+                restarts: wishes.restarts.unwrap_or(default.restarts),
+                seed: wishes.seed,
+                ..default
+            };
+            checked(attack, Square::check)
+        }
+        "patchfool" => {
+            wishes.only(name, &["norm", "eps", "steps", "patches"])?;
+            let default = PatchFool::default();
+            let norm = wishes.norm.unwrap_or(Norm::Linf);
+            let attack = PatchFool {
+                bound: Bound { norm, eps: wishes.eps.unwrap_or(default.bound.eps) },
+                patches: wishes.patches.unwrap_or(default.patches),
+                steps: wishes.steps.unwrap_or(default.steps),
+                seed: wishes.seed,
+                ..default
+            };
+            checked(attack, PatchFool::check)
+        }
+        _ => checked(iterative(name, wishes)?, Iterative::check),
+    }
+}
+
+fn checked<A: Attack + 'static>(
+    attack: A,
+    check: impl FnOnce(&A) -> Result<(), AttackError>,
+) -> Result<Arc<dyn Attack>, AttackError> {
+    check(&attack)?;
+    Ok(Arc::new(attack))
+}
+
+/// An iterative attack by name.
+fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, AttackError> {
+    let pgd = Iterative { name: name.to_owned(), bound: wishes.bound()?, seed: wishes.seed, ..Iterative::default() };
+    let Bound { norm, eps } = pgd.bound;
+    // The transfer attacks' authors go ε in ten steps from the image.
+    let ten = Iterative { steps: 10, step_size: f64::NAN, random_start: false, ..pgd.clone() };
+    let momentum = Iterative { momentum: Some(1.0), ..ten.clone() };
+    let ahead = Iterative { look_ahead: true, ..momentum.clone() };
+    let variance = Some(Neighbours::Variance { count: 20, radius: 1.5 });
+    let mut attack = match name {
+        "pgd" => pgd,
+        "fgsm" => Iterative { steps: 1, ..ten },
+        "bim" => ten,
+        "mi-fgsm" | "di-fgsm" | "si-fgsm" | "admix" | "bsr" => momentum,
+        "ni-fgsm" | "si-ni-fgsm" => ahead,
+        "ti-fgsm" => Iterative { translation: Some(15), ..momentum },
+        "vmi-fgsm" => Iterative { neighbours: variance, ..momentum },
+        "vni-fgsm" => Iterative { neighbours: variance, ..ahead },
+        "pgn" => Iterative { neighbours: Some(Neighbours::Flat { count: 20, radius: 3.0, share: 0.5 }), ..momentum },
+        "lf-pgd" => Iterative { low_pass: Some(0.25), ..pgd },
+        "nes" => Iterative {
+            estimate: Estimate::Evolution { pairs: 25, deviation: 0.001 },
+            loss: Loss::Margin,
+            random_start: false,
+            ..pgd
+        },
+        _ => panic!("{name} is not the name of an attack"),
+    };
+    let is_evolution = matches!(attack.estimate, Estimate::Evolution { .. });
+    let mut others = vec![("patches", false), ("queries", is_evolution), ("pairs", is_evolution)];
+    others.push(("radius", attack.neighbours.is_some() || wishes.variance.is_some() || wishes.flat.is_some()));
+    let known = |option: &&str| others.iter().all(|(other, is_known)| other != option || *is_known);
+    wishes.only(name, &wishes.given().into_iter().filter(known).collect::<Vec<_>>())?;
+
+    if let Estimate::Evolution { pairs, deviation } = attack.estimate {
+        let pairs = wishes.pairs.unwrap_or(pairs);
+        attack.estimate = Estimate::Evolution { pairs, deviation };
+        attack.steps = (wishes.queries.unwrap_or(5000) / (2 * pairs.max(1))).max(1);
+    }
+    attack.steps = wishes.steps.unwrap_or(attack.steps);
+    attack.random_start =
+        attack.random_start && !wishes.no_random_start || wishes.restarts.is_some_and(|count| count > 1);
+    if wishes.no_random_start {
+        attack.random_start = false;
+    }
+    attack.restarts = wishes.restarts.unwrap_or(attack.restarts);
+    attack.loss = wishes.loss.unwrap_or(attack.loss);
+    attack.momentum = wishes.momentum.or(attack.momentum);
+    attack.look_ahead |= wishes.look_ahead;
+    if attack.look_ahead && attack.momentum.is_none() {
+        attack.momentum = Some(1.0);
+    }
+    attack.translation = wishes.translation.or(attack.translation);
+    attack.low_pass = wishes.low_pass.or(attack.low_pass);
+    attack.step_size = match (wishes.step_size, attack.step_size.is_nan(), norm) {
+        (Some(step_size), ..) => step_size,
+        (None, true, _) => eps / attack.steps.max(1) as f64,
+        (None, false, Norm::Linf) => attack.step_size,
+        (None, false, Norm::L2 | Norm::L1) => eps / 4.0,
+    };
+    match (wishes.variance, wishes.flat) {
+        (Some(count), _) => attack.neighbours = Some(Neighbours::Variance { count, radius: 1.5 }),
+        (None, Some(count)) => attack.neighbours = Some(Neighbours::Flat { count, radius: 3.0, share: 0.5 }),
+        (None, None) => {}
+    }
+    if let (Some(wanted), Some(Neighbours::Variance { radius, .. } | Neighbours::Flat { radius, .. })) =
+        (wishes.radius, &mut attack.neighbours)
+    {
+        *radius = wanted;
+    }
+    attack.views.scales =
+        wishes.scales.unwrap_or(if matches!(name, "si-fgsm" | "si-ni-fgsm" | "admix") { 5 } else { 1 });
+    if name == "di-fgsm" || wishes.diversity.is_some() || wishes.diversity_rate.is_some() {
+        let (probability, rate) = (wishes.diversity.unwrap_or(0.5), wishes.diversity_rate.unwrap_or(1.1));
+        attack.views.diversity = Some(Diversity { probability, rate });
+    }
+    if name == "bsr" || wishes.shuffle.is_some() || wishes.blocks.is_some() {
+        let (copies, blocks) = (wishes.shuffle.unwrap_or(20), wishes.blocks.unwrap_or(3));
+        attack.views.shuffle = Some(Shuffle { copies, blocks, degrees: 24.0 });
+    }
+    if name == "admix" || wishes.admix.is_some() || wishes.admix_strength.is_some() {
+        let pool = wishes.pool.clone().ok_or(AttackError::NoPool)?;
+        let (copies, strength) = (wishes.admix.unwrap_or(3), wishes.admix_strength.unwrap_or(0.2));
+        attack.views.admix = Some(Admix { copies, strength, pool });
+    }
+    Ok(attack)
+}
+
+/// Whether an attack of that name, or these wishes, mix in other images, so that [`Wishes::pool`] is needed.
+pub fn wants_pool(name: &str, wishes: &Wishes) -> bool {
+    name == "admix" || wishes.admix.is_some() || wishes.admix_strength.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::RgbImage;
+
+    fn pool() -> Option<Pool> {
+        Pool::new((0..2).map(|label| (label, RgbImage::new(1, 1, vec![0; 3]))).collect())
+    }
+
+    #[test]
+    fn every_name_is_an_attack() {
+        for (name, _) in NAMES {
+            let attack = named(name, &Wishes { pool: pool(), ..Wishes::default() }).unwrap();
+            assert_eq!(attack.name(), *name);
+            assert!(attack.settings().is_object());
+        }
+    }
+
+    #[test]
+    fn wishes_are_heard_and_ranges_are_checked() {
+        let wishes = Wishes { eps: Some(0.1), scales: Some(3), variance: Some(4), ..Wishes::default() };
+        let settings = named("di-fgsm", &wishes).unwrap().settings();
+        assert_eq!(settings["views"]["scales"], 3);
+        assert_eq!(settings["neighbours"]["variance"]["count"], 4);
+        assert_eq!(settings["step_size"], 0.1 / 10.0);
+        let error = |name: &str, wishes: Wishes| named(name, &wishes).unwrap_err().to_string();
+        let eps = error("pgd", Wishes { eps: Some(8.0), ..Wishes::default() });
+        assert!(eps.starts_with("--eps 8 is out of range"), "{eps}");
+        assert!(named("pgd", &Wishes { eps: Some(f64::NAN), ..Wishes::default() }).is_err());
+        assert!(named("pgd", &Wishes { step_size: Some(-0.1), ..Wishes::default() }).is_err());
+        assert!(named("pgd", &Wishes { steps: Some(0), ..Wishes::default() }).is_err());
+        assert!(named("pgd", &Wishes { restarts: Some(2), no_random_start: true, ..Wishes::default() }).is_err());
+        let norm = error("pgd", Wishes { norm: Some(Norm::L2), ..Wishes::default() });
+        assert!(norm.contains("--eps"), "{norm}");
+        let other = error("patchfool", Wishes { momentum: Some(1.0), ..Wishes::default() });
+        assert!(other.contains("--momentum is no setting of patchfool"), "{other}");
+        assert!(error("pgd", Wishes { pairs: Some(3), ..Wishes::default() }).contains("--pairs"));
+        assert_eq!(named("admix", &Wishes::default()).unwrap_err(), AttackError::NoPool);
+    }
+}

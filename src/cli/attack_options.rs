@@ -1,0 +1,197 @@
+//! The options of every command that attacks.
+
+use std::sync::Arc;
+
+use clap::builder::{PossibleValue, PossibleValuesParser};
+
+use super::{Failure, values};
+use crate::attacks::views::Pool;
+use crate::attacks::{Attack, Loss, Norm, Wishes, named};
+use crate::images::{Dataset, decode_file};
+
+/// Images that Admix takes its others from: so many of the data set's first.
+const POOL: usize = 32;
+
+/// Which attack, and its settings where they are not to be its authors'.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Attack")]
+pub struct AttackOptions {
+    /// The attack
+    #[arg(long, value_name = "ATTACK", default_value = "pgd", value_parser = attack_names())]
+    pub attack: String,
+    /// The largest change of an image in the norm; in linf that of a pixel in [0, 1] [default: 8/255 in linf]
+    #[arg(long, value_name = "CHANGE[,…]", value_delimiter = ',', value_parser = values::fraction)]
+    pub eps: Vec<f64>,
+    /// How the change of an image is measured: linf, l2 or l1
+    #[arg(long, value_name = "NORM", value_parser = norm)]
+    norm: Option<Norm>,
+    /// The change in one step, in the norm [default: the attack's; pgd 2/255, transfer attacks eps/steps]
+    #[arg(long, value_name = "CHANGE", value_parser = values::fraction)]
+    step_size: Option<f64>,
+    /// Steps [default: the attack's; pgd 50]
+    #[arg(long, value_name = "COUNT")]
+    steps: Option<usize>,
+    /// Start from the image instead of a random point around it
+    #[arg(long)]
+    no_random_start: bool,
+    /// Tries of each image that still stands, each from another random start
+    #[arg(long, value_name = "COUNT")]
+    restarts: Option<usize>,
+    /// What rises: cross-entropy, margin or dlr (difference of logits ratio)
+    #[arg(long, value_name = "LOSS", value_parser = loss)]
+    loss: Option<Loss>,
+    /// How much of the gradients before is kept
+    #[arg(long, value_name = "SHARE", value_parser = values::fraction)]
+    momentum: Option<f64>,
+    /// Take gradients ahead of the point, along the momentum
+    #[arg(long)]
+    look_ahead: bool,
+    /// Average gradients over copies at 1, 1/2, 1/4, … of the brightness
+    #[arg(long, value_name = "COUNT")]
+    scales: Option<usize>,
+    /// Resize and pad the image at random, with this probability
+    #[arg(long, value_name = "PROBABILITY", value_parser = values::fraction)]
+    diversity: Option<f64>,
+    /// The largest relative size then
+    #[arg(long, value_name = "RATE", value_parser = values::fraction)]
+    diversity_rate: Option<f64>,
+    /// Mix in so many images of other classes, from the data set's first ones
+    #[arg(long, value_name = "COUNT")]
+    admix: Option<usize>,
+    /// How much of them
+    #[arg(long, value_name = "SHARE", value_parser = values::fraction)]
+    admix_strength: Option<f64>,
+    /// Average gradients over so many copies with blocks exchanged and turned
+    #[arg(long, value_name = "COUNT")]
+    shuffle: Option<usize>,
+    /// Blocks along each axis then
+    #[arg(long, value_name = "COUNT")]
+    blocks: Option<usize>,
+    /// Blur the gradient over so many pixels
+    #[arg(long, value_name = "PIXELS")]
+    translation: Option<usize>,
+    /// Keep to this share of the lowest frequencies along each axis
+    #[arg(long, value_name = "SHARE", value_parser = values::fraction)]
+    low_pass: Option<f64>,
+    /// Correct the gradient by its variance over so many neighbours
+    #[arg(long, value_name = "COUNT", conflicts_with = "flat")]
+    variance: Option<usize>,
+    /// Seek flat maxima, by so many neighbours
+    #[arg(long, value_name = "COUNT")]
+    flat: Option<usize>,
+    /// The neighbours' distance, in eps
+    #[arg(long, value_name = "EPS", value_parser = values::fraction)]
+    radius: Option<f64>,
+    /// Pairs of queries for each gradient of nes
+    #[arg(long, value_name = "COUNT")]
+    pairs: Option<usize>,
+    /// Queries of each image in all, of attacks without gradients
+    #[arg(long, value_name = "COUNT")]
+    queries: Option<usize>,
+    /// Patches that patchfool changes
+    #[arg(long, value_name = "COUNT")]
+    patches: Option<usize>,
+    /// Seeds the attack's random numbers
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    seed: u64,
+}
+
+impl AttackOptions {
+    /// The attack within each eps that was given, or within its own.
+    ///
+    /// # Errors
+    /// If a setting is out of its range or not the attack's, or images to mix in cannot be read.
+    pub fn all(&self, dataset: &Dataset) -> Result<Vec<Arc<dyn Attack>>, Failure> {
+        let pool = if self.wants_pool() { pool(dataset)? } else { None };
+        let each = |eps: Option<f64>| Ok(named(&self.attack, &Wishes { eps, pool: pool.clone(), ..self.wishes() })?);
+        match &self.eps[..] {
+            [] => Ok(vec![each(None)?]),
+            all => all.iter().map(|&eps| each(Some(eps))).collect(),
+        }
+    }
+
+    /// The attack.
+    ///
+    /// # Errors
+    /// As [`Self::all`], and if more than one eps was given.
+    pub fn one(&self, dataset: &Dataset) -> Result<Arc<dyn Attack>, Failure> {
+        match &self.all(dataset)?[..] {
+            [one] => Ok(one.clone()),
+            all => {
+                Err(format!("--eps has {} values, and this command wants one; run it once for each", all.len()).into())
+            }
+        }
+    }
+
+    /// The same within `eps`, if none was given.
+    pub fn within(mut self, eps: f64) -> Self {
+        if self.eps.is_empty() {
+            self.eps = vec![eps];
+        }
+        self
+    }
+
+    /// What seeds the attack's random numbers.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn wants_pool(&self) -> bool {
+        named::wants_pool(&self.attack, &self.wishes())
+    }
+
+    fn wishes(&self) -> Wishes {
+        Wishes {
+            norm: self.norm,
+            eps: None,
+            step_size: self.step_size,
+            steps: self.steps,
+            no_random_start: self.no_random_start,
+            restarts: self.restarts,
+            loss: self.loss,
+            momentum: self.momentum,
+            look_ahead: self.look_ahead,
+            scales: self.scales,
+            diversity: self.diversity,
+            diversity_rate: self.diversity_rate,
+            admix: self.admix,
+            admix_strength: self.admix_strength,
+            shuffle: self.shuffle,
+            blocks: self.blocks,
+            translation: self.translation,
+            low_pass: self.low_pass,
+            variance: self.variance,
+            flat: self.flat,
+            radius: self.radius,
+            pairs: self.pairs,
+            queries: self.queries,
+            patches: self.patches,
+            pool: None,
+            seed: self.seed,
+        }
+    }
+}
+
+/// The first images of a data set that can be decoded, with their labels; none if they are all of one class.
+fn pool(dataset: &Dataset) -> Result<Option<Pool>, Failure> {
+    let samples = dataset.samples.iter().take(POOL);
+    let images = samples.filter_map(|sample| Some((sample.label, decode_file(&sample.path).ok()?)));
+    Ok(Pool::new(images.collect()))
+}
+
+fn attack_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(named::NAMES.iter().map(|(name, what)| PossibleValue::new(*name).help(*what)))
+}
+
+fn norm(text: &str) -> Result<Norm, String> {
+    [Norm::Linf, Norm::L2, Norm::L1].into_iter().find(|norm| norm.name() == text).ok_or("give linf, l2 or l1".into())
+}
+
+fn loss(text: &str) -> Result<Loss, String> {
+    match text {
+        "cross-entropy" => Ok(Loss::CrossEntropy),
+        "margin" => Ok(Loss::Margin),
+        "dlr" => Ok(Loss::Dlr),
+        _ => Err("give cross-entropy, margin or dlr".into()),
+    }
+}
