@@ -219,6 +219,19 @@ fn any_image() -> impl Strategy<Value = RgbImage> {
     })
 }
 
+/// Found by the mutations below: the library decodes a picture without rows.
+#[test]
+fn a_picture_without_pixels_is_an_error() {
+    // Where the height stands in the head of a BMP and of a GIF.
+    for (end, height) in [(".bmp", 22..26), (".gif", 8..10)] {
+        let (name, mut bytes, _) = format_files().into_iter().find(|(name, ..)| name.ends_with(end)).unwrap();
+        bytes[height].fill(0);
+        assert!(decode(&bytes, &name).is_err(), "{name}");
+    }
+    assert!(decode(b"P6 41 0 255\n", "flat.ppm").is_err());
+    assert!(decode(b"P5\n0 7\n255\n", "flat.pgm").is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 

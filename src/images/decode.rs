@@ -130,6 +130,10 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
         Ok(Err(Failure::TooLarge(width, height))) => {
             Err(DecodeError::TooLarge { name: name.to_owned(), width, height })
         }
+        Ok(Err(Failure::NoPixels(width, height))) => {
+            let reason = format!("it has {width}×{height} pixels");
+            Err(DecodeError::Undecodable { name: name.to_owned(), format: format_name, reason })
+        }
         Ok(Err(Failure::Decoder(error))) if ends_early(&error) => {
             Err(DecodeError::Truncated { name: name.to_owned(), format: format_name })
         }
@@ -145,6 +149,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
 }
 
 enum Failure {
+    NoPixels(u32, u32),
     TooLarge(u32, u32),
     Decoder(image::ImageError),
 }
@@ -167,6 +172,9 @@ fn decode_as(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, Failure> {
     reader.limits(limits);
     let decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(Failure::NoPixels(width, height));
+    }
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(Failure::TooLarge(width, height));
     }
