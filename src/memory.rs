@@ -12,15 +12,25 @@ pub fn peak() -> Option<u64> {
     status("VmHWM:")
 }
 
+/// The memory that programs can still take before the system runs out of it, in bytes; Linux tells, other systems are not asked.
+pub fn available() -> Option<u64> {
+    field("/proc/meminfo", "MemAvailable:")
+}
+
 /// What the allocator of a GPU has taken from the device, in bytes. It keeps what is freed, so this is also the most that
 /// was needed. None on the CPU, whose tensors are ordinary memory of the process.
 pub fn reserved(device: &Device) -> Option<u64> {
     device.memory_pool_usage().map(|usage| usage.bytes_reserved).filter(|&bytes| bytes > 0)
 }
 
-fn status(field: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with(field))?;
+fn status(name: &str) -> Option<u64> {
+    field("/proc/self/status", name)
+}
+
+/// A number of kibibytes that the system tells, in bytes.
+fn field(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
     let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -34,5 +44,6 @@ mod tests {
         // Linux counts by thread and adds up now and then, so that one may be a little behind the other.
         let held = resident().unwrap();
         assert!(held > 1 << 20 && peak().unwrap() >= held / 10 * 9);
+        assert!(available().unwrap() > 1 << 20);
     }
 }

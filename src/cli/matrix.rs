@@ -1,17 +1,28 @@
-//! `netkin matrix`: what a matrix says as a whole, and whether two say the same.
+//! `netkin matrix`: what a matrix says as a whole, whether two say the same, and matrices of other measures.
 
 use std::path::{Path, PathBuf};
 
+use netkin_weights::{ModelSpec, Precision};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
+use super::features::bandwidth;
 use super::source::{ComponentOptions, Source};
 use super::{Failure, Outcome, values};
 use crate::analysis::compare::{Comparison, Correlation, compare};
 use crate::analysis::read::{self, Asymmetry};
 use crate::analysis::summary::{GroupMean, Summary, group_means, summary};
+use crate::images::Dataset;
+use crate::model::Crop;
+use crate::runs::{Manifest, RunFolder, Trust, write_atomically};
+use crate::similarity::Matrix;
+use crate::similarity::features::extract::{Layer, View, extract};
+use crate::similarity::features::outputs::{Predictions, disagreement, kappa};
+use crate::similarity::features::procrustes::procrustes;
+use crate::similarity::features::{FeatureError, Features, InnerProducts, Measure, Properties};
+use crate::similarity::sat::{NetworkRecord, Outcomes};
 
-/// Describe a matrix of similarities, or compare two
+/// Describe a matrix of similarities, compare two, or fill one with another measure
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -22,6 +33,7 @@ pub struct Args {
 enum Command {
     Summary(SummaryArgs),
     Compare(CompareArgs),
+    Fill(FillArgs),
 }
 
 /// Print mean, spread, the most and the least alike pair, and means between groups
@@ -56,6 +68,35 @@ struct CompareArgs {
     seed: u64,
 }
 
+/// Fill a matrix with another measure, for the networks of a run on its images
+///
+/// disagreement and kappa are read from the run's predictions; the others run its networks on its images once more and compare
+/// their pooled features. In the matrix, more alike networks have higher scores, as analyses of matrices take it: disagreement
+/// d is written as 1 − d, the Procrustes distance d as 1 − d / 2.
+#[derive(Debug, clap::Args)]
+struct FillArgs {
+    /// The folder of a finished run
+    run: PathBuf,
+    /// What is measured: any of `netkin compare` that needs no third set of features
+    #[arg(long, value_name = "MEASURE", hide_possible_values = true)]
+    measure: Measure,
+    /// The folder of the run's images; disagreement and kappa need none
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// A network of the run whose weights are a file; may be given several times
+    #[arg(long = "model", value_name = "NAME=WEIGHTS")]
+    models: Vec<ModelSpec>,
+    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images
+    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = bandwidth)]
+    bandwidth: f64,
+    /// Images at once
+    #[arg(long, value_name = "COUNT", default_value = "32", value_parser = values::positive)]
+    batch: usize,
+    /// Write the matrix as CSV into this file, which the other commands read
+    #[arg(long, value_name = "FILE.csv")]
+    out: Option<PathBuf>,
+}
+
 #[derive(Serialize)]
 struct Document {
     netkin: &'static str,
@@ -72,6 +113,7 @@ impl Args {
         match self.command {
             Command::Summary(args) => args.run(common),
             Command::Compare(args) => args.run(common),
+            Command::Fill(args) => args.run(common),
         }
     }
 }
@@ -97,6 +139,141 @@ impl SummaryArgs {
         }
         Ok(Outcome::Done)
     }
+}
+
+#[derive(Serialize)]
+struct FilledDocument<'a> {
+    netkin: &'static str,
+    run: String,
+    /// Of the run's images.
+    fingerprint: String,
+    measure: Measure,
+    #[serde(flatten)]
+    properties: Properties,
+    names: &'a [String],
+    /// Row by row; higher is more alike.
+    values: Vec<&'a [f64]>,
+    device: String,
+}
+
+impl FillArgs {
+    fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        if self.measure.is_partial() {
+            return Err(
+                "pdcor and semi-pdcor need a third set of features, and a matrix is of pairs; use netkin compare"
+                    .into(),
+            );
+        }
+        let outcomes = Outcomes::open(&self.run)?;
+        let names: Vec<String> = outcomes.networks().iter().map(|network| network.name.clone()).collect();
+        let properties = self.measure.properties();
+        let score: Box<dyn Fn(usize, usize) -> Result<f64, FeatureError>> = if self.measure.is_of_outputs() {
+            let (predictions, labels) = predictions(&outcomes)?;
+            let is_kappa = self.measure == Measure::Kappa;
+            Box::new(move |a, b| match is_kappa {
+                true => kappa(&predictions[a], &predictions[b], &labels),
+                false => disagreement(&predictions[a], &predictions[b]),
+            })
+        } else {
+            let features = self.features(&outcomes, common)?;
+            match self.measure.products(self.bandwidth) {
+                Some((kernel, centring)) => {
+                    let products = InnerProducts::of(&features.iter().collect::<Vec<_>>(), &kernel, centring)?;
+                    Box::new(move |a, b| products.correlation(a, b))
+                }
+                None => Box::new(move |a, b| procrustes(&features[a], &features[b])),
+            }
+        };
+        // As likeness: 1 for the same, whatever the range of a distance.
+        let likeness = |value: f64| if properties.is_likeness { value } else { 1.0 - value / properties.range[1] };
+        let mut matrix = Matrix::new(names, |_, _| f64::NAN);
+        let count = matrix.names.len();
+        for (a, b) in (0..count).flat_map(|a| (a..count).map(move |b| (a, b))) {
+            let value = likeness(score(a, b)?);
+            for place in [a * count + b, b * count + a] {
+                matrix.values[place] = value;
+            }
+        }
+        if let Some(path) = &self.out {
+            write_atomically(path, matrix.to_csv().as_bytes())?;
+        }
+        if common.json {
+            print_json(&FilledDocument {
+                netkin: env!("CARGO_PKG_VERSION"),
+                run: self.run.display().to_string(),
+                fingerprint: outcomes.images().fingerprint(),
+                measure: self.measure,
+                properties,
+                names: &matrix.names,
+                values: matrix.values.chunks_exact(count.max(1)).collect(),
+                device: common.device.to_string(),
+            })?;
+        } else {
+            print(&matrix.to_table())?;
+        }
+        if let Some(path) = &self.out {
+            common.note(&format!(
+                "the scores are in {0}; `netkin matrix compare {1} {0}` compares them with SAT",
+                path.display(),
+                self.run.display()
+            ));
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The pooled features of all networks of the run, of all its images that can be decoded.
+    fn features(&self, outcomes: &Outcomes, common: &Common) -> Result<Vec<Features>, Failure> {
+        let column = self.measure.properties().column;
+        let data = self.data.as_deref().ok_or_else(|| {
+            format!("{column} runs the networks on the run's images: give --data, the folder that the run had")
+        })?;
+        let dataset = Dataset::open(data, Some(&self.run.join("images.csv")))?;
+        Manifest::of_run(&self.run, &dataset, Trust::Files)?;
+        let settings = RunFolder::existing(&self.run)?.settings().clone();
+        let crop = if settings["crop"] == "own" { Crop::Own } else { Crop::Shared };
+        let size: Option<[usize; 2]> = serde_json::from_value(settings["input_size"].clone())?;
+        let one = |network: &NetworkRecord| -> Result<Features, Failure> {
+            let given = self.models.iter().find(|spec| spec.name() == network.name).cloned();
+            let spec = given.map_or_else(|| network.name.parse::<ModelSpec>(), Ok)?;
+            let spec = match size {
+                Some(size) => spec.at_size(size),
+                None => spec,
+            };
+            let model = common.load_one(&spec, network.precision.parse::<Precision>()?)?;
+            if model.sha256() != network.sha256 {
+                let name = &network.name;
+                return Err(format!(
+                    "{name} took part in the run with other weights than these; give them as --model {name}=WEIGHTS"
+                )
+                .into());
+            }
+            let bar = common.bar("images");
+            bar.set_length(dataset.samples.len() as u64);
+            bar.set_message(network.name.clone());
+            let view = View { crop, batch: self.batch, strict: false };
+            let extracted = extract(&model, &dataset.samples, &Layer::Pooled, view, |images| bar.inc(images as u64))?;
+            bar.finish_and_clear();
+            Ok(Features::new(network.name.clone(), extracted.values, extracted.images.len())?)
+        };
+        outcomes.networks().iter().map(one).collect()
+    }
+}
+
+/// What every network of a run says of the clean images that could be decoded, and their labels.
+fn predictions(outcomes: &Outcomes) -> Result<(Vec<Predictions>, Vec<usize>), Failure> {
+    let networks = outcomes.networks().iter();
+    let mut predictions: Vec<Predictions> =
+        networks.map(|network| Predictions { name: network.name.clone(), classes: Vec::new() }).collect();
+    let mut labels = Vec::new();
+    for index in 0..outcomes.chunks() {
+        let chunk = outcomes.chunk(index)?;
+        for (predictions, classes) in predictions.iter_mut().zip(&chunk.clean) {
+            predictions.classes.extend(classes.iter().flatten().map(|&class| usize::from(class)));
+        }
+        let decoded = chunk.clean.first().into_iter().flatten().enumerate().filter(|(_, class)| class.is_some());
+        labels.extend(decoded.map(|(image, _)| outcomes.images().images()[chunk.start + image].label));
+    }
+    Ok((predictions, labels))
 }
 
 #[derive(Serialize)]

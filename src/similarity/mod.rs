@@ -1,6 +1,7 @@
 //! How alike networks are: scores of pairs, and the matrix that they fill.
 
 mod batches;
+pub mod features;
 mod matrix;
 pub mod sat;
 

@@ -1,0 +1,323 @@
+//! Features: a row of numbers for each image.
+
+use std::ops::{Add, AddAssign, Mul, Range, Sub};
+
+use faer::traits::ComplexField;
+use rayon::prelude::*;
+
+use super::FeatureError;
+
+/// Numbers in the format in which products of them are computed; sums of such products are in f64 either way.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// 32 bits, about 7 digits.
+    F32(Vec<f32>),
+    /// 64 bits, about 16 digits.
+    F64(Vec<f64>),
+}
+
+/// Such numbers, held elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub enum Numbers<'a> {
+    /// 32 bits.
+    F32(&'a [f32]),
+    /// 64 bits.
+    F64(&'a [f64]),
+}
+
+impl Values {
+    /// All of them.
+    pub fn numbers(&self) -> Numbers<'_> {
+        match self {
+            Self::F32(values) => Numbers::F32(values),
+            Self::F64(values) => Numbers::F64(values),
+        }
+    }
+
+    /// How many numbers.
+    pub fn len(&self) -> usize {
+        self.numbers().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number at a place.
+    pub fn get(&self, index: usize) -> f64 {
+        self.numbers().get(index)
+    }
+}
+
+impl Numbers<'_> {
+    /// How many.
+    pub fn len(self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number at a place.
+    pub fn get(self, index: usize) -> f64 {
+        match self {
+            Self::F32(values) => values[index].into(),
+            Self::F64(values) => values[index],
+        }
+    }
+
+    /// What is said of features `[image, feature]` that are not all finite, or too large.
+    pub(super) fn not_finite(self, name: &str, width: usize) -> FeatureError {
+        let name = name.to_owned();
+        match (0..self.len()).find(|&at| !self.get(at).is_finite()) {
+            Some(at) => FeatureError::NotFinite { name, image: at / width, feature: at % width, value: self.get(at) },
+            None => FeatureError::TooLarge { name },
+        }
+    }
+}
+
+/// What a network, or anything else, makes of some images: a row of numbers for each, `[image, feature]`.
+///
+/// The rows are moved so that their mean is 0, which keeps digits, and scaled by a power of two so that their squares are
+/// about 1, which keeps squares within f32. No measure here sees either.
+#[derive(Debug, Clone)]
+pub struct Features {
+    name: String,
+    pub(super) values: Values,
+    images: usize,
+    width: usize,
+    /// The squared length of each row.
+    pub(super) squares: Vec<f64>,
+}
+
+impl Features {
+    /// Takes the features of `images` images, row by row. `name` is what messages call them.
+    ///
+    /// # Errors
+    /// [`FeatureError::Empty`], [`FeatureError::NotFinite`] or [`FeatureError::TooLarge`].
+    ///
+    /// # Panics
+    /// If the numbers are not as many for each image.
+    pub fn new(name: impl Into<String>, mut values: Values, images: usize) -> Result<Self, FeatureError> {
+        let name = name.into();
+        let width = values.len().checked_div(images).unwrap_or(0);
+        if width == 0 {
+            return Err(FeatureError::Empty { name, images, width });
+        }
+        assert_eq!(values.len(), images * width, "every image has as many features");
+        let squares = match &mut values {
+            Values::F32(values) => standardise(values, width),
+            Values::F64(values) => standardise(values, width),
+        };
+        let Some(squares) = squares else {
+            return Err(values.numbers().not_finite(&name, width));
+        };
+        Ok(Self { name, values, images, width, squares })
+    }
+
+    /// The labels of images as features: 1 where a class is the image's, else 0.
+    ///
+    /// # Errors
+    /// [`FeatureError::Empty`].
+    pub fn one_hot(name: impl Into<String>, labels: &[usize]) -> Result<Self, FeatureError> {
+        let mut classes = labels.to_vec();
+        classes.sort_unstable();
+        classes.dedup();
+        let mut values = vec![0.0; labels.len() * classes.len()];
+        for (row, label) in values.chunks_exact_mut(classes.len().max(1)).zip(labels) {
+            row[classes.binary_search(label).expect("every label is among the classes")] = 1.0;
+        }
+        Self::new(name, Values::F64(values), labels.len())
+    }
+
+    /// What messages call them.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many images.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// How many features an image has.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The features of some images, row by row.
+    pub(super) fn numbers(&self, images: Range<usize>) -> Numbers<'_> {
+        let places = images.start * self.width..images.end * self.width;
+        match &self.values {
+            Values::F32(values) => Numbers::F32(&values[places]),
+            Values::F64(values) => Numbers::F64(&values[places]),
+        }
+    }
+
+    /// At most `most` of the images, at even steps.
+    pub(super) fn thinned(&self, most: usize) -> Self {
+        let step = self.images.div_ceil(most);
+        let kept: Vec<usize> = (0..self.images).step_by(step).collect();
+        let values = match &self.values {
+            Values::F32(values) => Values::F32(rows(values, self.width, &kept)),
+            Values::F64(values) => Values::F64(rows(values, self.width, &kept)),
+        };
+        let squares = kept.iter().map(|&image| self.squares[image]).collect();
+        Self { name: self.name.clone(), values, images: kept.len(), width: self.width, squares }
+    }
+}
+
+fn rows<T: Copy>(values: &[T], width: usize, kept: &[usize]) -> Vec<T> {
+    kept.iter().flat_map(|row| &values[row * width..][..width]).copied().collect()
+}
+
+/// A format in which products are computed.
+pub(super) trait Element:
+    ComplexField + Copy + Send + Sync + Add<Output = Self> + AddAssign + Sub<Output = Self> + Mul<Output = Self>
+{
+    const ZERO: Self;
+    const ONE: Self;
+    /// Squared distances below this share of the two rows' squares are too much rounded by the difference of products.
+    const NEAR: f64;
+    fn widen(self) -> f64;
+    fn narrow(value: f64) -> Self;
+}
+
+impl Element for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NEAR: f64 = 1e-4;
+
+    fn widen(self) -> f64 {
+        self.into()
+    }
+
+    fn narrow(value: f64) -> Self {
+        value as f32
+    }
+}
+
+impl Element for f64 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NEAR: f64 = 1e-11;
+
+    fn widen(self) -> f64 {
+        self
+    }
+
+    fn narrow(value: f64) -> Self {
+        value
+    }
+}
+
+/// Moves the rows' mean to 0 and scales them to about 1; the squared length of each row, or none where a number is not finite
+/// or its square is not. The sums do not depend on the number of threads.
+fn standardise<T: Element>(values: &mut [T], width: usize) -> Option<Vec<f64>> {
+    const COLUMNS: usize = 1024;
+    let images = (values.len() / width) as f64;
+    let moments = |start: usize| {
+        let columns = start..(start + COLUMNS).min(width);
+        // From the first row, so that a constant has no rounding.
+        let first = &values[columns.clone()];
+        let (mut sums, mut squares) = (vec![0.0; columns.len()], vec![0.0; columns.len()]);
+        for row in values.chunks_exact(width) {
+            let both = sums.iter_mut().zip(&mut squares);
+            for ((sum, square), (value, first)) in both.zip(row[columns.clone()].iter().zip(first)) {
+                let difference = value.widen() - first.widen();
+                *sum += difference;
+                *square += difference * difference;
+            }
+        }
+        let spread = |(sum, square): (&f64, &f64)| match square.is_finite() {
+            true => (square - sum * sum / images).max(0.0),
+            false => f64::NAN,
+        };
+        let total: f64 = sums.iter().zip(&squares).map(spread).sum();
+        let means: Vec<f64> = first.iter().zip(&sums).map(|(first, sum)| first.widen() + sum / images).collect();
+        (means, total)
+    };
+    let starts: Vec<usize> = (0..width).step_by(COLUMNS).collect();
+    let moments: Vec<(Vec<f64>, f64)> = starts.into_par_iter().map(moments).collect();
+    let mean_square = moments.iter().map(|(_, total)| total).sum::<f64>() / images;
+    if !mean_square.is_finite() {
+        return None;
+    }
+    let means: Vec<f64> = moments.into_iter().flat_map(|(means, _)| means).collect();
+    let scale = if mean_square > 0.0 { (-0.5 * mean_square.log2()).round().clamp(-1000.0, 1000.0).exp2() } else { 1.0 };
+    let one_row = |row: &mut [T]| {
+        for (value, mean) in row.iter_mut().zip(&means) {
+            *value = T::narrow((value.widen() - mean) * scale);
+        }
+        square_of(row)
+    };
+    Some(values.par_chunks_exact_mut(width).map(one_row).collect())
+}
+
+/// The squared length of a row.
+fn square_of<T: Element>(row: &[T]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0.0; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest: f64 = chunks.remainder().iter().map(|value| value.widen() * value.widen()).sum();
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value.widen() * value.widen();
+        }
+    }
+    rest + sums.iter().sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_mean_0_and_squares_of_about_1() {
+        for scale in [1e-30, 1.0, 1e30] {
+            let values: Vec<f32> = (0..3000).map(|at| scale * (5.0 + (at as f32).sin())).collect();
+            let features = Features::new("x", Values::F32(values), 2).unwrap();
+            assert_eq!((features.images(), features.width()), (2, 1500));
+            assert!(features.squares.iter().all(|square| (0.4..2.1).contains(square)), "{:?}", features.squares);
+            let mean = |column: usize| features.values.get(column) + features.values.get(1500 + column);
+            assert!((0..1500).all(|column| mean(column).abs() < 1e-7));
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_found() {
+        let of = |values: Vec<f64>| Features::new("x", Values::F64(values), 2).unwrap_err();
+        let place = |error| match error {
+            FeatureError::NotFinite { image, feature, .. } => (image, feature),
+            other => panic!("{other}"),
+        };
+        assert_eq!(place(of(vec![1.0, 2.0, 3.0, f64::NAN])), (1, 1));
+        assert_eq!(place(of(vec![f64::INFINITY, 2.0, 3.0, 4.0])), (0, 0));
+        assert!(matches!(of(vec![1e200, 2.0, -1e200, 4.0]), FeatureError::TooLarge { .. }));
+        assert!(matches!(of(vec![]), FeatureError::Empty { images: 2, width: 0, .. }));
+    }
+
+    #[test]
+    fn labels_become_columns() {
+        let features = Features::one_hot("labels", &[7, 3, 7]).unwrap();
+        assert_eq!((features.images(), features.width()), (3, 2));
+        assert_eq!(features.values.get(0), features.values.get(4));
+        assert_ne!(features.values.get(0), features.values.get(2));
+        assert!(Features::one_hot("labels", &[]).is_err());
+    }
+
+    #[test]
+    fn thinned_keeps_even_steps() {
+        let features = Features::new("x", Values::F64((0..10).map(f64::from).collect()), 10).unwrap();
+        let thinned = features.thinned(4);
+        assert_eq!(thinned.images(), 4);
+        assert_eq!(thinned.values.get(1), features.values.get(3));
+        assert_eq!(features.thinned(10).images(), 10);
+    }
+}

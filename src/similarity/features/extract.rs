@@ -1,0 +1,311 @@
+//! What networks make of images: the features of one layer of all images, or the layers of networks, all at once.
+
+use burn::tensor::{DType, Tensor, TensorData};
+use netkin_architectures::Taps;
+
+use super::products::{MiniBatches, Pairs};
+use super::{Centring, FeatureError, InnerProducts, Kernel, Numbers, Values};
+use crate::device::is_cpu;
+use crate::images::{Batch, Loader, LoaderOptions, Sample, Skipped, load};
+use crate::memory;
+use crate::model::{Crop, Model};
+
+/// A layer of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// What goes into the classifier.
+    Pooled,
+    /// What comes out of it.
+    Logits,
+    /// An intermediate result by timm's name of its block, `layer1.0` or `blocks.3`, all its numbers in one row.
+    Tap(String),
+}
+
+/// How images are shown to networks.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// What networks see of an image.
+    pub crop: Crop,
+    /// Images at once, at least 1.
+    pub batch: usize,
+    /// Whether an image that cannot be decoded is an error instead of being left out.
+    pub strict: bool,
+}
+
+/// One layer of all images.
+#[derive(Debug, Clone)]
+pub struct Extracted {
+    /// `[image, feature]`, row by row.
+    pub values: Values,
+    /// The position of each image among the samples.
+    pub images: Vec<usize>,
+    /// The label of each image.
+    pub labels: Vec<usize>,
+    /// Images that could not be decoded.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Runs a network on all samples. `progress` is told how many images a batch had.
+///
+/// # Errors
+/// [`FeatureError::Tap`], [`FeatureError::Memory`], [`FeatureError::NoImages`] or [`FeatureError::Decode`].
+pub fn extract(
+    model: &Model,
+    samples: &[Sample],
+    layer: &Layer,
+    view: View,
+    mut progress: impl FnMut(usize),
+) -> Result<Extracted, FeatureError> {
+    let mut loader = loader(model, samples, view);
+    let mut extracted = Extracted {
+        values: if model.precision().dtype() == DType::F64 { Values::F64(Vec::new()) } else { Values::F32(Vec::new()) },
+        images: Vec::new(),
+        labels: Vec::new(),
+        skipped: Vec::new(),
+    };
+    for batch in loader.by_ref() {
+        let batch = batch?;
+        let rows = rows_of(model, &batch, layer)?;
+        if extracted.images.is_empty() {
+            let bytes = rows.dims()[1] * samples.len() * extracted.values.bytes_each();
+            check_room(&named(model, layer), bytes as u64, memory::available())?;
+        }
+        extracted.values.append(rows);
+        extracted.images.extend(&batch.indices);
+        extracted.labels.extend(&batch.labels);
+        progress(batch.len());
+    }
+    extracted.skipped = loader.skipped().to_vec();
+    if extracted.images.is_empty() { Err(FeatureError::NoImages(samples.len())) } else { Ok(extracted) }
+}
+
+/// What messages call a layer of a network.
+pub fn named(model: &Model, layer: &Layer) -> String {
+    match layer {
+        Layer::Pooled => model.name().to_owned(),
+        Layer::Logits => format!("{}:logits", model.name()),
+        Layer::Tap(tap) => format!("{}:{tap}", model.name()),
+    }
+}
+
+fn loader(model: &Model, samples: &[Sample], view: View) -> Loader {
+    let options = LoaderOptions { strict: view.strict, ..LoaderOptions::new(view.batch) };
+    load(samples, model.transform(view.crop), options)
+}
+
+fn pixels(model: &Model, batch: &Batch) -> Tensor<4> {
+    let [height, width] = model.input_size();
+    model.pixels(batch.pixels(), [batch.len(), 3, height, width])
+}
+
+/// One layer of a batch, `[image, feature]`.
+fn rows_of(model: &Model, batch: &Batch, layer: &Layer) -> Result<Tensor<2>, FeatureError> {
+    let pixels = pixels(model, batch);
+    let tap = match layer {
+        Layer::Pooled => return Ok(model.forward(pixels).features),
+        Layer::Logits => return Ok(model.forward(pixels).logits),
+        Layer::Tap(tap) => tap,
+    };
+    let (mut found, mut names) = (None, Vec::new());
+    {
+        let mut taps = Taps::observe(|name, _, x| {
+            if name == tap {
+                found = Some(x.clone());
+            }
+            names.push(name.to_owned());
+            x
+        });
+        model.forward_observed(pixels, &mut taps);
+    }
+    found.ok_or_else(|| FeatureError::Tap {
+        model: model.name().to_owned(),
+        tap: tap.clone(),
+        similar: similar(tap, &names),
+        count: names.len(),
+    })
+}
+
+/// The three names that begin most like one that there is not.
+fn similar(name: &str, names: &[String]) -> String {
+    let in_common = |other: &&String| other.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_by_key(|other| std::cmp::Reverse(in_common(other)));
+    let some: Vec<&str> = names.into_iter().take(3).map(String::as_str).collect();
+    some.join(" or ")
+}
+
+pub(super) fn check_room(name: &str, bytes: u64, available: Option<u64>) -> Result<(), FeatureError> {
+    match available {
+        Some(available) if bytes > available => Err(FeatureError::Memory { name: name.to_owned(), bytes, available }),
+        _ => Ok(()),
+    }
+}
+
+impl Values {
+    fn bytes_each(&self) -> usize {
+        match self {
+            Self::F32(_) => 4,
+            Self::F64(_) => 8,
+        }
+    }
+
+    /// Adds a batch; half precision is held as f32, which holds it exactly.
+    fn append(&mut self, rows: Tensor<2>) {
+        match (self, Self::of(rows)) {
+            (Self::F32(all), Self::F32(new)) => all.extend(new),
+            (Self::F64(all), Self::F64(new)) => all.extend(new),
+            _ => unreachable!("all batches of a network have its precision"),
+        }
+    }
+
+    /// The numbers of a tensor.
+    fn of(rows: Tensor<2>) -> Self {
+        let data = rows.into_data();
+        match data.dtype() {
+            DType::F64 => Self::F64(data.try_into_vec().expect("what is f64 is read as f64")),
+            DType::F32 => Self::F32(data.try_into_vec().expect("what is f32 is read as f32")),
+            _ => Self::F32(data.iter::<f32>().collect()),
+        }
+    }
+}
+
+/// All layers of some networks, compared with each other.
+#[derive(Debug)]
+pub struct Layers {
+    /// Network → its layers in their order: the taps of blocks, and the pooled features where no tap is those.
+    pub names: Vec<Vec<String>>,
+    /// Of all layers of all networks, the mean over mini-batches.
+    pub products: InnerProducts,
+    /// Images that count.
+    pub images: usize,
+    /// Images of a last mini-batch that was too small for the statistic.
+    pub left_out: usize,
+    /// Images that could not be decoded.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Runs all networks on all samples once and compares every layer with every other, over mini-batches of `view.batch` images: of
+/// each layer only its kernel's values between the images of a batch are kept. `progress` is told how many images a batch had.
+///
+/// # Errors
+/// [`FeatureError::NotFinite`], [`FeatureError::TooLarge`], [`FeatureError::TooFew`], [`FeatureError::NoImages`] or
+/// [`FeatureError::Decode`].
+pub fn layers(
+    models: &[Model],
+    samples: &[Sample],
+    kernel: &Kernel,
+    centring: Centring,
+    view: View,
+    mut progress: impl FnMut(usize),
+) -> Result<Layers, FeatureError> {
+    let mut loaders: Vec<Loader> = models.iter().map(|model| loader(model, samples, view)).collect();
+    let (mut names, mut means) = (Vec::new(), None);
+    let mut left_out = 0;
+    loop {
+        let batches: Vec<Batch> = loaders.iter_mut().filter_map(Iterator::next).collect::<Result<_, _>>()?;
+        let Some(first) = batches.first() else { break };
+        let images = first.len();
+        let mut of_batch = Vec::new();
+        names.clear();
+        for (model, batch) in models.iter().zip(&batches) {
+            // The same files fail to be decoded for every network.
+            assert_eq!(batch.indices, first.indices, "all networks see the same images");
+            let (layers, pairs): (Vec<String>, Vec<Pairs>) = layers_of(model, batch, kernel)?.into_iter().unzip();
+            names.push(layers);
+            of_batch.extend(pairs);
+        }
+        let all = || {
+            models
+                .iter()
+                .zip(&names)
+                .flat_map(|(model, layers)| layers.iter().map(|tap| format!("{}:{tap}", model.name())))
+        };
+        let means = means.get_or_insert_with(|| MiniBatches::new(all().collect(), centring));
+        if !means.add(&of_batch) {
+            left_out += images;
+        }
+        progress(images);
+    }
+    let skipped = loaders.first().map_or(Vec::new(), |loader| loader.skipped().to_vec());
+    let means = means.ok_or(FeatureError::NoImages(samples.len()))?;
+    let images = means.images();
+    let products = means.finish().ok_or_else(|| FeatureError::TooFew {
+        name: "every mini-batch".to_owned(),
+        images: left_out.min(view.batch),
+        what: "the statistic",
+        least: centring.least_images(),
+    })?;
+    Ok(Layers { names, products, images, left_out, skipped })
+}
+
+/// The name and the kernel's values of every layer, on one batch.
+fn layers_of(model: &Model, batch: &Batch, kernel: &Kernel) -> Result<Vec<(String, Pairs)>, FeatureError> {
+    let mut layers: Vec<(String, Pairs)> = Vec::new();
+    let mut failed = None;
+    let mut add = |name: &str, rows: &TensorData| {
+        let wide: Vec<f32>;
+        let numbers = match rows.dtype() {
+            DType::F64 => Numbers::F64(rows.as_slice().expect("what is f64 is read as f64")),
+            DType::F32 => Numbers::F32(rows.as_slice().expect("what is f32 is read as f32")),
+            _ => {
+                wide = rows.iter::<f32>().collect();
+                Numbers::F32(&wide)
+            }
+        };
+        match Pairs::of(&format!("{}:{name}", model.name()), numbers, batch.len(), kernel) {
+            Ok(pairs) => layers.push((name.to_owned(), pairs)),
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    };
+    let pixels = pixels(model, batch);
+    let (mut width, mut last) = (0, String::new());
+    let features = {
+        let mut taps = Taps::observe(|name, shape, x| {
+            // The end of a stage is that of its last block.
+            let is_new = !last.starts_with(&format!("{name}."));
+            (width, last) = (shape[1..].iter().product(), name.to_owned());
+            if is_new { look(x, |rows| add(name, rows)) } else { x }
+        });
+        model.forward_observed(pixels, &mut taps).features
+    };
+    // Most networks show the pooled features as their last tap.
+    if width != features.dims()[1] {
+        add("pooled", &features.into_data());
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(layers),
+    }
+}
+
+/// Shows the numbers of a tensor. On the CPU they are handed over and back, without a copy.
+fn look(x: Tensor<2>, see: impl FnOnce(&TensorData)) -> Tensor<2> {
+    let (device, dtype) = (x.device(), x.dtype());
+    if !is_cpu(&device) {
+        see(&x.clone().into_data());
+        return x;
+    }
+    let data = x.into_data();
+    see(&data);
+    Tensor::from_data(data, (&device, dtype))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_begin_alike_are_suggested() {
+        let names: Vec<String> = ["act1", "layer1.0", "layer1.1", "layer4", "global_pool"].map(String::from).into();
+        assert_eq!(similar("layer1_0", &names), "layer1.0 or layer1.1 or layer4");
+        assert_eq!(similar("x", &names[..1]), "act1");
+    }
+
+    #[test]
+    fn features_larger_than_memory_are_refused() {
+        assert!(check_room("x", 100, Some(100)).is_ok() && check_room("x", 100, None).is_ok());
+        let error = check_room("resnet50:layer1.0", 160_000_000_000, Some(17_000_000_000)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("resnet50:layer1.0 take 160.0 GB and 17.0 GB"), "{text}");
+    }
+}

@@ -1,0 +1,88 @@
+//! Partial distance correlation: what two networks' features have in common beyond a third set of features.
+//!
+//! U-centred matrices of distances are vectors of a space with the inner product ⟨A, B⟩ (Székely & Rizzo 2014). There C is
+//! projected out: P(A) = A − (⟨A, C⟩ / ⟨C, C⟩) C. The partial distance correlation is the correlation of P(A) and P(B). The
+//! code of Zhen et al. (arXiv 2207.09684) projects A only, which is a semi-partial correlation. Both are offered, by their names.
+
+use super::{Centring, FeatureError, Features, InnerProducts, Kernel};
+
+/// The share of a correlation's square that a projection leaves, below which it is rounding.
+const LEFT: f64 = 1e-12;
+
+impl InnerProducts {
+    /// The correlation of sets `a` and `b` once set `c` is projected out of both, in [−1, 1].
+    ///
+    /// # Errors
+    /// [`FeatureError::Constant`] or [`FeatureError::NothingLeft`].
+    pub fn partial(&self, a: usize, b: usize, c: usize) -> Result<f64, FeatureError> {
+        let semi = self.semi_partial(a, b, c)?;
+        Ok((semi / self.left(b, c)?.sqrt()).clamp(-1.0, 1.0))
+    }
+
+    /// The correlation of sets `a` and `b` once set `c` is projected out of `a`, in [−1, 1].
+    ///
+    /// # Errors
+    /// [`FeatureError::Constant`] or [`FeatureError::NothingLeft`].
+    pub fn semi_partial(&self, a: usize, b: usize, c: usize) -> Result<f64, FeatureError> {
+        let shared = self.correlation(a, b)? - self.correlation(a, c)? * self.correlation(b, c)?;
+        Ok((shared / self.left(a, c)?.sqrt()).clamp(-1.0, 1.0))
+    }
+
+    /// The share of ⟨A, A⟩ that is left once C is projected out.
+    fn left(&self, a: usize, c: usize) -> Result<f64, FeatureError> {
+        let left = 1.0 - self.correlation(a, c)?.powi(2);
+        let nothing = || FeatureError::NothingLeft { name: self.name(a).to_owned(), given: self.name(c).to_owned() };
+        if left > LEFT { Ok(left) } else { Err(nothing()) }
+    }
+}
+
+fn products(x: &Features, y: &Features, given: &Features) -> Result<InnerProducts, FeatureError> {
+    InnerProducts::of(&[x, y, given], &Kernel::Distance, Centring::Unbiased)
+}
+
+/// The unbiased correlation of distances of x and y once those of `given` are projected out of both, in [−1, 1].
+///
+/// # Errors
+/// [`FeatureError::OtherImages`], [`FeatureError::TooFew`], [`FeatureError::Constant`] or [`FeatureError::NothingLeft`].
+pub fn partial_distance_correlation(x: &Features, y: &Features, given: &Features) -> Result<f64, FeatureError> {
+    products(x, y, given)?.partial(0, 1, 2)
+}
+
+/// The same with `given` projected out of x only.
+///
+/// # Errors
+/// As [`partial_distance_correlation`].
+pub fn semi_partial_distance_correlation(x: &Features, y: &Features, given: &Features) -> Result<f64, FeatureError> {
+    products(x, y, given)?.semi_partial(0, 1, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{drawn, for_each_case, in_f64, multiplied};
+    use super::*;
+
+    /// PyPI's dcor, and a script of ours in PyTorch for the semi-partial form; scripts/features_reference.py.
+    #[test]
+    fn beside_dcor_and_pytorch() {
+        for_each_case(|[x, y, z], check| {
+            check(partial_distance_correlation(x, y, z).unwrap(), "partial_distance_correlation");
+            check(semi_partial_distance_correlation(x, y, z).unwrap(), "semi_partial");
+        });
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_projected_out() {
+        let images = 20;
+        let values = drawn(1, images * 3);
+        let x = in_f64("x", &values, images);
+        // The same but for a rotation by a right angle.
+        let turned = multiplied(&values, &[0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0], 3);
+        let turned = in_f64("turned", &turned, images);
+        let y = in_f64("y", &drawn(2, images * 3), images);
+        let error = partial_distance_correlation(&x, &y, &turned).unwrap_err();
+        assert!(
+            matches!(error, FeatureError::NothingLeft { name, given } if (name.as_str(), given.as_str()) == ("x", "turned"))
+        );
+        assert!(semi_partial_distance_correlation(&y, &x, &turned).is_ok());
+    }
+}

@@ -1,0 +1,342 @@
+//! What `compare`, `layers`, `condition` and `matrix fill` print, and how they refuse bad input.
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use common::{Scratch, netkin, refusal};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+fn json(arguments: &[&str]) -> Value {
+    let output = netkin().args(arguments).arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn text(arguments: &[&str]) -> String {
+    let output = netkin().args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], parts: &[&str]) {
+    let said = refusal(netkin().args(arguments), 2);
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// Numbers that look random, another series for each seed.
+fn noise(seed: usize, count: usize) -> Vec<f32> {
+    (0..count).map(|at| ((at * at + 17 * at) as f32 * 0.37 + seed as f32).sin()).collect()
+}
+
+/// A `.npy` file of `values` with so many rows; its path.
+fn npy(scratch: &Scratch, name: &str, values: &[f32], rows: usize) -> String {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {}), }}\n", values.len() / rows);
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    let path = scratch.path(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+/// A safetensors file of f32 tensors, each with so many rows; its path.
+fn safetensors(scratch: &Scratch, name: &str, tensors: &[(&str, &[f32])], rows: usize) -> String {
+    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|value| value.to_le_bytes()).collect() };
+    let data: Vec<(&str, Vec<u8>)> = tensors.iter().map(|(name, values)| (*name, bytes(values))).collect();
+    let views = data
+        .iter()
+        .map(|(name, data)| (*name, TensorView::new(Dtype::F32, vec![rows, data.len() / 4 / rows], data).unwrap()));
+    let path = scratch.path(name);
+    std::fs::write(&path, safetensors::serialize(views, None::<HashMap<String, String>>).unwrap()).unwrap();
+    path.display().to_string()
+}
+
+/// Weights of two networks, and images with labels, as arguments.
+struct Networks {
+    scratch: Scratch,
+    a: String,
+    b: String,
+    data: [String; 4],
+}
+
+impl Networks {
+    fn new(images: usize) -> Self {
+        let scratch = Scratch::new();
+        let (a, b) = (scratch.weights("demo_resnet", 1), scratch.weights("demo_vit_patch7", 2));
+        let (folder, labels) = scratch.images(images, |image| image % 3);
+        let [folder, labels] = [folder, labels].map(|path| path.display().to_string());
+        Self { scratch, a, b, data: ["--data".into(), folder, "--labels".into(), labels] }
+    }
+
+    fn with<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
+        arguments.iter().copied().chain(self.data.iter().map(String::as_str)).collect()
+    }
+}
+
+#[test]
+fn files_are_compared_by_every_measure() {
+    let scratch = Scratch::new();
+    let rows = 30;
+    let values = noise(1, rows * 8);
+    let x = npy(&scratch, "x.npy", &values, rows);
+    let other: Vec<f32> = values.iter().zip(noise(5, rows * 8)).map(|(x, noise)| x + 0.5 * noise).collect();
+    let y = safetensors(&scratch, "y.safetensors", &[("features", &other), ("logits", &values)], rows);
+    let z = npy(&scratch, "z.npy", &noise(9, rows * 3), rows);
+    for measure in ["dcor", "dcor-biased", "cka-linear", "cka-linear-biased", "cka-rbf", "cka-rbf-biased", "procrustes"]
+    {
+        let document = json(&["compare", &x, &y, "--measure", measure]);
+        let (value, range) = (number(&document["value"]), &document["range"]);
+        assert!(number(&range[0]) < value && value < number(&range[1]), "{measure}: {value}");
+        assert_eq!((&document["images"], &document["measure"]), (&rows.into(), &measure.into()));
+        let exchanged = number(&json(&["compare", &y, &x, "--measure", measure])["value"]);
+        assert!((value - exchanged).abs() < 1e-5, "{measure}: {value}, {exchanged}");
+    }
+    for measure in ["pdcor", "semi-pdcor"] {
+        let document = json(&["compare", &x, &y, "--measure", measure, "--given", &z]);
+        assert!(number(&document["value"]) > 0.1, "{document}");
+        assert_eq!(document["given"]["features"], 3);
+    }
+    // The logits of y are x.
+    let document = json(&["compare", &x, &y, "--measure", "disagreement"]);
+    assert_eq!(document["value"], 0.0);
+    let document = json(&["compare", &x, &y, "--layer-b", "logits"]);
+    assert!((number(&document["value"]) - 1.0).abs() < 1e-6, "{document}");
+    let said = text(&["compare", &x, &y]);
+    assert!(said.contains("x.npy (8 features)") && said.contains("dcor    0.") && said.contains("U-centred"), "{said}");
+    let whole = number(&json(&["compare", &x, &y, "--measure", "cka-linear"])["value"]);
+    let batches = json(&["compare", &x, &y, "--measure", "cka-linear", "--mini-batch", "10"]);
+    assert!(batches["mini_batch"] == 10 && number(&batches["value"]) != whole, "{batches}");
+}
+
+#[test]
+fn networks_are_compared_on_images() {
+    let networks = Networks::new(12);
+    let (a, b) = (networks.a.as_str(), networks.b.as_str());
+    let document = json(&networks.with(&["compare", a, b]));
+    assert_eq!((&document["images"], &document["a"]["features"]), (&12.into(), &96.into()));
+    assert!(document["a"]["sha256"].as_str().unwrap().len() == 64 && document["data"]["fingerprint"].is_string());
+    let itself = number(&json(&networks.with(&["compare", a, a]))["value"]);
+    assert!((itself - 1.0).abs() < 1e-6, "{itself}");
+    let tap = json(&networks.with(&["compare", a, b, "--layer", "layer2.0", "--layer-b", "blocks.1"]));
+    assert!(tap["a"]["name"] == "demo_resnet:layer2.0" && tap["b"]["name"] == "demo_vit_patch7:blocks.1", "{tap}");
+    // In double precision, it is the same up to what single precision can tell.
+    let wide = json(&networks.with(&["compare", a, b, "--precision", "f64"]));
+    let difference = (number(&wide["value"]) - number(&document["value"])).abs();
+    assert!(difference > 0.0 && difference < 1e-3, "{difference}");
+    let partial = json(&networks.with(&["compare", a, b, "--measure", "pdcor", "--given", "labels"]));
+    assert!((-1.0..=1.0).contains(&number(&partial["value"])) && partial["given"]["features"] == 3, "{partial}");
+    // Nothing is left of a network once it is projected out of itself.
+    refused(
+        &networks.with(&["compare", a, b, "--measure", "semi-pdcor", "--given", a]),
+        &["demo_resnet follows from demo_resnet", "another third set"],
+    );
+    let value = number(&json(&networks.with(&["compare", a, b, "--measure", "disagreement"]))["value"]);
+    assert!((0.0..=1.0).contains(&value));
+}
+
+#[test]
+fn kappa_is_that_of_the_labels() {
+    let scratch = Scratch::new();
+    let rows = 6;
+    let (folder, labels) = scratch.images(rows, |image| image % 3);
+    // Right on all but the last; right on all but the first two.
+    let logits = |classes: [usize; 6]| -> Vec<f32> {
+        classes.iter().flat_map(|&class| (0..3).map(move |at| if at == class { 1.0 } else { 0.0 })).collect()
+    };
+    let x = safetensors(&scratch, "x.safetensors", &[("logits", &logits([0, 1, 2, 0, 1, 0]))], rows);
+    let y = safetensors(&scratch, "y.safetensors", &[("logits", &logits([1, 0, 2, 0, 1, 2]))], rows);
+    let arguments = ["compare", &x, &y, "--measure", "kappa"];
+    let data = ["--data", folder.to_str().unwrap(), "--labels", labels.to_str().unwrap()];
+    let value = number(&json(&[&arguments[..], &data[..]].concat())["value"]);
+    // Both right on 3 of 6, by chance on 5/6 · 4/6 + 1/6 · 2/6 = 22/36.
+    assert!((value - (0.5 - 22.0 / 36.0) / (14.0 / 36.0)).abs() < 1e-12, "{value}");
+    assert_eq!(number(&json(&["compare", &x, &y, "--measure", "disagreement"])["value"]), 0.5);
+    refused(&arguments, &["--data"]);
+    refused(&[&arguments[..], &data[..], &["--limit", "5"]].concat(), &["labels of 5 images", "are of 6"]);
+    let same = ["compare", &x, &x, "--measure", "kappa"];
+    let right = safetensors(&scratch, "right.safetensors", &[("logits", &logits([0, 1, 2, 0, 1, 2]))], rows);
+    let always = ["compare", &right, &right, "--measure", "kappa"];
+    assert_eq!(number(&json(&[&same[..], &data[..]].concat())["value"]), 1.0);
+    refused(&[&always[..], &data[..]].concat(), &["always right"]);
+}
+
+#[test]
+fn all_layers_are_compared_in_one_pass() {
+    let networks = Networks::new(11);
+    let (a, b) = (networks.a.as_str(), networks.b.as_str());
+    let figure = networks.scratch.path("layers.svg");
+    let arguments = networks.with(&["layers", a, b, "--mini-batch", "6", "--figure", figure.to_str().unwrap()]);
+    let document = json(&arguments);
+    let layers: Vec<&str> = document["layers"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    for name in
+        ["demo_resnet:layer1.0", "demo_resnet:global_pool", "demo_vit_patch7:blocks.0", "demo_vit_patch7:pooled"]
+    {
+        assert!(layers.contains(&name), "{name} is not among {layers:?}");
+    }
+    assert_eq!((&document["images"], &document["mini_batch"]), (&11.into(), &6.into()));
+    let values = document["values"].as_array().unwrap();
+    let at = |row: usize, column: usize| number(&values[row][column]);
+    for row in 0..layers.len() {
+        assert_eq!(at(row, row), 1.0);
+        for column in 0..layers.len() {
+            assert!((-1.0..=1.0).contains(&at(row, column)) && at(row, column) == at(column, row));
+        }
+    }
+    let svg = std::fs::read_to_string(&figure).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("demo_vit_patch7:blocks.0"));
+    // A pair of it is what `compare` finds of the same mini-batches.
+    let place = |name: &str| layers.iter().position(|layer| *layer == name).unwrap();
+    let (first, second) = (place("demo_resnet:layer2.0"), place("demo_vit_patch7:blocks.1"));
+    let layers = ["--layer", "layer2.0", "--layer-b", "blocks.1", "--mini-batch", "6"];
+    let pair = json(&[&networks.with(&["compare", a, b])[..], &layers[..]].concat());
+    let difference = number(&pair["value"]) - at(first, second);
+    assert!(difference.abs() < 1e-5, "{difference}");
+
+    let one = text(&networks.with(&["layers", a, "--measure", "cka-linear", "--csv"]));
+    assert!(one.starts_with(",act1,maxpool,layer1.0,") && one.lines().count() == 8, "{one}");
+    assert!(text(&networks.with(&["layers", a, a])).contains("demo_resnet 2:layer1.0"));
+    refused(&networks.with(&["layers", a, "--measure", "procrustes"]), &["dcor-biased"]);
+    refused(&networks.with(&["layers", a, b, "--limit", "3"]), &["3 image(s)", "at least 4"]);
+    refused(&networks.with(&["layers", a, b, a]), &["MODEL"]);
+}
+
+#[test]
+fn what_networks_know_of_classes_beyond_each_other() {
+    let scratch = Scratch::new();
+    let rows = 60;
+    // X knows the class, Y does not.
+    let classes: Vec<f32> = (0..rows).flat_map(|row| [(row % 3) as f32, (row % 3 == 0) as u8 as f32]).collect();
+    let x: Vec<f32> = classes.iter().zip(noise(3, 2 * rows)).map(|(class, noise)| class + 0.1 * noise).collect();
+    let x = npy(&scratch, "x.npy", &x, rows);
+    let y = npy(&scratch, "y.npy", &noise(4, 4 * rows), rows);
+    let truth = npy(&scratch, "truth.npy", &classes, rows);
+    let document = json(&["condition", &x, &y, "--truth", &truth, "--replicates", "200"]);
+    let of = |name: &str| number(&document[name]["estimate"]);
+    assert!(of("x_truth") > 0.9 && of("x_given_y") > 0.9 && of("partial_x") > 0.9, "{document}");
+    assert!(of("y_truth").abs() < 0.2 && of("y_given_x").abs() < 0.2, "{document}");
+    let interval = &document["x_truth"]["interval"];
+    assert!(number(&interval[0]) < of("x_truth") && of("x_truth") < number(&interval[1]) + 0.02, "{document}");
+
+    // One row for each class, with the labels of the data.
+    let (folder, labels) = scratch.images(rows, |image| image % 3);
+    let embedding = npy(&scratch, "classes.npy", &[0.0, 1.0, 1.0, 0.0, 2.0, 0.0], 3);
+    let data = ["--data", folder.to_str().unwrap(), "--labels", labels.to_str().unwrap()];
+    let by_class = [&["condition", &x, &y, "--truth", &embedding, "--replicates", "20"][..], &data[..]].concat();
+    let difference = number(&json(&by_class)["x_truth"]["estimate"]) - of("x_truth");
+    assert!(difference.abs() < 1e-6, "{difference}");
+    let by_labels = [&["condition", &x, &y, "--replicates", "20"][..], &data[..]].concat();
+    let said = text(&by_labels);
+    assert!(said.contains("labels (3 features)") && said.contains("R²(X | Y, GT)"), "{said}");
+
+    refused(&["condition", &x, &y], &["--data"]);
+    let few = npy(&scratch, "few.npy", &[0.0, 1.0, 1.0, 0.0], 2);
+    let too_few = [&["condition", &x, &y, "--truth", &few][..], &data[..]].concat();
+    refused(&too_few, &["2 classes", "label 2"]);
+    refused(&["condition", &x, &y, "--truth", &few], &["60", "2", "same images"]);
+    refused(&["condition", &x, &y, "--truth", "demo_resnet"], &["labels or a file"]);
+}
+
+#[test]
+fn other_measures_fill_the_matrix_of_a_run() {
+    let networks = Networks::new(12);
+    let (a, b) = (networks.a.as_str(), networks.b.as_str());
+    let run = networks.scratch.path("run").display().to_string();
+    let sat = networks.with(&["sat", a, b, "--steps", "1", "--run", &run]);
+    let output = netkin().args(&sat).output().unwrap();
+    // A pair may have no image that both classify correctly.
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&output.stderr));
+    let score = |document: &Value| number(&document["values"][0][1]);
+    let found = json(&["matrix", "fill", &run, "--measure", "disagreement"]);
+    let expected = json(&networks.with(&["compare", a, b, "--measure", "disagreement"]));
+    assert_eq!(score(&found), 1.0 - number(&expected["value"]));
+    assert_eq!(found["names"], serde_json::json!(["demo_resnet", "demo_vit_patch7"]));
+
+    let out = networks.scratch.path("cka.csv").display().to_string();
+    let fill = |measure: &'static str| {
+        let data = networks.data[1].as_str();
+        vec!["matrix", "fill", &run, "--measure", measure, "--data", data, "--model", a, "--model", b, "--out", &out]
+    };
+    let found = json(&fill("cka-linear"));
+    let expected = json(&networks.with(&["compare", a, b, "--measure", "cka-linear"]));
+    assert!((score(&found) - number(&expected["value"])).abs() < 1e-6, "{found}");
+    assert_eq!(number(&found["values"][0][0]), 1.0);
+    let csv = std::fs::read_to_string(&out).unwrap();
+    assert!(csv.starts_with(",demo_resnet,demo_vit_patch7\n"), "{csv}");
+    assert!(text(&["matrix", "summary", &out]).contains("2 networks"));
+    let (procrustes, distance) =
+        (json(&fill("procrustes")), networks.with(&["compare", a, b, "--measure", "procrustes"]));
+    assert!((score(&procrustes) - (1.0 - number(&json(&distance)["value"]) / 2.0)).abs() < 1e-6, "{procrustes}");
+
+    refused(&["matrix", "fill", &run, "--measure", "dcor"], &["--data"]);
+    refused(&["matrix", "fill", &run, "--measure", "pdcor"], &["third set", "netkin compare"]);
+    let other = networks.scratch.weights("demo_resnet", 3);
+    let mut arguments = fill("dcor");
+    arguments[8] = &other;
+    refused(&arguments, &["demo_resnet", "other weights"]);
+}
+
+#[test]
+fn bad_features_are_refused() {
+    let scratch = Scratch::new();
+    let x = npy(&scratch, "x.npy", &noise(1, 40), 10);
+    let compare = |y: &str, parts: &[&str]| refused(&["compare", &x, y], parts);
+    compare(&npy(&scratch, "constant.npy", &[2.5; 40], 10), &["constant.npy", "does not tell the images apart"]);
+    compare(&npy(&scratch, "other.npy", &noise(2, 40), 20), &["10", "20", "same images in the same order"]);
+    let mut values = noise(2, 40);
+    values[13] = f32::NAN;
+    compare(&npy(&scratch, "nan.npy", &values, 10), &["nan.npy", "NaN", "image 3", "feature 1"]);
+    compare("/nonexistent/y.npy", &["/nonexistent/y.npy", "check the path"]);
+    std::fs::write(scratch.path("broken.npy"), "something else").unwrap();
+    compare(scratch.path("broken.npy").to_str().unwrap(), &["broken.npy", "numpy.save"]);
+    let two = safetensors(&scratch, "two.safetensors", &[("a", &noise(1, 40)), ("b", &noise(2, 40))], 10);
+    compare(&two, &["two.safetensors", "a, b", "--layer"]);
+    let few = npy(&scratch, "few.npy", &noise(1, 9), 3);
+    refused(&["compare", &few, &few], &["3 image(s)", "at least 4"]);
+    refused(&["compare", &few, &few, "--measure", "cka-rbf-biased", "--bandwidth", "0"], &["above 0"]);
+    refused(&["compare", &x, &x, "--mini-batch", "2"], &["2 image(s)", "at least 4"]);
+    refused(&["compare", &x, &x, "--measure", "procrustes", "--mini-batch", "5"], &["--mini-batch"]);
+    refused(&["compare", &x, &x, "--measure", "pdcor"], &["--given"]);
+    refused(&["compare", &x, &x, "--given", &few], &["--given", "pdcor"]);
+    refused(&["compare", &x, "x.csv"], &["x.csv"]);
+    refused(&["compare", &x, "demo_resnet"], &["demo_resnet", "--data"]);
+    refused(&["compare", &x, &x, "--measure", "dcorr"], &["dcorr", "dcor"]);
+    refused(&["compare", &x, &x, "--limit", "3"], &["--data"]);
+}
+
+#[test]
+fn a_layer_that_is_not_there_brings_its_neighbours() {
+    let networks = Networks::new(5);
+    let (a, b) = (networks.a.as_str(), networks.b.as_str());
+    refused(
+        &networks.with(&["compare", a, b, "--layer", "layer2_0"]),
+        &["demo_resnet", "layer2_0", "did you mean layer2.0", "netkin layers demo_resnet"],
+    );
+}
+
+/// An image that cannot be decoded is left out for both networks, and said once.
+#[test]
+fn images_that_cannot_be_decoded_are_left_out() {
+    let networks = Networks::new(6);
+    std::fs::write(Path::new(&networks.data[1]).join("02.png"), b"\x89PNG\r\n\x1a\n and then nothing").unwrap();
+    for command in ["compare", "layers"] {
+        let arguments = networks.with(&[command, &networks.a, &networks.b, "--json"]);
+        let output = netkin().args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.matches("1 image(s) skipped").count()), (Some(1), 1), "{said}");
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&document["images"], &document["data"]["skipped"][0]), (&5.into(), &"02.png".into()));
+        let strict = networks.with(&[command, &networks.a, &networks.b, "--strict"]);
+        refused(&strict, &["02.png"]);
+    }
+}
