@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{Scratch, netkin, refusal};
 
 fn json(arguments: &[&str]) -> serde_json::Value {
@@ -53,6 +55,7 @@ fn bad_matrices_are_refused() {
     refused(",a,b\na,1,2\nb,3,1\n", &["not symmetric", "--symmetrise"]);
     refused(",a,b\na,1,2\n", &["not square"]);
     refused(",a\na,1\n", &["at least two"]);
+    refused(",a,b\na,1,NaN\nb,NaN,1\n", &["no score where a meets b", "--without"]);
     let file = file(&scratch, "m.csv", ",a,b\na,1,2\nb,3,1\n");
     assert_eq!(json(&["matrix", "summary", &file, "--symmetrise"])["mean"], 2.5);
     let said = refusal(netkin().args(["matrix", "summary", "/nonexistent/m.csv"]), 2);
@@ -61,6 +64,32 @@ fn bad_matrices_are_refused() {
     assert!(said.contains("--published") || said.contains("RUN|FILE"), "{said}");
     let said = refusal(netkin().args(["matrix", "summary", "--published", "--by", "Colour"]), 2);
     assert!(said.contains("\"Colour\"") && said.contains("Stem layer"), "{said}");
+}
+
+/// Every command that reads a matrix refuses what is none, and a folder in which a run has only begun.
+#[test]
+fn every_analysis_refuses_what_is_no_matrix() {
+    let scratch = Scratch::new();
+    let broken = file(&scratch, "m.csv", ",a,b\na,1,2\n");
+    let folder = scratch.path("begun");
+    let (images, labels) = scratch.images(3, |_| 0);
+    let mut plan = netkin();
+    plan.args(["plan", "demo_resnet", "demo_mixer", "--data"]).arg(images).arg("--labels").arg(labels);
+    plan.arg("--run").arg(&folder).assert().success();
+    let begun = folder.display().to_string();
+    let out = scratch.path("report.html").display().to_string();
+    let commands: [&[&str]; 5] =
+        [&["matrix", "summary"], &["cluster"], &["importance"], &["nearest", "a"], &["report", "--out", &out]];
+    for command in commands {
+        let said = refusal(netkin().args(command).arg(&broken), 2);
+        assert!(said.contains("not square"), "{command:?}: {said}");
+        let said = refusal(netkin().args(command).arg(&begun), 2);
+        assert!(said.contains("its run is unfinished"), "{command:?}: {said}");
+    }
+    for command in ["ensemble", "stability"] {
+        let said = refusal(netkin().args([command, &begun]), 2);
+        assert!(said.contains("2 of 2 units of work") && said.contains("are missing"), "{command}: {said}");
+    }
 }
 
 #[test]
@@ -132,9 +161,11 @@ fn two_matrices_are_compared_by_their_common_names() {
 fn the_published_report_is_one_whole_page() {
     let scratch = Scratch::new();
     let (page, figures) = (scratch.path("report.html"), scratch.path("figures"));
+    let start = Instant::now();
     let output =
         netkin().args(["report", "--published", "--out"]).arg(&page).arg("--figures").arg(&figures).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"));
     for id in ["heat-map", "dendrogram", "map-tsne", "importance", "clusters", "provenance"] {
@@ -147,4 +178,62 @@ fn the_published_report_is_one_whole_page() {
     files.sort();
     assert_eq!(files, ["dendrogram.svg", "heat-map.svg", "importance.svg", "map-mds.svg", "map-tsne.svg"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 6);
+}
+
+/// A thousand networks with thirteen components each, in twelve groups.
+#[test]
+fn a_report_on_a_thousand_networks_takes_less_than_a_minute() {
+    const NETWORKS: usize = 1000;
+    let mut state = 1u64;
+    let mut random = move |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let groups: Vec<u64> = (0..NETWORKS).map(|_| random(12)).collect();
+    let mut scores = vec![4.6; NETWORKS * NETWORKS];
+    for row in 0..NETWORKS {
+        for column in 0..row {
+            let score = 2.0 + if groups[row] == groups[column] { 0.8 } else { 0.0 } + random(1000) as f64 / 2000.0;
+            (scores[row * NETWORKS + column], scores[column * NETWORKS + row]) = (score, score);
+        }
+    }
+    let header: Vec<String> = (0..NETWORKS).map(|network| format!("n{network}")).collect();
+    let mut matrix = format!(",{}\n", header.join(","));
+    for (name, row) in header.iter().zip(scores.chunks_exact(NETWORKS)) {
+        let row: Vec<String> = row.iter().map(|score| format!("{score:.6}")).collect();
+        matrix += &format!("{name},{}\n", row.join(","));
+    }
+    let columns: Vec<String> = (0..13).map(|column| format!("c{column}")).collect();
+    let mut table = format!("name,{}\n", columns.join(","));
+    for name in &header {
+        let values: Vec<String> = (0..13).map(|column| random(3 + column).to_string()).collect();
+        table += &format!("{name},{}\n", values.join(","));
+    }
+    let scratch = Scratch::new();
+    let (matrix, table) = (file(&scratch, "m.csv", &matrix), file(&scratch, "t.csv", &table));
+    let start = Instant::now();
+    let mut command = netkin();
+    command.args(["report", &matrix, "--components", &table, "--out"]).arg(scratch.path("report.html"));
+    command.assert().success();
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
+/// What is on a PNG figure: most of it white, and every colour of the scale.
+#[test]
+fn figures_are_drawn_as_png() {
+    let scratch = Scratch::new();
+    let matrix = file(&scratch, "m.csv", ",a,b,c\na,4,1,2\nb,1,4,3\nc,2,3,4\n");
+    let figures = scratch.path("figures");
+    let mut command = netkin();
+    command.args(["report", &matrix, "--format", "png", "--figures"]).arg(&figures).arg("--out");
+    command.arg(scratch.path("report.html")).assert().success();
+    let drawn = image::open(figures.join("heat-map.png")).unwrap().into_rgb8();
+    let colours: std::collections::HashSet<[u8; 3]> = drawn.pixels().map(|pixel| pixel.0).collect();
+    assert!(
+        colours.contains(&[255, 255, 255])
+            && colours.contains(&[0xff, 0xf7, 0xce])
+            && colours.contains(&[0x3b, 0x0f, 0x63])
+    );
+    let said = refusal(netkin().args(["report", &matrix, "--format", "png"]), 2);
+    assert!(said.contains("--figures"), "{said}");
 }

@@ -7,12 +7,16 @@ use serde_json::Value;
 
 /// Three networks that nearly agree and 40 images, with the labels of the first for most; the run folder.
 fn run(scratch: &Scratch, options: &[&str]) -> std::path::PathBuf {
+    run_into(scratch, "run", options)
+}
+
+fn run_into(scratch: &Scratch, name: &str, options: &[&str]) -> std::path::PathBuf {
     let first = scratch.weights("demo_resnet", 3);
     let (folder, labels) = scratch.images(40, |_| 0);
     let predictions = common::predictions(&first, &folder, &labels);
     scratch.images(40, |index| if index % 5 == 0 { (predictions[index] + 1) % 10 } else { predictions[index] });
     let others = [1, 2].map(|seed| scratch.perturbed(&first, seed));
-    let run = scratch.path("run");
+    let run = scratch.path(name);
     let mut command = netkin();
     command.arg("sat").arg(&first).args(&others).args(options);
     command.args(["--steps", "2", "--data"]).arg(&folder).arg("--labels").arg(&labels).arg("--run").arg(&run);
@@ -108,4 +112,95 @@ fn the_run_of_the_demo_is_a_run_like_any_other() {
     let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
     assert!(said.starts_with("demo_resnet beside 9 networks"), "{said}");
     assert_eq!(document(&out.join("run"), &["--sizes", "2"])["average"], "probabilities");
+}
+
+#[test]
+fn the_stability_of_runs_is_told() {
+    let scratch = Scratch::new();
+    let runs = ["0", "1"].map(|seed| run_into(&scratch, &format!("run{seed}"), &["--seed", seed]));
+    let output = netkin().args(["--json", "stability"]).args(&runs).args(["--width", "0.5"]).assert().success();
+    let document: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let (halves, pair) = (document["runs"].as_array().unwrap(), &document["pairs"][0]);
+    assert_eq!((&document["networks"], &document["images"], halves.len()), (&3.into(), &40.into(), 2));
+    for number in [&halves[0]["halves"], &pair["agreement"]] {
+        let largest = &number["largest_difference"];
+        let [low, high] = [0, 1].map(|end| largest["interval"][end].as_f64().unwrap());
+        assert!(
+            low <= high
+                && largest["estimate"].as_f64().unwrap() >= number["mean_difference"]["estimate"].as_f64().unwrap()
+        );
+    }
+    let differ = pair["differ"].as_array().unwrap();
+    assert!(differ.len() == 1 && differ[0].as_str().unwrap().contains("seed: 0 and 1"), "{differ:?}");
+    assert!(halves[0]["needed"]["every"].as_u64() >= halves[0]["needed"]["half"].as_u64());
+
+    let output = netkin().arg("stability").args(&runs).assert().success();
+    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(said.contains("halves of ") && said.contains("same clusters") && said.contains("seed: 0 and 1"), "{said}");
+}
+
+#[test]
+fn runs_that_cannot_be_compared_are_refused() {
+    let scratch = Scratch::new();
+    let one = run(&scratch, &[]);
+    let fewer = run_into(&scratch, "fewer", &["--limit", "30"]);
+    let said = common::refusal(netkin().arg("stability").args([&one, &fewer]), 2);
+    assert!(said.contains("other images (40 and 30"), "{said}");
+    let said = common::refusal(netkin().arg("stability").arg(&one).args(["--k", "4"]), 2);
+    assert!(said.contains("4 clusters"), "{said}");
+    let said = common::refusal(netkin().arg("stability").arg(&one).args(["--width", "0"]), 2);
+    assert!(said.contains("a width above 0"), "{said}");
+    let said = common::refusal(netkin().args(["stability", "/nonexistent"]), 2);
+    assert!(said.contains("/nonexistent"), "{said}");
+}
+
+/// What a run tells beyond its matrix: how clusters and importances hold over images, and how many of them are needed.
+#[test]
+fn analyses_of_a_run_have_intervals_over_images() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, &["--plan", "0.5", "--json"]);
+    let output = netkin().args(["--json", "cluster"]).arg(&run).args(["--k", "2"]).assert().success();
+    let document: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let over = &document["over_images"];
+    assert_eq!(over["membership"].as_array().unwrap().len(), 3);
+    assert!(over["rand_index"]["estimate"].as_f64().unwrap() <= 1.0);
+    let output = netkin().arg("cluster").arg(&run).args(["--k", "2"]).assert().success();
+    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(said.contains("% of halves of the images") && said.contains("random halves of the images:"), "{said}");
+
+    let table = scratch.path("components.csv");
+    std::fs::write(&table, "name,Seed,Kind\ndemo_resnet,0,a\ndemo_resnet.1,1,a\ndemo_resnet.2,1,b\n").unwrap();
+    let output =
+        netkin().args(["--json", "importance"]).arg(&run).args(["--folds", "2", "--components"]).arg(&table).assert();
+    let document: Value = serde_json::from_slice(&output.success().get_output().stdout).unwrap();
+    for found in document["components"].as_array().unwrap() {
+        let [low, high] = [0, 1].map(|end| found["over_images"][end].as_f64().unwrap());
+        assert!(low <= high, "{found}");
+    }
+}
+
+/// The page of a run has what only its images tell.
+#[test]
+fn the_report_of_a_run_shows_ensembles_and_intervals() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, &["--keep-logits"]);
+    let (page, figures) = (scratch.path("report.html"), scratch.path("figures"));
+    let mut command = netkin();
+    command.arg("report").arg(&run).arg("--out").arg(&page).arg("--figures").arg(&figures).assert().success();
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("id=\"ensembles\"") && html.contains("id=\"ensembles-section\""), "the scatter is there");
+    assert_eq!(html.matches("class=\"point\"").count(), 4, "three pairs and one of all three");
+    assert!(!html.contains("Scores have no intervals") && html.contains("\"errors\":\""));
+    assert!(
+        html.contains("95 % interval over images")
+            && html.contains("SHA-256")
+            && html.contains("probabilities averaged")
+    );
+    assert!(figures.join("ensembles.svg").exists());
+
+    let votes = run_into(&scratch, "votes", &[]);
+    let mut command = netkin();
+    command.arg("report").arg(&votes).arg("--out").arg(&page).assert().success();
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("the run kept no logits") && html.contains("majority votes"), "what is missing is said");
 }

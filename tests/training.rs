@@ -1,5 +1,7 @@
 //! Training: it learns, repeats itself, resumes to the same bits, and says clearly what it cannot do.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 
@@ -150,4 +152,40 @@ fn sets_without_images_are_refused() {
     let empty = LabelledImages::new(Vec::new(), Vec::new(), [28; 2], 4).unwrap();
     let error = training::train(demo_resnet(), &quarters(8), &empty, &config(folder.path()), &Device::flex(), |_| ());
     assert_eq!(error.unwrap_err().to_string(), "the test set has no images; give at least one");
+}
+
+/// The command trains what is missing, goes on from there, and does not mix settings.
+#[test]
+fn training_diversity_goes_on_where_it_was() {
+    let scratch = common::Scratch::new();
+    let (data, out) = (scratch.fashion_mnist(), scratch.path("diversity"));
+    let command = |options: &[&str]| {
+        let mut command = common::netkin();
+        command.args(["training-diversity", "demo_vit_patch7", "--other", "demo_resnet", "--images", "128"]);
+        command
+            .args(["--test-images", "24", "--steps", "1", "--epochs", "1", "--data"])
+            .arg(&data)
+            .arg("--out")
+            .arg(&out);
+        command.args(options);
+        command
+    };
+    let first = command(&["--json"]).assert().success().get_output().clone();
+    let document: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    let networks = document["networks"].as_array().unwrap();
+    assert_eq!(networks.len(), 12);
+    let architecture = &document["architectures"][0];
+    let pairs: Vec<u64> =
+        architecture["comparisons"].as_array().unwrap().iter().map(|row| row[1]["pairs"].as_u64().unwrap()).collect();
+    assert_eq!(pairs, [10, 10, 3]);
+    assert_eq!(document["between_architectures"]["pairs"], 1);
+
+    let weights = out.join("networks").join("demo_vit_patch7.seed2.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::remove_file(&weights).unwrap();
+    let again = command(&["--json"]).assert().success().get_output().clone();
+    assert!(fs::read(&weights).unwrap() == bytes, "what was missing is trained to the same weights");
+    assert!(first.stdout == again.stdout);
+    let said = common::refusal(&mut command(&["--batch", "32"]), 2);
+    assert!(said.contains("other options") && said.contains("--out"), "{said}");
 }

@@ -192,34 +192,43 @@ fn eigengap(eigenvalues: &[f64]) -> usize {
 }
 
 fn stability(found: &[KMeans], best: &KMeans, labels: &[usize]) -> Stability {
-    let networks = labels.len();
     let indices: Vec<f64> = pairs(found.len())
         .collect::<Vec<_>>()
         .into_par_iter()
         .map(|(one, other)| adjusted_rand_index(&found[one].labels, &found[other].labels))
         .collect();
-    let count = found.len() as f64;
+    let partitions: Vec<&[usize]> = found.iter().map(|found| &found.labels[..]).collect();
+    let consensus = consensus(&partitions);
+    let same_inertia = |found: &&KMeans| found.inertia <= best.inertia * (1.0 + 1e-9);
+    Stability {
+        mean_rand_index: if indices.is_empty() { 1.0 } else { indices.iter().sum::<f64>() / indices.len() as f64 },
+        lowest_rand_index: indices.iter().copied().fold(1.0, f64::min),
+        found_best: found.iter().filter(same_inertia).count() as f64 / found.len() as f64,
+        membership: membership(&consensus, labels),
+        consensus,
+    }
+}
+
+/// Row by row, the share of at least one partition of the same networks that puts two of them together.
+pub(super) fn consensus(partitions: &[&[usize]]) -> Vec<f64> {
+    let (networks, count) = (partitions[0].len(), partitions.len() as f64);
     let together = |row: usize, column: usize| {
-        found.iter().filter(|found| found.labels[row] == found.labels[column]).count() as f64 / count
+        partitions.iter().filter(|labels| labels[row] == labels[column]).count() as f64 / count
     };
-    let consensus: Vec<f64> =
-        (0..networks * networks).into_par_iter().map(|index| together(index / networks, index % networks)).collect();
-    let membership = (0..networks)
+    (0..networks * networks).into_par_iter().map(|index| together(index / networks, index % networks)).collect()
+}
+
+/// Network → the mean share, by a consensus, with which it is together with the others of its cluster; 1 where it is alone.
+pub(super) fn membership(consensus: &[f64], labels: &[usize]) -> Vec<f64> {
+    let networks = labels.len();
+    (0..networks)
         .map(|network| {
             let others = (0..networks).filter(|&other| other != network && labels[other] == labels[network]);
             let (sum, count) =
                 others.fold((0.0, 0), |(sum, count), other| (sum + consensus[network * networks + other], count + 1));
             if count == 0 { 1.0 } else { sum / f64::from(count) }
         })
-        .collect();
-    let same_inertia = |found: &&KMeans| found.inertia <= best.inertia * (1.0 + 1e-9);
-    Stability {
-        mean_rand_index: if indices.is_empty() { 1.0 } else { indices.iter().sum::<f64>() / indices.len() as f64 },
-        lowest_rand_index: indices.iter().copied().fold(1.0, f64::min),
-        found_best: found.iter().filter(same_inertia).count() as f64 / count,
-        membership,
-        consensus,
-    }
+        .collect()
 }
 
 /// A component value that stands out in a cluster.

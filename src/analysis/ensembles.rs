@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::analysis::compare::pearson;
-use crate::analysis::uncertainty::{self, Observed, percentiles};
+use crate::analysis::uncertainty::{self, Observed, WithInterval, percentiles};
 use crate::random::Random;
 use crate::similarity::sat::{Outcomes, SatError, SatRun};
 
@@ -79,15 +79,6 @@ pub struct EnsemblesOfSize {
     /// The correlation (Pearson) of the members' mean SAT score with the error reduction rate over these ensembles, and
     /// the middle 95 % of it over images drawn anew; none where it has no value.
     pub correlation: Option<WithInterval>,
-}
-
-/// A number and where the middle 95 % of it lie over bootstrap replicates.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct WithInterval {
-    /// On all images.
-    pub estimate: f64,
-    /// Its 2.5 % and 97.5 % quantiles.
-    pub interval: [f64; 2],
 }
 
 /// One ensemble.
@@ -242,16 +233,28 @@ impl<'a> Predictions<'a> {
             let (scores, reductions): (Vec<f64>, Vec<f64>) = points.unzip();
             pearson(&scores, &reductions)
         };
-        let (estimate, interval) = percentiles(self.images(), replicates, seed, statistic)?;
-        Some(WithInterval { estimate, interval })
+        percentiles(self.images(), replicates, seed, statistic)
     }
 
     /// By how much less of the images one ensemble gets wrong than another, with its interval over images drawn anew.
     pub fn gain(&self, before: &Credits, after: &Credits, replicates: usize, seed: u64) -> Option<WithInterval> {
-        let (estimate, interval) =
-            percentiles(self.images(), replicates, seed, |weights| error(before, weights) - error(after, weights))?;
-        Some(WithInterval { estimate, interval })
+        percentiles(self.images(), replicates, seed, |weights| error(before, weights) - error(after, weights))
     }
+}
+
+/// A sentence on whether the paper's finding shows in these ensembles.
+pub fn finding(sizes: &[EnsemblesOfSize]) -> String {
+    let is_below =
+        |sized: &&EnsemblesOfSize| sized.correlation.is_some_and(|correlation| correlation.interval[1] < 0.0);
+    let below: Vec<String> = sizes.iter().filter(is_below).map(|sized| sized.size.to_string()).collect();
+    if below.is_empty() {
+        return "That members which are less alike reduce errors more does not show here: no interval of the correlation lies below 0."
+            .into();
+    }
+    format!(
+        "Members that are less alike reduce errors more in ensembles of {}, where the interval of the correlation lies below 0.",
+        below.join(", ")
+    )
 }
 
 /// All sets of `size` of so many networks if there are at most `most`, else `most` that are drawn, each another.
@@ -352,6 +355,20 @@ mod tests {
         assert!(drawn.iter().all(|set| set.len() == 3 && set.is_sorted() && set[2] < 20));
         assert!(drawn.is_sorted_by(|a, b| a < b), "each is another");
         assert_ne!(drawn, sets(20, 3, 50, 2));
+    }
+
+    #[test]
+    fn a_finding_needs_an_interval_below_0() {
+        let sized = |size: usize, high: f64| EnsemblesOfSize {
+            size,
+            possible: 1.0,
+            ensembles: Vec::new(),
+            correlation: Some(WithInterval { estimate: -0.5, interval: [-0.9, high] }),
+        };
+        assert!(
+            finding(&[sized(2, 0.1), EnsemblesOfSize { correlation: None, ..sized(3, 0.0) }]).contains("does not show")
+        );
+        assert!(finding(&[sized(2, -0.1), sized(3, 0.1), sized(4, -0.2)]).contains("ensembles of 2, 4,"));
     }
 
     #[test]

@@ -17,8 +17,11 @@ use serde::Serialize;
 use super::boosting::{Boosting, BoostingConfig, Predictions, Rows};
 use super::components::NetworkComponents;
 use super::read::pairs;
+use super::stability::halves;
+use super::uncertainty::{HALF_INTERVAL, WithInterval};
 use crate::random::Random;
 use crate::similarity::Matrix;
+use crate::similarity::sat::SatRun;
 
 /// How importances are found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -94,6 +97,9 @@ pub struct Importance {
     pub importance: f64,
     /// The 95 % interval over networks.
     pub interval: [f64; 2],
+    /// The middle 95 % over random halves of a run's images; none until [`Importances::over_images`] adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_images: Option<[f64; 2]>,
     /// The share of pairs that differ in it.
     pub differ: f64,
     /// The mean predicted score if all pairs had the same value (partial dependence, Friedman 2001).
@@ -104,8 +110,6 @@ pub struct Importance {
 
 /// One of so many networks is left out of each subset of the jackknife.
 const DELETED: usize = 4;
-/// Of a standard error, half of a 95 % interval.
-const HALF_INTERVAL: f64 = 1.96;
 
 /// A pair of networks: their positions, mismatches as bits, and score.
 struct PairRow {
@@ -133,13 +137,7 @@ pub fn importance(
     if columns > u64::BITS as usize {
         return Err(ImportanceError::TooManyComponents(columns));
     }
-    let rows: Vec<PairRow> = pairs(networks)
-        .map(|(a, b)| PairRow {
-            networks: [a, b],
-            mismatches: mismatches(&components.rows[a], &components.rows[b]),
-            score: matrix.get(a, b),
-        })
-        .collect();
+    let rows = rows(matrix, components);
     if rows.iter().all(|row| row.score == rows[0].score) {
         return Err(ImportanceError::Constant(rows[0].score.to_string()));
     }
@@ -161,6 +159,7 @@ pub fn importance(
             component: components.columns[column].clone(),
             importance: values[column],
             interval: intervals[column],
+            over_images: None,
             differ: share(&kinds, column),
             score_if_same: fitted.mean_prediction(column, false),
             score_if_different: fitted.mean_prediction(column, true),
@@ -176,6 +175,41 @@ pub fn importance(
         r2_networks_left_out: mean(&by_networks),
         components: found,
     })
+}
+
+impl Importances {
+    /// Adds to each component where its importance lies on so many random halves of the images of the run from which the
+    /// matrix comes. `run` and `components` are of the matrix's networks in its order.
+    pub fn over_images(
+        &mut self,
+        run: &SatRun,
+        components: &NetworkComponents,
+        config: &ImportanceConfig,
+        count: usize,
+    ) {
+        let replicates: Vec<Vec<f64>> = halves(run, count, config.seed)
+            .par_iter()
+            .map(|[half, _]| rows(&run.matrix_on(half), components))
+            // Where a half has no score for a pair, it says nothing.
+            .filter(|rows| rows.iter().all(|row| !row.score.is_nan()))
+            .map(|rows| Fitted::new(&joined(rows.iter()), components.columns.len(), config).permuted())
+            .collect();
+        for found in &mut self.components {
+            let column = components.columns.iter().position(|column| *column == found.component);
+            let column = column.expect("the importances are of these components");
+            let replicates = replicates.iter().map(|values| values[column]).collect();
+            found.over_images = WithInterval::of(found.importance, replicates).map(|with| with.interval);
+        }
+    }
+}
+
+fn rows(matrix: &Matrix, components: &NetworkComponents) -> Vec<PairRow> {
+    let row = |(a, b)| PairRow {
+        networks: [a, b],
+        mismatches: mismatches(&components.rows[a], &components.rows[b]),
+        score: matrix.get(a, b),
+    };
+    pairs(matrix.names.len()).map(row).collect()
 }
 
 /// Bit i says whether the values of component i differ.

@@ -20,5 +20,6 @@ mod kmeans;
 pub mod partition;
 pub mod published;
 pub mod read;
+pub mod stability;
 pub mod summary;
 pub mod uncertainty;

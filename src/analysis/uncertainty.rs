@@ -72,6 +72,27 @@ impl Observed {
     }
 }
 
+/// A number and where the middle 95 % of it lie when images are drawn anew.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct WithInterval {
+    /// The number, on all images unless said otherwise.
+    pub estimate: f64,
+    /// Its 2.5 % and 97.5 % quantiles.
+    pub interval: [f64; 2],
+}
+
+impl WithInterval {
+    /// The interval of an estimate from its replicates, of which those that are no number do not count; `None` if none is left.
+    pub fn of(estimate: f64, mut replicates: Vec<f64>) -> Option<Self> {
+        replicates.retain(|value| !value.is_nan());
+        replicates.sort_by(f64::total_cmp);
+        if estimate.is_nan() || replicates.is_empty() {
+            return None;
+        }
+        Some(Self { estimate, interval: [0.025, 0.975].map(|level| quantile_of(&replicates, level)) })
+    }
+}
+
 /// How intervals are found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BootstrapConfig {
@@ -152,9 +173,9 @@ pub fn percentiles(
     count: usize,
     seed: u64,
     statistic: impl Fn(&[u32]) -> f64 + Sync,
-) -> Option<(f64, [f64; 2])> {
+) -> Option<WithInterval> {
     let (estimate, replicates) = replicates(images, count, seed, &statistic)?;
-    Some((estimate, [0.025, 0.975].map(|level| quantile_of(&replicates, level))))
+    WithInterval::of(estimate, replicates)
 }
 
 /// The number on all images, and the sorted numbers on images drawn with replacement.
@@ -200,7 +221,7 @@ fn acceleration(left_out: &[f64]) -> f64 {
 }
 
 /// Between the two sorted values beside the place of the level.
-fn quantile_of(sorted: &[f64], level: f64) -> f64 {
+pub(super) fn quantile_of(sorted: &[f64], level: f64) -> f64 {
     let place = level.clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     low + place.fract() * (high - low)
@@ -293,21 +314,28 @@ pub fn error_consistency_interval(
     bootstrap(correct_a.len(), config, |weights| error_consistency(correct_a, correct_b, weights))
 }
 
-/// How many images a data set must have so that the 95 % interval of this pair's score is `width` wide, by the spread on the
-/// images that there are (delta method for the logarithm). `None` if no image counts, or none fools: then nothing is known.
-pub fn images_needed(outcomes: &Outcomes, width: f64) -> Option<usize> {
-    let counted: Vec<f64> = (0..outcomes.images())
-        .filter(|&image| outcomes.both_correct[image])
-        .map(|image| outcomes.times_fooled(image) as f64)
-        .collect();
-    let count = counted.len() as f64;
-    let mean = counted.iter().sum::<f64>() / count;
-    if mean.is_nan() || mean == 0.0 {
+/// The standard error of a pair's SAT score by the delta method for the logarithm: how often an image fools, 0 to 2 times, varies
+/// over the `n` images that both networks classify correctly, of which attacks turned `fooled` in all (both ways added) and
+/// `twice` both ways. The score ± 1.96 of it is a 95 % interval that needs no images but these counts. `None` if no image
+/// counts, or none fools: then nothing is known.
+pub fn standard_error(n: usize, fooled: usize, twice: usize) -> Option<f64> {
+    if n == 0 || fooled == 0 {
         return None;
     }
-    let variance = counted.iter().map(|fooled| (fooled - mean).powi(2)).sum::<f64>() / count;
-    let needed = (2.0 * normal_quantile(0.975) / width).powi(2) * variance / (mean * mean);
-    Some((needed * outcomes.images() as f64 / count).ceil() as usize)
+    let (n, fooled, twice) = (n as f64, fooled as f64, twice as f64);
+    let mean = fooled / n;
+    // Those that fool twice count four times.
+    let variance = (fooled + 2.0 * twice) / n - mean * mean;
+    Some((variance.max(0.0) / n).sqrt() / mean)
+}
+
+/// Of a standard error, half of a 95 % interval.
+pub const HALF_INTERVAL: f64 = 1.96;
+
+/// How many images a data set must have so that the 95 % interval of a score is `width` wide, if its standard error is that
+/// on so many images, and further ones are like them.
+pub fn images_needed(standard_error: f64, images: usize, width: f64) -> usize {
+    (images as f64 * (2.0 * HALF_INTERVAL * standard_error / width).powi(2)).ceil() as usize
 }
 
 #[cfg(test)]
@@ -323,6 +351,16 @@ mod tests {
             .collect();
         let both_correct = (0..images).map(|_| random.unit() < 0.75).collect();
         Outcomes { both_correct, fooled_ab, fooled_ba }
+    }
+
+    /// Of a simulated pair.
+    fn standard_error_of(outcomes: &Outcomes) -> Option<f64> {
+        let counted: Vec<u64> = (0..outcomes.images())
+            .filter(|&image| outcomes.both_correct[image])
+            .map(|image| outcomes.times_fooled(image))
+            .collect();
+        let twice = counted.iter().filter(|&&times| times == 2).count();
+        standard_error(counted.len(), counted.iter().sum::<u64>() as usize, twice)
     }
 
     #[test]
@@ -349,21 +387,31 @@ mod tests {
         const SIMULATIONS: u64 = 1000;
         for (share, alike) in [(0.12f64, 0.6), (0.45, 0.2)] {
             let truth = (100.0 * share).ln();
-            let covered: Vec<[bool; 2]> = (0..SIMULATIONS)
+            let covered: Vec<[bool; 3]> = (0..SIMULATIONS)
                 .into_par_iter()
                 .map(|simulation| {
                     let outcomes = drawn(400, share, alike, &mut Random::of(&[simulation, 77]));
                     let config = BootstrapConfig { replicates: 500, seed: simulation, ..BootstrapConfig::default() };
                     let interval = sat_interval(&outcomes, 0.01, &config).unwrap();
-                    [interval.percentile, interval.bca].map(|[low, high]| low <= truth && truth <= high)
+                    let half = HALF_INTERVAL * standard_error_of(&outcomes).unwrap();
+                    let delta = [interval.estimate - half, interval.estimate + half];
+                    [interval.percentile, interval.bca, delta].map(|[low, high]| low <= truth && truth <= high)
                 })
                 .collect();
-            for kind in [0, 1] {
+            for kind in [0, 1, 2] {
                 let percent =
                     100.0 * covered.iter().filter(|covered| covered[kind]).count() as f64 / SIMULATIONS as f64;
                 assert!((93.0..=97.0).contains(&percent), "interval {kind} of {share} covers {percent} %");
             }
         }
+    }
+
+    /// Of 4 images one fools twice and one once: mean 3/4, variance (4 + 1)/4 − 9/16 = 11/16.
+    #[test]
+    fn a_standard_error_from_counts() {
+        assert!((standard_error(4, 3, 1).unwrap() - (11f64 / 64.0).sqrt() / 0.75).abs() < 1e-15);
+        assert_eq!(standard_error(5, 10, 5), Some(0.0), "every image fools twice");
+        assert_eq!((standard_error(0, 0, 0), standard_error(5, 0, 0)), (None, None));
     }
 
     #[test]
@@ -410,12 +458,12 @@ mod tests {
     #[test]
     fn a_plan_gives_the_width_that_was_wanted() {
         let pilot = drawn(4000, 0.25, 0.5, &mut Random::of(&[1]));
-        let needed = images_needed(&pilot, 0.3).unwrap();
+        let needed = images_needed(standard_error_of(&pilot).unwrap(), pilot.images(), 0.3);
         let outcomes = drawn(needed, 0.25, 0.5, &mut Random::of(&[2]));
         let interval = sat_interval(&outcomes, 0.01, &BootstrapConfig::default()).unwrap();
         let width = interval.percentile[1] - interval.percentile[0];
         assert!((width - 0.3).abs() < 0.045, "{needed} images give {width}");
         let never = Outcomes { fooled_ab: vec![false; 4000], fooled_ba: vec![false; 4000], ..pilot };
-        assert_eq!(images_needed(&never, 0.3), None);
+        assert_eq!(standard_error_of(&never), None);
     }
 }

@@ -3,11 +3,13 @@
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
+use super::sat::ScoreOptions;
 use super::source::{ComponentOptions, Source};
 use super::{Failure, Outcome, values};
 use crate::analysis::clusters::{ClusterConfig, Clustering, Keyword, cluster, keywords};
 use crate::analysis::distance::Distances;
 use crate::analysis::embedding::{Scaling, default_perplexity, scaling, tsne};
+use crate::analysis::stability::{ClustersOverImages, StabilityConfig, clusters_over_images};
 
 /// Find clusters of networks that are alike, and tell how certain they are
 #[derive(Debug, clap::Args)]
@@ -29,8 +31,13 @@ pub struct Args {
     /// How many neighbours of a network count for the map by t-SNE, about [default: a fifth of the others, at most 30]
     #[arg(long, value_name = "NUMBER", value_parser = values::fraction)]
     perplexity: Option<f64>,
+    /// Of a run, how many random halves of its images are clustered, too
+    #[arg(long, value_name = "COUNT", default_value = "100", value_parser = values::positive)]
+    halves: usize,
     #[command(flatten)]
     components: ComponentOptions,
+    #[command(flatten)]
+    score: ScoreOptions,
 }
 
 #[derive(Serialize)]
@@ -41,6 +48,8 @@ struct Document<'a> {
     names: &'a [String],
     #[serde(flatten)]
     clustering: &'a Clustering,
+    /// How the clusters hold on halves of the images; of a run only.
+    over_images: Option<ClustersOverImages>,
     /// Cluster → what stands out in it; none where the components of the networks are not known.
     keywords: Option<Vec<Vec<Keyword>>>,
     mds: Scaling,
@@ -65,10 +74,14 @@ impl Args {
         let clustering = cluster(&matrix, &config)?;
         let components = self.components.if_known(&matrix.names)?;
         let distances = Distances::of(&matrix);
+        let halves = StabilityConfig { halves: self.halves, clusters: config.clusters, seed: self.seed };
+        let behind = self.source.run(&matrix, &self.score)?;
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
             matrix: self.source.name(),
             names: &matrix.names,
+            over_images: behind
+                .and_then(|behind| clusters_over_images(&behind.selected(), &clustering.labels, &halves)),
             keywords: components.map(|components| keywords(&clustering.labels, &components)),
             mds: scaling(&distances),
             tsne: tsne(&distances, self.perplexity.unwrap_or_else(|| default_perplexity(networks))),
@@ -99,9 +112,12 @@ impl Document<'_> {
             text += &format!("\ncluster {}\n", cluster + 1);
             for &network in members {
                 let (name, silhouette) = (&self.names[network], silhouettes[network]);
-                let together = 100.0 * stability.membership[network];
+                let seeds = 100.0 * stability.membership[network];
+                let images = self.over_images.as_ref().map_or(String::new(), |over| {
+                    format!(" and {:3.0} % of halves of the images", 100.0 * over.membership[network])
+                });
                 text += &format!(
-                    "  {name:width$}  with its cluster in {together:3.0} % of seeds, silhouette {silhouette:6.3}\n"
+                    "  {name:width$}  with its cluster in {seeds:3.0} % of seeds{images}, silhouette {silhouette:6.3}\n"
                 );
             }
             if let Some(keywords) = &self.keywords {
@@ -127,6 +143,13 @@ impl Document<'_> {
             self.clustering.agreement_with_dendrogram,
             listed.join(" "),
         );
+        if let Some(ClustersOverImages { halves, rand_index, .. }) = &self.over_images {
+            let [low, high] = rand_index.interval;
+            text += &format!(
+                "on {halves} random halves of the images: {:.3} [{low:.3}, {high:.3}] (adjusted Rand index with these clusters, median and middle 95 %)\n",
+                rand_index.estimate
+            );
+        }
         if self.clustering.negative > 0 {
             text += &format!("{} pair(s) with a negative score count as 0\n", self.clustering.negative);
         }

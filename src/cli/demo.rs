@@ -1,6 +1,7 @@
 //! `netkin demo`: the main job on a machine without any download.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use netkin_weights::{ModelSpec, Precision, embedded};
@@ -12,13 +13,13 @@ use super::{Failure, Outcome, values};
 use crate::analysis::components::NetworkComponents;
 use crate::analysis::read::complete;
 use crate::analysis::summary::{GroupMean, group_means};
-use crate::attacks::Pgd;
+use crate::attacks::Iterative;
 use crate::images::{Dataset, RgbImage, encode_png, idx};
 use crate::model::{Crop, Model};
 use crate::report::Report;
 use crate::runs::write_atomically;
 use crate::similarity::Matrix;
-use crate::similarity::sat::{self, Pair, Progress, SatConfig};
+use crate::similarity::sat::{self, Outcomes, Pair, Progress, SatConfig, SatRun};
 
 /// Show SAT on ten small networks and 500 images that netkin carries
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Document {
     netkin: &'static str,
-    attack: Pgd,
+    attack: serde_json::Value,
     images: usize,
     clean: serde_json::Map<String, serde_json::Value>,
     pairs: Vec<Pair>,
@@ -49,7 +50,7 @@ impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let start = Instant::now();
         let config = SatConfig {
-            attack: Pgd { steps: self.steps, ..Pgd::default() },
+            attack: Arc::new(Iterative { steps: self.steps, ..Iterative::default() }),
             crop: Crop::Own,
             batch: 128,
             // For `netkin ensemble`; 400 bytes an image.
@@ -79,11 +80,11 @@ impl Args {
         for folder in ["run", ""] {
             write_atomically(&self.out.join(folder).join("sat.csv"), matrix.to_csv().as_bytes())?;
         }
-        let reported = self.report(matrix, &models, run.images, &text)?;
+        let reported = self.report(matrix, &models, &run, &text)?;
         if common.json {
             print_json(&Document {
                 netkin: env!("CARGO_PKG_VERSION"),
-                attack: config.attack,
+                attack: config.attack.settings(),
                 images: run.images,
                 clean: run.clean_by_name(),
                 pairs: run.pairs(),
@@ -103,7 +104,7 @@ impl Args {
     }
 
     /// Writes the report and its heat map, of the networks that have scores; where it is.
-    fn report(&self, matrix: Matrix, models: &[Model], images: usize, text: &str) -> Result<Option<PathBuf>, Failure> {
+    fn report(&self, matrix: Matrix, models: &[Model], run: &SatRun, text: &str) -> Result<Option<PathBuf>, Failure> {
         let (matrix, left_out) = complete(matrix);
         if matrix.names.len() < 2 {
             return Ok(None);
@@ -113,8 +114,15 @@ impl Args {
         let families = NetworkComponents { columns: vec!["Family".into()], rows };
         let clusters = default_clusters(matrix.names.len());
         let title = "SAT: how often an attack on one network fools the other (ln %)";
-        let source = format!("{images} images of Fashion-MNIST, PGD of {} steps", self.steps);
-        let mut report = Report::of(title, &source, matrix, Some(families), clusters);
+        let source = format!("{} images of Fashion-MNIST, PGD of {} steps", run.images, self.steps);
+        // All networks of the folder, which may be more than those of this run.
+        let outcomes = Outcomes::open(&self.out.join("run"))?;
+        let run = outcomes.collect(run.epsilon_s)?;
+        let names = run.names();
+        let places: Vec<usize> =
+            matrix.names.iter().filter_map(|name| names.iter().position(|other| other == name)).collect();
+        let mut report =
+            Report::of(title, &source, matrix, Some(families), clusters).with_run(&outcomes, &run, &places)?;
         report
             .missing
             .extend(left_out.iter().map(|name| format!("{name} has pairs without a score and was left out.")));
@@ -135,15 +143,20 @@ fn write_images(out: &Path) -> Result<Dataset, Failure> {
     let [_, height, width] = images.dimensions[..] else {
         return Err("the embedded images are damaged".into());
     };
+    let picture = |grey: &[u8]| RgbImage::new(width, height, grey.iter().flat_map(|&level| [level; 3]).collect());
+    let pictures = images.elements.chunks_exact(height * width).map(picture);
+    write_dataset(out, pictures.zip(labels.elements.iter().map(|&label| usize::from(label))))
+}
+
+/// Writes images with their labels as an ordinary data set, `images` beside `labels.csv`; images that are there stay.
+pub fn write_dataset(out: &Path, images: impl Iterator<Item = (RgbImage, usize)>) -> Result<Dataset, Failure> {
     let folder = out.join("images");
     let mut csv = String::from("file,label\n");
-    let pictures = images.elements.chunks_exact(height * width).zip(&labels.elements);
-    for (index, (grey, label)) in pictures.enumerate() {
+    for (index, (image, label)) in images.enumerate() {
         let name = format!("{index:03}.png");
         let path = folder.join(&name);
         if !path.exists() {
-            let rgb = grey.iter().flat_map(|&level| [level; 3]).collect();
-            write_atomically(&path, &encode_png(&RgbImage::new(width, height, rgb)))?;
+            write_atomically(&path, &encode_png(&image))?;
         }
         csv += &format!("{name},{label}\n");
     }

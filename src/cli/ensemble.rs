@@ -11,9 +11,8 @@ use super::sat::ScoreOptions;
 use super::source::position;
 use super::{Failure, Outcome, values};
 use crate::analysis::clusters::{ClusterConfig, cluster};
-use crate::analysis::ensembles::{
-    Averaging, Credits, EnsemblesOfSize, Predictions, WithInterval, error, possible, sets,
-};
+use crate::analysis::ensembles::{Averaging, Credits, EnsemblesOfSize, Predictions, error, finding, possible, sets};
+use crate::analysis::uncertainty::WithInterval;
 use crate::similarity::sat::{Outcomes, SatRun};
 
 /// Average the outputs of a run's networks, and tell whether networks that are less alike make better ensembles
@@ -322,6 +321,7 @@ impl Document {
                 percent(of(|ensemble| ensemble.all_wrong)),
             );
         }
+        text += &format!("{}\n", finding(&self.sizes));
         if self.clusters.is_some() {
             text += "\nby how many clusters the members come from: mean reduction (ensembles)\n";
             for sized in &self.sizes {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
+use super::sat::ScoreOptions;
 use super::source::{ComponentOptions, Source};
 use super::{Failure, Outcome, values};
 use crate::analysis::boosting::BoostingConfig;
@@ -27,9 +28,14 @@ pub struct Args {
     /// How often the parts are drawn anew
     #[arg(long, value_name = "COUNT", default_value = "5", value_parser = values::positive)]
     repetitions: usize,
+    /// Of a run, how many random halves of its images are explained, too, for intervals over images
+    #[arg(long, value_name = "COUNT", default_value = "100", value_parser = values::positive)]
+    halves: usize,
     /// Decides all that is drawn
     #[arg(long, value_name = "NUMBER", default_value = "0")]
     seed: u64,
+    #[command(flatten)]
+    score: ScoreOptions,
 }
 
 #[derive(Serialize)]
@@ -52,7 +58,10 @@ impl Args {
             seed: self.seed,
             ..ImportanceConfig::default()
         };
-        let importances = importance(&matrix, &components, &config)?;
+        let mut importances = importance(&matrix, &components, &config)?;
+        if let Some(behind) = self.source.run(&matrix, &self.score)? {
+            importances.over_images(&behind.selected(), &components, &config, self.halves);
+        }
         if common.json {
             print_json(&Document {
                 netkin: env!("CARGO_PKG_VERSION"),
@@ -69,15 +78,24 @@ impl Args {
 
 fn to_text(importances: &Importances, name: &str) -> String {
     let width = importances.components.iter().map(|found| found.component.chars().count()).max().unwrap_or(0);
+    let has_images = importances.components.iter().any(|found| found.over_images.is_some());
+    let images = if has_images { format!("  {:16}", "over images") } else { String::new() };
     let mut text = format!(
-        "{} pairs: {name}\n\n{:width$}  importance  95 % interval    differ  score if same  if different\n",
-        importances.pairs, "component"
+        "{} pairs: {name}\n\n{:width$}  importance  {:16}{images}  {:>7}  score if same  if different\n",
+        importances.pairs, "component", "95 % interval", "differ"
     );
-    for Importance { component, importance, interval: [low, high], differ, score_if_same, score_if_different } in
+    let range = |[low, high]: [f64; 2]| format!("{low:6.3} to {high:6.3}");
+    for Importance { component, importance, interval, over_images, differ, score_if_same, score_if_different } in
         &importances.components
     {
+        let images = match over_images {
+            Some(interval) => format!("  {}", range(*interval)),
+            None if has_images => format!("  {:16}", "none"),
+            None => String::new(),
+        };
         text += &format!(
-            "{component:width$}  {importance:10.3}  {low:6.3} to {high:6.3}  {:5.1} %  {score_if_same:13.3}  {score_if_different:12.3}\n",
+            "{component:width$}  {importance:10.3}  {}{images}  {:5.1} %  {score_if_same:13.3}  {score_if_different:12.3}\n",
+            range(*interval),
             100.0 * differ
         );
     }

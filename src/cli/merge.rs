@@ -56,7 +56,7 @@ impl Args {
             );
             return Ok(Outcome::FellShort);
         }
-        let outcome = sat::report(&outcomes.collect(epsilon_s)?, &self.into, common)?;
+        let outcome = sat::report(&outcomes.collect(epsilon_s)?, &self.into, None, common)?;
         Ok(if merged.conflicts.is_empty() { outcome } else { Outcome::FellShort })
     }
 

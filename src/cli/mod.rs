@@ -4,18 +4,25 @@
 //! 2 could not run; 75 a share of a run (`sat --shard`) that may succeed at another time.
 
 mod attack;
+mod attack_options;
+mod attack_target;
 mod bench;
 mod cluster;
 mod common;
+mod compare;
 mod completions;
+mod condition;
 mod config_file;
 mod demo;
 mod doctor;
 mod ensemble;
 mod eval;
+pub mod examples;
+mod features;
 mod forward;
 mod importance;
 mod info;
+mod layers;
 mod matrix;
 mod merge;
 mod models;
@@ -24,14 +31,16 @@ mod plan;
 mod report;
 mod sat;
 mod source;
+mod stability;
 mod status;
 mod train;
+mod training_diversity;
 mod values;
 mod weights;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 use common::Common;
 
@@ -59,13 +68,18 @@ enum Command {
     Status(status::Args),
     Merge(merge::Args),
     Demo(demo::Args),
+    Compare(compare::Args),
+    Layers(layers::Args),
+    Condition(condition::Args),
     Matrix(matrix::Args),
     Cluster(cluster::Args),
     Importance(importance::Args),
     Ensemble(ensemble::Args),
     Nearest(nearest::Args),
+    Stability(stability::Args),
     Report(report::Args),
     Train(train::Args),
+    TrainingDiversity(training_diversity::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -91,7 +105,8 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(failure) => return could_not_run(&failure),
     };
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = examples::command_line().try_get_matches_from(arguments);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are what was asked for; a reader that has gone is no matter.
@@ -115,13 +130,18 @@ pub fn main() -> ExitCode {
         Command::Status(args) => args.run(common),
         Command::Merge(args) => args.run(common),
         Command::Demo(args) => args.run(common),
+        Command::Compare(args) => args.run(common),
+        Command::Layers(args) => args.run(common),
+        Command::Condition(args) => args.run(common),
         Command::Matrix(args) => args.run(common),
         Command::Cluster(args) => args.run(common),
         Command::Importance(args) => args.run(common),
         Command::Ensemble(args) => args.run(common),
         Command::Nearest(args) => args.run(common),
+        Command::Stability(args) => args.run(common),
         Command::Report(args) => args.run(common),
         Command::Train(args) => args.run(common),
+        Command::TrainingDiversity(args) => args.run(common),
         Command::Bench(args) => args.run(common),
         Command::Doctor(args) => args.run(common),
         Command::Completions(args) => args.run(),

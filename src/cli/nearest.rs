@@ -9,8 +9,7 @@ use super::{Failure, Outcome, values};
 use crate::analysis::uncertainty::{
     BootstrapConfig, Interval, Observed, difference, error_consistency_interval, sat_interval,
 };
-use crate::similarity::Matrix;
-use crate::similarity::sat::{Outcomes, SatRun};
+use crate::similarity::sat::SatRun;
 
 /// List the networks of a run or a matrix by how much they behave like one of them
 #[derive(Debug, clap::Args)]
@@ -67,11 +66,8 @@ impl Args {
         let row = position(&matrix.names, &self.network, &self.source.name())?;
         let mut order: Vec<usize> = (0..matrix.names.len()).filter(|&other| other != row).collect();
         order.sort_by(|&a, &b| matrix.get(row, b).total_cmp(&matrix.get(row, a)));
-        let run = match self.source.run_folder() {
-            Some(folder) => Some(Outcomes::open(folder)?.collect(self.score.epsilon_s()?)?),
-            None => None,
-        };
-        let evidence = run.map(|run| self.evidence(&run, &matrix, row, &order));
+        let behind = self.source.run(&matrix, &self.score)?;
+        let evidence = behind.map(|behind| self.evidence(&behind.selected(), row, &order));
         let mut evidence = evidence.into_iter().flatten();
         let neighbour = |&other: &usize| Neighbour {
             name: matrix.names[other].clone(),
@@ -92,17 +88,12 @@ impl Args {
         Ok(Outcome::Done)
     }
 
-    /// What the images tell of the pairs with the networks of `order`, positions in the matrix.
-    fn evidence(&self, run: &SatRun, matrix: &Matrix, row: usize, order: &[usize]) -> Vec<Evidence> {
+    /// What the images tell of the pairs of a network with those of `order`.
+    fn evidence(&self, run: &SatRun, network: usize, order: &[usize]) -> Vec<Evidence> {
         let config = BootstrapConfig { replicates: self.replicates, seed: self.seed, ..BootstrapConfig::default() };
-        // Networks may have been left out of the matrix.
-        let names = run.names();
-        let of =
-            |index: usize| names.iter().position(|name| *name == matrix.names[index]).expect("the matrix is the run's");
-        let (network, observed) = (of(row), Observed::of(run));
-        let first = observed.outcomes(run, network, of(order[0]));
+        let observed = Observed::of(run);
+        let first = observed.outcomes(run, network, order[0]);
         let one = |(place, &other): (usize, &usize)| {
-            let other = of(other);
             let outcomes = observed.outcomes(run, network, other);
             let pair = run.pair(network, other);
             let test = || difference(&first, &outcomes, run.epsilon_s, &config).map(|found| found.p_value);

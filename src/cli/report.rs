@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use super::cluster::default_clusters;
 use super::common::{Common, print, print_json};
-use super::source::{ComponentOptions, Source};
+use super::sat::ScoreOptions;
+use super::source::{ComponentOptions, RunBehind, Source};
 use super::{Failure, Outcome, values};
-use crate::report::Report;
+use crate::report::{Painter, Report};
 use crate::runs::write_atomically;
 
 /// Write a page with all that a matrix says: heat map, clusters, maps, importances
@@ -19,14 +20,25 @@ pub struct Args {
     /// The page's file
     #[arg(long, value_name = "FILE.html", default_value = "report.html")]
     out: PathBuf,
-    /// Write each figure as an SVG file into this folder, too
+    /// Write each figure as a file of its own into this folder, too
     #[arg(long, value_name = "DIR")]
     figures: Option<PathBuf>,
+    /// What those files are; PNG takes fonts of this machine
+    #[arg(long, value_enum, default_value = "svg", requires = "figures")]
+    format: Format,
     /// The number of clusters [default: 10, or half of the networks if there are fewer than 20]
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     k: Option<usize>,
     #[command(flatten)]
     components: ComponentOptions,
+    #[command(flatten)]
+    score: ScoreOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Svg,
+    Png,
 }
 
 #[derive(serde::Serialize)]
@@ -44,13 +56,24 @@ impl Args {
         let components = self.components.if_known(&matrix.names)?;
         let clusters = self.k.unwrap_or_else(|| default_clusters(matrix.names.len()));
         let title = format!("How alike are {} networks?", matrix.names.len());
-        let report = Report::of(&title, &self.source.name(), matrix, components, clusters);
+        let behind = self.source.run(&matrix, &self.score)?;
+        let mut report = Report::of(&title, &self.source.name(), matrix, components, clusters);
+        if let Some(RunBehind { outcomes, run, places }) = &behind {
+            report = report.with_run(outcomes, run, places)?;
+        }
         write_atomically(&self.out, report.to_html().as_bytes())?;
         let mut figures = Vec::new();
         if let Some(folder) = &self.figures {
+            let painter = match self.format {
+                Format::Svg => None,
+                Format::Png => Some(Painter::new()?),
+            };
             for (name, figure) in report.figures() {
-                let path = folder.join(format!("{name}.svg"));
-                write_atomically(&path, figure.to_svg().as_bytes())?;
+                let (path, bytes) = match &painter {
+                    None => (folder.join(format!("{name}.svg")), figure.to_svg().into_bytes()),
+                    Some(painter) => (folder.join(format!("{name}.png")), painter.paint(&figure)?),
+                };
+                write_atomically(&path, &bytes)?;
                 figures.push(path);
             }
         }

@@ -10,9 +10,11 @@ use netkin_weights::{ModelSet, ModelSpec};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::attack_options::AttackOptions;
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped, say_doubts};
-use super::{Failure, Outcome, attack, values};
-use crate::images::Filter;
+use super::{Failure, Outcome, stability, values};
+use crate::analysis::stability::{ImagesNeeded, images_for};
+use crate::images::{Dataset, Filter};
 use crate::model::{Crop, Model};
 use crate::runs::{self, Provenance, Shard, Trust, write_atomically};
 use crate::similarity::sat::{self, NetworkRecord, Pair, Progress, SatConfig, SatFolder, SatRun, Timing};
@@ -28,6 +30,9 @@ pub struct Args {
     /// Images attacked at once
     #[arg(long, value_name = "COUNT", default_value = "32", value_parser = values::positive)]
     batch: usize,
+    /// Also say how many images make the 95 % intervals of scores at most so wide, with this run as a pilot
+    #[arg(long, value_name = "WIDTH", value_parser = stability::width, conflicts_with = "shard")]
+    plan: Option<f64>,
     /// Do only one of N equal shares of the work, number I from 0, and write no results; auto takes both from SLURM, auto/N
     /// takes I from SLURM, HyperQueue or Kubernetes. The exit code is 75 if the same may succeed at another time
     #[arg(long, value_name = "I/N", value_parser = shard)]
@@ -43,7 +48,7 @@ pub struct Settings {
     #[command(flatten)]
     pub data: DataOptions,
     #[command(flatten)]
-    attack: attack::PgdOptions,
+    attack: AttackOptions,
     /// What networks see of an image: shared (all the same field of view) or own (each its weights' crop)
     #[arg(long, value_name = "CROP", default_value = "shared", value_parser = crop)]
     crop: Crop,
@@ -85,9 +90,9 @@ impl Settings {
     }
 
     /// What they mean for the library, their ranges checked.
-    pub fn config(&self) -> Result<SatConfig, Failure> {
+    pub fn config(&self, dataset: &Dataset) -> Result<SatConfig, Failure> {
         Ok(SatConfig {
-            attack: self.attack.pgd()?,
+            attack: self.attack.one(dataset)?,
             crop: self.crop,
             transfer_interpolation: self.transfer_interpolation,
             strict: self.data.strict,
@@ -127,6 +132,9 @@ struct Document<'a> {
     white_box: Vec<WhiteBox>,
     /// What made the predictions.
     made_by: Vec<MadeBy>,
+    /// How many images are needed, if that was asked for and is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<ImagesNeeded>,
 }
 
 #[derive(Serialize)]
@@ -187,7 +195,7 @@ impl<'a> Document<'a> {
                 skipped: run.skipped.iter().map(|image| image.id.clone()).collect(),
                 fingerprint: run.fingerprint.clone(),
             },
-            attack: &settings["attack"]["pgd"],
+            attack: &settings["attack"],
             crop: &settings["crop"],
             transfer_interpolation: &settings["transfer_interpolation"],
             precision: &settings["precision"],
@@ -196,29 +204,31 @@ impl<'a> Document<'a> {
             pairs: run.pairs(),
             white_box: (0..run.networks.len()).map(itself).collect(),
             made_by: made_by(&run.made_by),
+            plan: None,
         }
     }
 }
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let config = SatConfig { epsilon_s: self.score.epsilon_s()?, batch: self.batch, ..self.settings.config()? };
+        let dataset = self.settings.data.open()?;
+        let settings = self.settings.config(&dataset)?;
+        let config = SatConfig { epsilon_s: self.score.epsilon_s()?, batch: self.batch, ..settings };
         match self.shard {
-            Some(shard) => tried_again_later(|| self.do_share(shard, &config, common)),
-            None => self.do_all(&config, common),
+            Some(shard) => tried_again_later(|| self.do_share(shard, &dataset, &config, common)),
+            None => self.do_all(&dataset, &config, common),
         }
     }
 
-    fn do_all(&self, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
-        let Settings { data, run: folder, options, .. } = &self.settings;
+    fn do_all(&self, dataset: &Dataset, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
+        let Settings { run: folder, options, .. } = &self.settings;
         let specs = self.settings.specs()?;
-        let dataset = data.open()?;
         let models = common.load(&specs, options.precision)?;
-        say_doubts(&dataset, models.iter().map(Model::num_classes));
+        say_doubts(dataset, models.iter().map(Model::num_classes));
         let teller = Teller::new(common);
-        let run = sat::run(&models, &dataset, config, folder, |progress| teller.tell(progress))?;
+        let run = sat::run(&models, dataset, config, folder, |progress| teller.tell(progress))?;
         teller.end();
-        let outcome = report(&run, folder, common)?;
+        let outcome = report(&run, folder, self.plan, common)?;
         let Timing { total, attacks, predictions } = run.timing;
         common.note(&format!(
             "{:.1} s: {:.1} s in steps of attacks, {:.1} s in predictions, {:.1} % outside of the networks",
@@ -231,12 +241,17 @@ impl Args {
     }
 
     /// Skipped images are reported and no failure: they are skipped whoever tries.
-    fn do_share(&self, shard: Shard, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
-        let Settings { data, run: path, options, .. } = &self.settings;
+    fn do_share(
+        &self,
+        shard: Shard,
+        dataset: &Dataset,
+        config: &SatConfig,
+        common: &Common,
+    ) -> Result<Outcome, Failure> {
+        let Settings { run: path, options, .. } = &self.settings;
         let specs = self.settings.specs()?;
-        let dataset = data.open()?;
         let names: Vec<&str> = specs.iter().map(ModelSpec::name).collect();
-        let planned = SatFolder::planned(&names, options.precision, &dataset, config, path, Trust::List)?;
+        let planned = SatFolder::planned(&names, options.precision, dataset, config, path, Trust::List)?;
         let mut plan = planned.as_ref().map(|folder| folder.plan(shard)).transpose()?;
         let is_done = plan.as_ref().is_some_and(|plan| plan.missing() == 0);
         let teller = Teller::new(common);
@@ -244,15 +259,15 @@ impl Args {
             Some(folder) => (Vec::new(), folder),
             None => {
                 let models = common.load(&specs, options.precision)?;
-                say_doubts(&dataset, models.iter().map(Model::num_classes));
+                say_doubts(dataset, models.iter().map(Model::num_classes));
                 let networks = NetworkRecord::of_all(&models, config.crop);
-                let folder = SatFolder::open(networks, &dataset, config, path, Trust::List)?;
+                let folder = SatFolder::open(networks, dataset, config, path, Trust::List)?;
                 plan = Some(folder.plan(shard)?);
                 (models, folder)
             }
         };
         let plan = plan.expect("there is a plan for every folder");
-        folder.work(&models, &dataset, config, &plan, &mut |progress| teller.tell(progress))?;
+        folder.work(&models, dataset, config, &plan, &mut |progress| teller.tell(progress))?;
         teller.end();
         let outcomes = folder.into_outcomes();
         let mut skipped = Vec::new();
@@ -327,6 +342,9 @@ impl<'c> Teller<'c> {
             }),
             Progress::Damaged(damage) => bar.suspend(|| eprintln!("netkin: {damage}")),
             Progress::AttackedAgain { images, .. } => self.attacked_again.set(self.attacked_again.get() + images),
+            Progress::Doubt { doubt, model } => {
+                bar.suspend(|| eprintln!("netkin: warning: the attack of {model}: {doubt}"));
+            }
             Progress::Skipped(_) => {}
         }
     }
@@ -343,16 +361,20 @@ impl<'c> Teller<'c> {
     }
 }
 
-/// Writes and prints the results of a finished run.
-pub fn report(run: &SatRun, folder: &Path, common: &Common) -> Result<Outcome, Failure> {
+/// Writes and prints the results of a finished run, and how many images are needed for intervals of a width, if one is given.
+pub fn report(run: &SatRun, folder: &Path, width: Option<f64>, common: &Common) -> Result<Outcome, Failure> {
     report_skipped(&run.skipped);
-    let (document, matrix) = (Document::of(run), run.matrix());
+    let (mut document, matrix) = (Document::of(run), run.matrix());
     write_atomically(&folder.join("sat.csv"), matrix.to_csv().as_bytes())?;
     write_atomically(&folder.join("sat.json"), &serde_json::to_vec_pretty(&document)?)?;
+    document.plan = width.and_then(|width| images_for(run, width));
     if common.json {
         print_json(&document)?;
     } else {
         print(&matrix.to_table())?;
+        if let Some(width) = width {
+            print(&format!("\n{}", stability::in_words(document.plan.as_ref(), width)))?;
+        }
         common.note(&format!("the scores are in {}", folder.join("sat.csv").display()));
     }
     let empty: Vec<&Pair> = document.pairs.iter().filter(|pair| pair.n == 0).collect();

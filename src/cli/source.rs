@@ -1,12 +1,14 @@
 //! Which matrix an analysis reads, and which components belong to its networks.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Failure;
+use super::sat::ScoreOptions;
 use crate::analysis::components::{ComponentError, ComponentTable, NetworkComponents};
 use crate::analysis::published;
 use crate::analysis::read::{self, Asymmetry};
 use crate::similarity::Matrix;
+use crate::similarity::sat::{Outcomes, SatRun};
 
 /// Options of every command that reads a matrix.
 #[derive(Debug, clap::Args)]
@@ -45,9 +47,26 @@ impl Source {
         }
     }
 
-    /// The run folder, if it is one and no CSV file.
-    pub fn run_folder(&self) -> Option<&Path> {
-        self.path.as_deref().filter(|path| path.is_dir())
+    /// The run behind a matrix that was read; none where there is no more than the matrix.
+    ///
+    /// # Errors
+    /// If the run is unfinished, or the matrix is of other networks.
+    pub fn run(&self, matrix: &Matrix, score: &ScoreOptions) -> Result<Option<RunBehind>, Failure> {
+        let Some(folder) = self.path.as_deref().filter(|path| path.join("run.json").is_file()) else {
+            return Ok(None);
+        };
+        let outcomes = Outcomes::open(folder)?;
+        let run = outcomes.collect(score.epsilon_s()?)?;
+        let names = run.names();
+        let place = |name: &String| names.iter().position(|other| other == name);
+        match matrix.names.iter().map(place).collect() {
+            Some(places) => Ok(Some(RunBehind { outcomes, run, places })),
+            None => Err(format!(
+                "{} has networks that the run beside it has not; run the command that made the run again, which writes it anew",
+                folder.join("sat.csv").display()
+            )
+            .into()),
+        }
     }
 
     /// What the matrix is called in titles.
@@ -56,6 +75,23 @@ impl Source {
             Some(path) => path.display().to_string(),
             None => format!("published by {}", published::CITATION),
         }
+    }
+}
+
+/// The finished run behind a matrix.
+pub struct RunBehind {
+    /// Its folder.
+    pub outcomes: Outcomes,
+    /// All of it.
+    pub run: SatRun,
+    /// Where the networks of the matrix are in it.
+    pub places: Vec<usize>,
+}
+
+impl RunBehind {
+    /// The run of the matrix's networks, in its order.
+    pub fn selected(&self) -> SatRun {
+        self.run.select(&self.places)
     }
 }
 

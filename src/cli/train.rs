@@ -1,6 +1,6 @@
 //! `netkin train`: a network from scratch.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use netkin_weights::Precision;
 use serde::Serialize;
@@ -67,8 +67,8 @@ impl Args {
         let entry = super::known(&self.model)?;
         let device = common.device.open()?;
         let size = entry.config.input_size();
-        let training = self.images(Split::Train, size)?;
-        let testing = self.images(Split::Test, size)?;
+        let training = images(&self.data, Split::Train, size)?;
+        let testing = images(&self.data, Split::Test, size)?;
         let checkpoint = self.out.with_extension("checkpoint");
         let config = TrainConfig {
             epochs: self.epochs,
@@ -108,16 +108,17 @@ impl Args {
         }
         Ok(Outcome::Done)
     }
+}
 
-    fn images(&self, split: Split, size: [usize; 2]) -> Result<LabelledImages, Failure> {
-        let names: &[&str] = match split {
-            Split::Train => &["train"],
-            Split::Test => &["test", "val"],
-        };
-        let folders: Vec<PathBuf> = names.iter().map(|name| self.data.join(name)).collect();
-        match folders.into_iter().find(|folder| folder.is_dir()) {
-            Some(folder) => Ok(LabelledImages::from_dataset(&Dataset::open(&folder, None)?, size)?),
-            None => Ok(LabelledImages::from_idx_folder(&self.data, split)?),
-        }
+/// The images of a folder as `--data` takes it.
+pub fn images(data: &Path, split: Split, size: [usize; 2]) -> Result<LabelledImages, Failure> {
+    let names: &[&str] = match split {
+        Split::Train => &["train"],
+        Split::Test => &["test", "val"],
+    };
+    let folders: Vec<PathBuf> = names.iter().map(|name| data.join(name)).collect();
+    match folders.into_iter().find(|folder| folder.is_dir()) {
+        Some(folder) => Ok(LabelledImages::from_dataset(&Dataset::open(&folder, None)?, size)?),
+        None => Ok(LabelledImages::from_idx_folder(data, split)?),
     }
 }

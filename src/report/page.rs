@@ -7,8 +7,10 @@ use serde_json::json;
 
 use super::figure::{GROUP_COLOURS, GROUP_SHAPES, colour, escape, group_mark};
 use super::heat_map::HeatMap;
-use super::{Report, map};
+use super::{Observed, Report, map};
 use crate::analysis::clusters::Keyword;
+use crate::analysis::ensembles::{Ensemble, EnsemblesOfSize, finding};
+use crate::analysis::uncertainty::WithInterval;
 
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
@@ -37,6 +39,9 @@ pub fn page(report: &Report) -> String {
             importances.r2_fitted, importances.r2_pairs_left_out, importances.r2_networks_left_out
         );
         sections.push(section("importance-section", "Which components make networks differ", &note, &scrolled(&bars)));
+    }
+    if let (Some(observed), Some(points)) = (&report.observed, drawn("ensembles")) {
+        sections.push(ensemble_section(observed, &points));
     }
     sections.push(provenance(report));
     format!(
@@ -69,10 +74,14 @@ fn overview(report: &Report) -> String {
     };
     let pair = |pair: &crate::analysis::summary::ScoredPair| format!("{} – {}", pair.a, pair.b);
     let mut tiles = tile("Networks", summary.networks.to_string(), &format!("{} pairs", summary.pairs));
+    let interval = report.observed.as_ref().and_then(|observed| observed.mean);
+    let interval = interval.map_or(String::new(), |WithInterval { interval: [low, high], .. }| {
+        format!("95 % interval over images {low:.3} to {high:.3}, ")
+    });
     tiles += &tile(
         "Mean score",
         format!("{:.3}", summary.mean),
-        &format!("standard deviation {:.3}", summary.standard_deviation),
+        &format!("{interval}standard deviation {:.3}", summary.standard_deviation),
     );
     tiles += &tile("Median", format!("{:.3}", summary.median), &format!("with itself {:.3}", summary.mean_diagonal));
     tiles += &tile("Most alike", format!("{:.3}", summary.most_alike.score), &pair(&summary.most_alike));
@@ -195,6 +204,43 @@ fn map_section(report: &Report, figure: &str) -> String {
     section("map-section", "Map of the networks", &note, &content)
 }
 
+fn ensemble_section(observed: &Observed, points: &str) -> String {
+    let percent = |share: f64| format!("{:.2}\u{a0}%", 100.0 * share);
+    let mut rows = String::new();
+    for EnsemblesOfSize { size, possible, ensembles, correlation } in &observed.ensembles {
+        let mean = |of: &dyn Fn(&Ensemble) -> Option<f64>| {
+            let values: Vec<f64> = ensembles.iter().filter_map(of).collect();
+            values.iter().sum::<f64>() / values.len() as f64
+        };
+        let correlation = match correlation {
+            Some(WithInterval { estimate, interval: [low, high] }) => {
+                format!("{estimate:.3} [{low:.3}, {high:.3}]")
+            }
+            None => "none".into(),
+        };
+        let numbers = [
+            format!("{} of {possible}", ensembles.len()),
+            percent(mean(&|ensemble| Some(ensemble.members_error))),
+            percent(mean(&|ensemble| Some(ensemble.error))),
+            percent(mean(&|ensemble| ensemble.error_reduction)),
+            percent(mean(&|ensemble| Some(ensemble.all_wrong))),
+            correlation,
+        ];
+        let cells: String = numbers.iter().map(|number| format!("<td class=\"number\">{number}</td>")).collect();
+        rows += &format!("<tr><td class=\"number\">{size}</td>{cells}</tr>\n");
+    }
+    let table = format!(
+        "<div class=\"scroll\"><table>\n<thead><tr><th>Members</th><th>Ensembles</th><th>A member wrong</th><th>Together wrong</th>\
+         <th>Error reduction</th><th>All wrong</th><th>Correlation with SAT [95\u{a0}%]</th></tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
+    );
+    let note = format!(
+        "The error reduction rate of an ensemble is 1 − its errors / its members’ mean errors; a negative correlation says that members that are \
+         less alike reduce errors more. Means over all ensembles of a size; intervals over images drawn anew. {}",
+        finding(&observed.ensembles)
+    );
+    section("ensembles-section", "Ensembles", &note, &(scrolled(points) + &table))
+}
+
 fn provenance(report: &Report) -> String {
     let rows: String = report
         .provenance
@@ -202,8 +248,28 @@ fn provenance(report: &Report) -> String {
         .map(|(name, value)| format!("<tr><th>{}</th><td>{}</td></tr>\n", escape(name), escape(value)))
         .collect();
     let missing: String = report.missing.iter().map(|sentence| format!("<li>{}</li>\n", escape(sentence))).collect();
-    let mut content =
-        format!("<table class=\"plain\">{rows}</table>\n<h3>What is missing</h3>\n<ul>\n{missing}</ul>\n");
+    let mut content = format!("<table class=\"plain\">{rows}</table>\n");
+    if let Some(observed) = &report.observed {
+        let rows: String = observed
+            .networks
+            .iter()
+            .map(|(name, correct, sha256)| {
+                format!(
+                    "<tr><td>{}</td><td class=\"number\">{:.1}\u{a0}%</td><td><code>{}</code></td></tr>\n",
+                    escape(name),
+                    100.0 * correct,
+                    escape(sha256)
+                )
+            })
+            .collect();
+        content += &format!(
+            "<details><summary>The networks’ weights</summary><div class=\"scroll\"><table>\n\
+             <thead><tr><th>Network</th><th>Correct</th><th>SHA-256</th></tr></thead>\n<tbody>\n{rows}</tbody></table></div></details>\n"
+        );
+    }
+    if !report.missing.is_empty() {
+        content += &format!("<h3>What is missing</h3>\n<ul>\n{missing}</ul>\n");
+    }
     if !report.text.is_empty() {
         content += &format!("<h3>As text</h3>\n<div class=\"scroll\"><pre>{}</pre></div>\n", escape(&report.text));
     }
@@ -216,11 +282,17 @@ fn data(report: &Report) -> String {
     let order = report.order();
     let groups = report.groups();
     let heat_map = HeatMap { matrix, order: &order, groups: &groups, title: &report.title };
-    let bytes: Vec<u8> = matrix.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let numbers = |values: &[f64]| {
+        BASE64_STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+    };
     let scale: Vec<[u8; 3]> = (0..256u16).map(|level| colour(f64::from(level) / 255.0)).collect();
     let document = json!({
         "names": matrix.names,
-        "scores": BASE64_STANDARD.encode(bytes),
+        "scores": numbers(&matrix.values),
+        "images": report.observed.as_ref().map(|observed| {
+            let counts: Vec<u8> = observed.counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+            json!({"counts": BASE64_STANDARD.encode(counts), "errors": numbers(&observed.standard_errors)})
+        }),
         "layout": heat_map.layout(),
         "range": heat_map.range(),
         "scale": scale,

@@ -4,9 +4,10 @@
   const find = (id) => document.getElementById(id);
   const SVG = "http://www.w3.org/2000/svg";
   const count = data.names.length;
-  const bytes = Uint8Array.from(atob(data.scores), (letter) => letter.charCodeAt(0));
-  const scores = new Float64Array(bytes.buffer);
+  const decoded = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
+  const scores = new Float64Array(decoded(data.scores));
   const score = (row, column) => scores[row * count + column];
+  const images = data.images && { counts: new Uint32Array(decoded(data.images.counts)), errors: new Float64Array(decoded(data.images.errors)) };
   document.documentElement.classList.add("script");
 
   // Light and dark: what the system says, until the button is pressed.
@@ -134,8 +135,13 @@
   const describe = (row, column) => {
     const [a, b] = [order[row], order[column]];
     const value = score(a, b);
+    let known = "";
+    if (images) {
+      const [n, half] = [images.counts[a * count + b], 1.96 * images.errors[a * count + b]];
+      known = (Number.isNaN(half) ? "" : ` [${(value - half).toFixed(3)}, ${(value + half).toFixed(3)}]`) + `, n = ${n}`;
+    }
     const cluster = data.clusters ? ` (clusters ${data.clusters[a] + 1} and ${data.clusters[b] + 1})` : "";
-    return `${data.names[a]} – ${data.names[b]}: ${Number.isNaN(value) ? "no score" : value.toFixed(3)}${cluster}`;
+    return `${data.names[a]} – ${data.names[b]}: ${Number.isNaN(value) ? "no score" : value.toFixed(3)}${known}${cluster}`;
   };
   const point = (row, column) => {
     at = [row, column];

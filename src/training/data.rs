@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{TrainConfig, TrainingError};
 use crate::images::idx::{self, Idx};
-use crate::images::{Dataset, Filter, Transform, decode_file};
+use crate::images::{Dataset, Filter, RgbImage, Transform, decode_file};
 use crate::random::Random;
 
 /// RGB images of one size with a class each, decoded, in memory.
@@ -119,6 +119,26 @@ impl LabelledImages {
         Self::new(pixels, labels, size, classes)
     }
 
+    /// The first images, at most `count`, with as many classes as before.
+    pub fn limit(mut self, count: usize) -> Self {
+        let [height, width] = self.size;
+        self.labels.truncate(count);
+        self.pixels.truncate(3 * height * width * self.labels.len());
+        self
+    }
+
+    /// One image.
+    ///
+    /// # Panics
+    /// If there are not so many, or they have no pixels.
+    pub fn image(&self, index: usize) -> RgbImage {
+        let [height, width] = self.size;
+        let area = height * width;
+        let planes = &self.pixels[index * 3 * area..][..3 * area];
+        let pixels = (0..area).flat_map(|place| [0, 1, 2].map(|channel| planes[channel * area + place]));
+        RgbImage::new(width, height, pixels.collect())
+    }
+
     /// How many images.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -145,7 +165,7 @@ impl LabelledImages {
     }
 
     /// A BLAKE3 hash of everything, in hexadecimal.
-    pub(super) fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> String {
         let [height, width] = self.size;
         let mut hasher = blake3::Hasher::new();
         for number in [self.classes, height, width].iter().chain(&self.labels) {
@@ -330,6 +350,16 @@ mod tests {
         let mut sorted = first;
         sorted.sort();
         assert!(sorted.into_iter().eq(0..100));
+    }
+
+    #[test]
+    fn the_first_images_are_kept_and_given_back() {
+        let pixels: Vec<u8> = (0..24).collect();
+        let images = LabelledImages::new(pixels, vec![1, 0], [2, 2], 2).unwrap();
+        assert_eq!(images.image(1).data(), [12, 16, 20, 13, 17, 21, 14, 18, 22, 15, 19, 23]);
+        let first = images.clone().limit(1);
+        assert_eq!((first.len(), first.classes(), first.image(0)), (1, 2, images.image(0)));
+        assert_eq!(images.clone().limit(5), images);
     }
 
     #[test]

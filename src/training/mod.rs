@@ -8,6 +8,7 @@
 
 mod checkpoint;
 mod data;
+pub mod diversity;
 mod optimizer;
 
 use std::path::PathBuf;

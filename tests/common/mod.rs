@@ -72,6 +72,20 @@ impl Scratch {
         spec
     }
 
+    /// The images that netkin carries, as a folder with the four files of Fashion-MNIST.
+    pub fn fashion_mnist(&self) -> PathBuf {
+        use netkin_weights::embedded::{TEST_IMAGES, TEST_LABELS};
+        let folder = self.path("fashion-mnist");
+        std::fs::create_dir_all(&folder).expect("folders can be made");
+        for split in ["train", "t10k"] {
+            for (kind, bytes) in [("images-idx3", TEST_IMAGES), ("labels-idx1", TEST_LABELS)] {
+                let file = folder.join(format!("{split}-{kind}-ubyte.gz"));
+                std::fs::write(file, bytes).expect("images can be written");
+            }
+        }
+        folder
+    }
+
     /// `count` images of coloured noise with the labels that `label` says; the folder and the labels file.
     pub fn images(&self, count: usize, label: impl Fn(usize) -> usize) -> (PathBuf, PathBuf) {
         let folder = self.path("images");
