@@ -68,7 +68,10 @@ fn two_votes_are_no_better_than_one() {
         assert!(said.contains(part), "{said}");
     };
     refused(&["--sizes", "2", "--average", "logits"], "--keep-logits");
-    refused(&[], "has 3 networks");
+    refused(&["--sizes", "2..4"], "has 3 networks");
+    let all = document(&run, &[]);
+    assert_eq!(all["sizes"].as_array().unwrap().len(), 2, "pairs and all three");
+    assert!(all["sizes"][0]["correlation"].is_null(), "nothing correlates with rounding");
     refused(&["--sizes", "2", "--add-to", "nobody"], "nobody is no network");
 }
 

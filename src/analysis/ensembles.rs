@@ -231,7 +231,9 @@ impl<'a> Predictions<'a> {
                 (sat.is_finite() && reduction.is_finite()).then_some((sat, reduction))
             });
             let (scores, reductions): (Vec<f64>, Vec<f64>) = points.unzip();
-            pearson(&scores, &reductions)
+            // Two votes are never better than one: all reductions are 0 but for rounding, which correlates with nothing.
+            let is_flat = reductions.iter().all(|reduction| reduction.abs() < 1e-12);
+            if is_flat { f64::NAN } else { pearson(&scores, &reductions) }
         };
         percentiles(self.images(), replicates, seed, statistic)
     }

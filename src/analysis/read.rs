@@ -18,6 +18,8 @@ pub enum Asymmetry {
 
 /// By how much the two scores of a pair may differ in a symmetric matrix, relative to the larger or to 1.
 const ROUNDING: f64 = 1e-6;
+/// Scores whose squares can be added up.
+const LARGEST: f64 = 1e100;
 
 /// Why a matrix cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +99,18 @@ pub enum MatrixError {
         column: String,
         /// How many such fields there are.
         count: usize,
+    },
+    /// A score so large that nothing can be computed of it.
+    #[error("{} has {value:e} where {row} meets {column}; scores are at most {LARGEST:e}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The row's name.
+        row: String,
+        /// The column's name.
+        column: String,
+        /// The score.
+        value: f64,
     },
     /// The two halves differ.
     #[error("the matrix in {} is not symmetric: {row} – {column} is {one} and {column} – {row} is {other}; give --symmetrise to take the mean of the two", path.display())]
@@ -252,6 +266,10 @@ fn checked(matrix: Matrix, path: &Path, asymmetry: Asymmetry) -> Result<Matrix, 
             count: missing,
         });
     }
+    if let Some(first) = matrix.values.iter().position(|value| value.abs() > LARGEST) {
+        let (row, column) = (names[first / count].clone(), names[first % count].clone());
+        return Err(MatrixError::TooLarge { path: path.to_owned(), row, column, value: matrix.values[first] });
+    }
     if asymmetry == Asymmetry::Refuse {
         for (row, column) in pairs(count) {
             let (one, other) = (matrix.get(row, column), matrix.get(column, row));
@@ -304,6 +322,7 @@ mod tests {
         refused(",a,a\na,1,2\na,2,1\n", &["\"a\" twice"]);
         refused(",a,b\na,1,x\nb,2,1\n", &["\"x\"", "a meets b"]);
         refused(",a,b\na,1,inf\nb,inf,1\n", &["\"inf\""]);
+        refused(",a,b\na,1,1e308\nb,1e308,1\n", &["1e308 where a meets b"]);
         refused(",a,b\na,1,NaN\nb,,1\n", &["no score where a meets b", "2 in all", "--without"]);
         refused(",a,b\na,1,2\nb,3,1\n", &["not symmetric", "a – b is 2", "b – a is 3", "--symmetrise"]);
         refused(",a\na,1\n", &["1 network(s)"]);

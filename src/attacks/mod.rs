@@ -203,6 +203,12 @@ impl Doubt {
         }
     }
 
+    /// The same, of so many images in all: batches without a doubt count, too.
+    pub fn of_all(mut self, all: usize) -> Self {
+        *self.counts().1 = all;
+        self
+    }
+
     /// Adds what a batch shows to what the batches before it showed.
     pub fn add(doubts: &mut Vec<Self>, mut more: Self) {
         let is_alike = |doubt: &&mut Self| std::mem::discriminant(*doubt) == std::mem::discriminant(&more);

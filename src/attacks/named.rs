@@ -92,8 +92,8 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    /// The settings that were given.
-    fn given(&self) -> Vec<&'static str> {
+    /// The settings that were given, as the command line calls them.
+    pub fn given(&self) -> Vec<&'static str> {
         let all = [
             ("norm", self.norm.is_some()),
             ("eps", self.eps.is_some()),
@@ -258,9 +258,11 @@ fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, AttackError> {
     wishes.only(name, &wishes.given().into_iter().filter(known).collect::<Vec<_>>())?;
 
     if let Estimate::Evolution { pairs, deviation } = attack.estimate {
-        let pairs = wishes.pairs.unwrap_or(pairs);
+        let queries = wishes.queries.unwrap_or(5000);
+        // No more than there are queries for.
+        let pairs = wishes.pairs.unwrap_or(pairs.min(queries / 2).max(1));
         attack.estimate = Estimate::Evolution { pairs, deviation };
-        attack.steps = (wishes.queries.unwrap_or(5000) / (2 * pairs.max(1))).max(1);
+        attack.steps = (queries / (2 * pairs.max(1))).max(1);
     }
     attack.steps = wishes.steps.unwrap_or(attack.steps);
     attack.random_start =

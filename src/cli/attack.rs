@@ -241,6 +241,16 @@ struct Collected {
 }
 
 impl Work<'_> {
+    /// Whether the published table has figures of this attack on this network.
+    fn is_published(&self, attack: &dyn Attack) -> bool {
+        let Args { target, mask, surrogates, .. } = self.args;
+        let is_alone = surrogates.is_empty() && target.is_none() && mask.is_none();
+        is_alone
+            && self.model.entry().name == "resnet50"
+            && self.args.attack.is_default()
+            && attack.bound().eps == transfer::EPS
+    }
+
     /// Attacks all images, writes what it makes into `out`, and says how it went and how many images were skipped.
     fn attack(&self, attack: &dyn Attack, out: &Path, data: &DataOptions) -> Result<Document, Failure> {
         let Self { model, network, .. } = *self;
@@ -249,7 +259,7 @@ impl Work<'_> {
         write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&attack.settings())?)?;
         let mut table = csv::Writer::from_writer(Vec::new());
         let mut collected = Collected::default();
-        let mut doubts = Vec::new();
+        let (mut first, mut doubts) = (Vec::new(), Vec::new());
         let (mut correct, mut fooled_float, mut fooled_8bit) = (0, 0, 0);
         let mut evaluated: Vec<[usize; 3]> = vec![[0; 3]; self.judges.len()];
         for batch in loader.by_ref() {
@@ -259,7 +269,7 @@ impl Work<'_> {
             let mut targets = Targets::new(model.pixels_of(&originals), &batch.labels, &ids);
             let logits = model.forward(targets.pixels.clone()).logits;
             if collected.count == 0 {
-                doubts.extend(doubts_of(network, &targets.pixels));
+                first = doubts_of(network, &targets.pixels);
             }
             let seed = self.args.attack.seed();
             targets.wanted = self.args.target.map(|target| target.classes(&logits, &batch.labels, &ids, seed));
@@ -322,12 +332,17 @@ impl Work<'_> {
         }
         write_atomically(&out.join("attack.csv"), &table.into_inner()?)?;
         write_atomically(&out.join("adversarial.safetensors"), &collected.serialise(model.input_size())?)?;
+        let doubts = doubts.into_iter().map(|doubt: Doubt| doubt.of_all(collected.count));
+        let doubts: Vec<Doubt> = first.into_iter().chain(doubts).collect();
         for doubt in &doubts {
             eprintln!("netkin: warning: {}: {doubt}", attack.name());
         }
+        let is_published = self.args.protocol.is_some() && self.is_published(attack);
+        if self.args.protocol.is_some() && !is_published {
+            self.common.note("the published figures are of resnet50 attacked alone, without targets, in the table's setting; they are left out");
+        }
         let evaluated = self.judges.iter().zip(evaluated).map(|(judge, [correct, fooled, wrong])| {
-            let published = || transfer::published(attack.name(), judge.entry().name);
-            let published = self.args.protocol.as_ref().and_then(|_| published());
+            let published = transfer::published(attack.name(), judge.entry().name).filter(|_| is_published);
             Evaluated { model: judge.name().to_owned(), correct, fooled, wrong, published }
         });
         let document = Document {

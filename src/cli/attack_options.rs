@@ -85,7 +85,7 @@ pub struct AttackOptions {
     /// Pairs of queries for each gradient of nes
     #[arg(long, value_name = "COUNT")]
     pairs: Option<usize>,
-    /// Queries of each image in all, of attacks without gradients
+    /// Queries of each image, of nes in all, of square besides those of its start and of its result
     #[arg(long, value_name = "COUNT")]
     queries: Option<usize>,
     /// Patches that patchfool changes
@@ -129,6 +129,11 @@ impl AttackOptions {
             self.eps = vec![eps];
         }
         self
+    }
+
+    /// Whether nothing but the radius and the seed is other than the attack's own.
+    pub fn is_default(&self) -> bool {
+        self.wishes().given().is_empty()
     }
 
     /// What seeds the attack's random numbers.

@@ -134,7 +134,7 @@ impl Document<'_> {
         text += &format!(
             "\ninertia {inertia:.3}, found by {:.0} % of {} seeds; two seeds agree by {:.3} (adjusted Rand index, at least {:.3})\n\
              mean silhouette {:.3}; agreement with the dendrogram {:.3}\n\
-             eigenvalues {}; the largest gap is behind {eigengap}\n",
+             eigenvalues {}; the largest gap behind the first is after {eigengap}\n",
             100.0 * stability.found_best,
             self.config.seeds,
             stability.mean_rand_index,

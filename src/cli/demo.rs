@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::cluster::default_clusters;
 use super::common::{Common, print, print_json};
 use super::{Failure, Outcome, values};
-use crate::analysis::components::NetworkComponents;
+use crate::analysis::components::{ComponentTable, NetworkComponents};
 use crate::analysis::read::complete;
 use crate::analysis::summary::{GroupMean, group_means};
 use crate::attacks::Iterative;
@@ -110,8 +110,11 @@ impl Args {
             return Ok(None);
         }
         let scored = models.iter().filter(|model| matrix.names.iter().any(|name| name == model.name()));
-        let rows = scored.map(|model| vec![model.entry().family.to_owned()]).collect();
-        let families = NetworkComponents { columns: vec!["Family".into()], rows };
+        let known = ComponentTable::known().select(&matrix.names)?;
+        let columns = std::iter::once("Family".to_owned()).chain(known.columns).collect();
+        let of_model =
+            |(model, row): (&Model, Vec<String>)| std::iter::once(model.entry().family.to_owned()).chain(row).collect();
+        let components = NetworkComponents { columns, rows: scored.zip(known.rows).map(of_model).collect() };
         let clusters = default_clusters(matrix.names.len());
         let title = "SAT: how often an attack on one network fools the other (ln %)";
         let source = format!("{} images of Fashion-MNIST, PGD of {} steps", run.images, self.steps);
@@ -122,7 +125,7 @@ impl Args {
         let places: Vec<usize> =
             matrix.names.iter().filter_map(|name| names.iter().position(|other| other == name)).collect();
         let mut report =
-            Report::of(title, &source, matrix, Some(families), clusters).with_run(&outcomes, &run, &places)?;
+            Report::of(title, &source, matrix, Some(components), clusters).with_run(&outcomes, &run, &places)?;
         report
             .missing
             .extend(left_out.iter().map(|name| format!("{name} has pairs without a score and was left out.")));

@@ -21,9 +21,9 @@ pub struct Args {
     /// A run folder of `netkin sat`; with --keep-logits it has more than votes to average
     #[arg(value_name = "RUN")]
     run: PathBuf,
-    /// Members of an ensemble: a number, or from A to B
-    #[arg(long, value_name = "A..B", default_value = "2..5", value_parser = sizes)]
-    sizes: [usize; 2],
+    /// Members of an ensemble: a number, or from A to B [default: 2..5, as far as there are networks]
+    #[arg(long, value_name = "A..B", value_parser = sizes)]
+    sizes: Option<[usize; 2]>,
     /// What is averaged: probabilities, logits, or votes [default: probabilities, or votes where no logits were kept]
     #[arg(long, value_name = "OUTPUT", value_parser = averaging)]
     average: Option<Averaging>,
@@ -134,7 +134,7 @@ impl Args {
         let outcomes = Outcomes::open(&self.run)?;
         let run = outcomes.collect(self.score.epsilon_s()?)?;
         let names = run.names();
-        let [smallest, largest] = self.sizes;
+        let [smallest, largest] = self.sizes.unwrap_or([2, names.len().min(5)]);
         if largest > names.len() {
             return Err(format!(
                 "{} has {} networks, so there is no ensemble of {largest}; give --sizes up to {}",
@@ -179,7 +179,7 @@ impl Args {
             images: predictions.images(),
             errors: alone.iter().map(|credits| error(credits, &every)).collect(),
             clusters,
-            best: self.best(&run, &predictions, tried)?,
+            best: self.best(&run, &predictions, tried, largest)?,
             add_to: self.additions(&names, &run, &predictions)?,
             sizes: made,
             names,
@@ -203,9 +203,15 @@ impl Args {
         }
     }
 
-    /// For each size the best within the budget: of the ensembles that were tried, and of those that add a network to the
+    /// For each size up to the largest the best within the budget: of the ensembles that were tried, and of those that add a network to the
     /// best of the size before.
-    fn best(&self, run: &SatRun, predictions: &Predictions, mut tried: Tried) -> Result<Vec<Best>, Failure> {
+    fn best(
+        &self,
+        run: &SatRun,
+        predictions: &Predictions,
+        mut tried: Tried,
+        largest: usize,
+    ) -> Result<Vec<Best>, Failure> {
         let costs: Vec<Cost> =
             run.networks.iter().map(|network| self.cost(&network.architecture)).collect::<Result<_, _>>()?;
         let sum = |members: &[usize], of: &dyn Fn(&Cost) -> f64| {
@@ -219,7 +225,7 @@ impl Args {
         };
         let mut all = Vec::new();
         let mut last: Vec<usize> = Vec::new();
-        for size in 1..=self.sizes[1] {
+        for size in 1..=largest {
             let longer = (0..run.networks.len()).filter(|network| !last.contains(network)).map(|network| {
                 let mut members = [&last[..], &[network]].concat();
                 members.sort_unstable();

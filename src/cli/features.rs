@@ -7,7 +7,7 @@ use netkin_weights::ModelSpec;
 use serde::Serialize;
 
 use super::common::{Common, DataOptions, ModelOptions, report_skipped};
-use super::{Failure, values};
+use super::{Failure, sat, values};
 use crate::images::{Dataset, Skipped};
 use crate::model::{Crop, Model};
 use crate::similarity::features::extract::{Layer, View, extract, named};
@@ -71,14 +71,14 @@ pub struct FeatureOptions {
 /// What networks see of an image.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct ViewOptions {
-    /// Show each network its weights' own crop of an image, in place of the same field of view for all
-    #[arg(long)]
-    own_crop: bool,
+    /// What networks see of an image: shared (all the same field of view) or own (each its weights' crop)
+    #[arg(long, value_name = "CROP", default_value = "shared", value_parser = sat::crop)]
+    crop: Crop,
 }
 
 impl ViewOptions {
     pub fn view(self, batch: usize, strict: bool) -> View {
-        View { crop: if self.own_crop { Crop::Own } else { Crop::Shared }, batch, strict }
+        View { crop: self.crop, batch, strict }
     }
 }
 

@@ -98,6 +98,14 @@ impl Args {
         let matrix = matrix_of(names, &found.products)?;
         let properties = self.measure.properties();
         if let Some(path) = &self.figure {
+            if path.extension().is_none_or(|extension| extension != "svg") {
+                return Err(format!(
+                    "--figure {} is written as SVG; name it so: {}",
+                    path.display(),
+                    path.with_extension("svg").display()
+                )
+                .into());
+            }
             let of: Vec<&str> = models.iter().map(Model::name).collect();
             let order: Vec<usize> = (0..matrix.names.len()).collect();
             let title = format!("{} of the layers of {}", properties.column, of.join(" and "));

@@ -388,7 +388,7 @@ fn shard(text: &str) -> Result<Shard, String> {
     Shard::parse(text, |name| std::env::var(name).ok()).map_err(|error| error.to_string())
 }
 
-fn crop(text: &str) -> Result<Crop, String> {
+pub fn crop(text: &str) -> Result<Crop, String> {
     match text {
         "shared" => Ok(Crop::Shared),
         "own" => Ok(Crop::Own),

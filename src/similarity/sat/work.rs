@@ -38,8 +38,8 @@ pub(super) struct Work<'a> {
     units: &'a Units,
     batches: Batches,
     timing: Cell<Timing>,
-    /// Of each model.
-    doubts: RefCell<Vec<Vec<Doubt>>>,
+    /// Of each model, and how many images were attacked on it.
+    doubts: RefCell<Vec<(Vec<Doubt>, usize)>>,
 }
 
 /// A model and how it sees images.
@@ -98,7 +98,7 @@ impl<'a> Work<'a> {
         let models: Vec<Subject> =
             models.iter().map(|model| Subject { model, transform: model.transform(config.crop) }).collect();
         let batches = Batches::new(config.batch, samples.len());
-        let doubts = RefCell::new(vec![Vec::new(); models.len()]);
+        let doubts = RefCell::new(vec![(Vec::new(), 0); models.len()]);
         Self { models, samples, config, folder, manifest, units, batches, timing: Cell::default(), doubts }
     }
 
@@ -110,7 +110,11 @@ impl<'a> Work<'a> {
     /// Tells what attacks gave reason to doubt.
     pub fn tell_doubts(&self, progress: &mut impl FnMut(Progress)) {
         for (subject, doubts) in self.models.iter().zip(&*self.doubts.borrow()) {
-            doubts.iter().for_each(|&doubt| progress(Progress::Doubt { doubt, model: subject.model.name() }));
+            let (doubts, attacked) = doubts;
+            doubts
+                .iter()
+                .map(|doubt| doubt.of_all(*attacked))
+                .for_each(|doubt| progress(Progress::Doubt { doubt, model: subject.model.name() }));
         }
     }
 
@@ -410,7 +414,8 @@ impl<'a> Work<'a> {
                 |timing| &mut timing.attacks,
                 || {
                     let perturbed = attack.perturb(model, &targets);
-                    let doubts = &mut self.doubts.borrow_mut()[index];
+                    let (doubts, attacked) = &mut self.doubts.borrow_mut()[index];
+                    *attacked += batch.len();
                     perturbed.doubts.into_iter().for_each(|doubt| Doubt::add(doubts, doubt));
                     to_f32(perturbed.pixels)
                 },
