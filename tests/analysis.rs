@@ -111,6 +111,10 @@ fn networks_without_components_are_clustered_but_not_explained() {
     assert!(document["keywords"].is_null() && document["labels"].as_array().unwrap().len() == 5);
     let said = refusal(netkin().args(["importance", &matrix]), 2);
     assert!(said.contains("no components of a, b, c, d, e") && said.contains("--components"), "{said}");
+    let page = scratch.path("page.html");
+    let mut report = netkin();
+    refusal(report.args(["report", &matrix, "--k", "9", "--out"]).arg(&page), 2);
+    assert!(!page.exists());
     let said = refusal(netkin().args(["cluster", &matrix, "--k", "9"]), 2);
     assert!(said.contains("5 networks") && said.contains("9 clusters"), "{said}");
 

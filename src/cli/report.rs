@@ -7,6 +7,7 @@ use super::common::{Common, print, print_json};
 use super::sat::ScoreOptions;
 use super::source::{ComponentOptions, RunBehind, Source};
 use super::{Failure, Outcome, values};
+use crate::analysis::clusters::{ClusterConfig, cluster};
 use crate::report::{Painter, Report};
 use crate::runs::write_atomically;
 
@@ -55,6 +56,9 @@ impl Args {
         let matrix = self.source.matrix()?;
         let components = self.components.if_known(&matrix.names)?;
         let clusters = self.k.unwrap_or_else(|| default_clusters(matrix.names.len()));
+        if let Some(clusters) = self.k.filter(|&clusters| clusters > matrix.names.len()) {
+            cluster(&matrix, &ClusterConfig { clusters, ..ClusterConfig::default() })?;
+        }
         let title = format!("How alike are {} networks?", matrix.names.len());
         let behind = self.source.run(&matrix, &self.score)?;
         let mut report = Report::of(&title, &self.source.name(), matrix, components, clusters);

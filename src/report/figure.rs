@@ -86,6 +86,13 @@ pub fn group_mark(group: usize) -> (&'static str, &'static str) {
 
 /// Text as HTML and SVG take it.
 pub fn escape(text: &str) -> String {
+    // What XML does not allow, and what turns the direction of all that follows.
+    let is_odd = |letter: char| {
+        letter.is_control() && !matches!(letter, '\t' | '\n' | '\r')
+            || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let text: String =
+        text.chars().map(|letter| if is_odd(letter) { char::REPLACEMENT_CHARACTER } else { letter }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
@@ -103,6 +110,11 @@ mod tests {
         assert_eq!(hexadecimal(colour(0.0)), "#fff7ce");
         assert_eq!(hexadecimal(colour(1.0)), "#3b0f63");
         assert_eq!(hexadecimal(colour(f64::NAN.max(2.0))), "#3b0f63");
+    }
+
+    #[test]
+    fn what_xml_does_not_allow_is_replaced() {
+        assert_eq!(escape("a\u{1b}b\0c\u{202e}d\ne"), "a\u{fffd}b\u{fffd}c\u{fffd}d\ne");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Several models by one word.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -29,7 +30,7 @@ impl ModelSet {
     }
 
     fn from_file(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|error| Error::ModelSet { path: path.into(), error })?;
+        let text = read(path).map_err(|error| Error::ModelSet { path: path.into(), error })?;
         let lines =
             text.lines().enumerate().map(|(index, line)| (index + 1, line.split('#').next().unwrap_or("").trim()));
         let specs = lines.filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
@@ -41,6 +42,17 @@ impl ModelSet {
         }
         Ok(Self(specs))
     }
+}
+
+/// A pipe would never end, and neither would /dev/zero.
+fn read(path: &Path) -> io::Result<String> {
+    const MOST: u64 = 1 << 20;
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > MOST {
+        return Err(io::Error::other("it is no regular file of at most 1 MiB"));
+    }
+    // Editors on Windows begin files with a mark of their encoding.
+    Ok(fs::read_to_string(path)?.trim_start_matches('\u{feff}').to_owned())
 }
 
 impl FromStr for ModelSet {
@@ -75,6 +87,8 @@ mod tests {
         let path = folder.path().join("models.txt");
         fs::write(&path, "# two of them\nresnet18\n\nresnet50=a b.pth # mine\n").unwrap();
         assert_eq!(names(&format!("@{}", path.display())), ["resnet18", "resnet50=a b.pth"]);
+        fs::write(&path, "\u{feff}resnet18\n").unwrap();
+        assert_eq!(names(&format!("@{}", path.display())), ["resnet18"]);
     }
 
     #[test]
@@ -87,6 +101,9 @@ mod tests {
         };
         assert!(error("\n").contains("names no model"));
         assert!(error("resnet18\nresnet5O\n").contains("models.txt, line 2: there is no network named"));
+        assert!(
+            format!("@{}", folder.path().display()).parse::<ModelSet>().unwrap_err().to_string().contains("regular")
+        );
         assert!("@/nowhere/models.txt".parse::<ModelSet>().unwrap_err().to_string().contains("@paper69"));
     }
 }
