@@ -230,7 +230,14 @@ fn figures_are_drawn_as_png() {
     let figures = scratch.path("figures");
     let mut command = netkin();
     command.args(["report", &matrix, "--format", "png", "--figures"]).arg(&figures).arg("--out");
-    command.arg(scratch.path("report.html")).assert().success();
+    let output = command.arg(scratch.path("report.html")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("no fonts") {
+        assert_eq!(output.status.code(), Some(2));
+        eprintln!("skipped: this machine has no fonts");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
     let drawn = image::open(figures.join("heat-map.png")).unwrap().into_rgb8();
     let colours: std::collections::HashSet<[u8; 3]> = drawn.pixels().map(|pixel| pixel.0).collect();
     assert!(
