@@ -4,19 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Scratch, netkin, refusal};
-
-fn json(arguments: &[&str]) -> serde_json::Value {
-    let output = netkin().args(arguments).arg("--json").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn text(arguments: &[&str]) -> String {
-    let output = netkin().args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use common::{Scratch, json, netkin, refusal, text};
 
 /// The path of a CSV file with that text.
 fn file(scratch: &Scratch, name: &str, text: &str) -> String {

@@ -5,21 +5,9 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::{Scratch, netkin, refusal};
+use common::{Scratch, json, netkin, refusal, text};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
-
-fn json(arguments: &[&str]) -> Value {
-    let output = netkin().args(arguments).arg("--json").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn text(arguments: &[&str]) -> String {
-    let output = netkin().args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[track_caller]
 fn refused(arguments: &[&str], parts: &[&str]) {

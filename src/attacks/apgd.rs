@@ -21,7 +21,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::host::{self, Draws, Image, Noise, Progress, TINY, length};
-use super::{Attack, AttackError, Bound, Doubt, Effort, Loss, Norm, Perturbed, Surrogate, Targets, gradient, loss};
+use super::norm::{l1_correction, sign};
+use super::{
+    Attack, AttackError, Bound, Doubt, Effort, Loss, Norm, Perturbed, Reason, Surrogate, Targets, gradient, loss,
+};
 use crate::model::{argmax, to_f64};
 
 /// Auto-PGD.
@@ -163,7 +166,10 @@ impl Apgd {
         };
         let zero = count(&|position| !has_gradient[position]);
         let flat = count(&|position| has_gradient[position] && !has_risen[position]);
-        let doubts = [Doubt::ZeroGradient { images: zero, of }, Doubt::LossNotRising { images: flat, of }];
+        let doubts = [
+            Doubt { reason: Reason::ZeroGradient, images: zero, of },
+            Doubt { reason: Reason::LossNotRising, images: flat, of },
+        ];
         let doubts =
             doubts.into_iter().zip([zero, flat]).filter(|(_, count)| *count > 0).map(|(doubt, _)| doubt).collect();
         progress.end(targets.pixels.dims(), network, doubts)
@@ -515,11 +521,6 @@ impl<'a> Ascent<'a> {
     }
 }
 
-/// −1, 0 or 1.
-fn sign(value: f64) -> f64 {
-    if value == 0.0 { 0.0 } else { value.signum() }
-}
-
 /// How many values differ from the image's, be it by rounding.
 fn changed(pixels: &[f64], image: &Image) -> usize {
     pixels.iter().zip(&image.pixels).filter(|(new, old)| new != old).count()
@@ -545,57 +546,10 @@ fn back_into_l1(original: &[f64], pixels: Vec<f64>, eps: f64) -> Vec<f64> {
     pixels.into_iter().zip(less).map(|(pixel, less)| pixel + less).collect()
 }
 
-/// What is to be added to a `change` of `original` so that it is in the L1 ball of `eps` and the pixels are in [0, 1]: the
-/// least that does it. *Mind the Box*, proposition 2.1: each pixel's change shrinks by λ, at least by what is outside of [0, 1],
-/// at most to 0; the sum of what they shrink by is a rising, piecewise linear function of λ.
-///
-/// λ is found by Newton's method in a bracket. The authors sort instead, which takes longer; what is added to the pixels is
-/// computed as theirs, since the sparsity of L1-APGD counts changes that are left by rounding.
-pub(super) fn l1_correction(original: &[f64], change: &[f64], eps: f64) -> Vec<f64> {
-    let outside = |original: f64, change: f64| -(1.0 - original - change).min(original + change).min(0.0);
-    let limits: Vec<(f64, f64)> =
-        original.iter().zip(change).map(|(&original, &change)| (outside(original, change), change.abs())).collect();
-    let excess = limits.iter().map(|(_, size)| size).sum::<f64>() - eps;
-    let shrink = if limits.iter().map(|(least, _)| least).sum::<f64>() < excess { root(&limits, excess) } else { 0.0 };
-    let of = |(&change, (least, size)): (&f64, (f64, f64))| sign(change) * -shrink.max(least).min(size);
-    change.iter().zip(limits).map(of).collect()
-}
-
-/// The λ at which numbers that follow it between their `limits` sum up to `wanted`, which is more than the sum of the lower
-/// ones and less than that of the upper ones.
-fn root(limits: &[(f64, f64)], wanted: f64) -> f64 {
-    let (mut low, mut high) = (0.0, limits.iter().map(|(_, most)| *most).fold(0.0, f64::max));
-    let mut value = low;
-    loop {
-        let (mut fixed, mut free) = (0.0, 0.0);
-        for &(least, most) in limits {
-            if value < least {
-                fixed += least;
-            } else if value >= most {
-                fixed += most;
-            } else {
-                free += 1.0;
-            }
-        }
-        let next = (wanted - fixed) / free;
-        if (next - value).abs() <= 2.0 * f64::EPSILON * value {
-            return next;
-        }
-        if fixed + free * value < wanted {
-            low = value
-        } else {
-            high = value
-        }
-        value = if next > low && next < high { next } else { low.midpoint(high) };
-        if value <= low || value >= high {
-            return high;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attacks::norm::root;
     use crate::attacks::testing::{Recorded, Tiny, assert_near, bound, fingerprint, fixture, numbers};
     use crate::random::Random;
     use burn::tensor::DType;

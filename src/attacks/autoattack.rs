@@ -12,8 +12,8 @@
 use serde::Serialize;
 
 use super::{
-    Apgd, Attack, AttackError, Bound, Doubt, Effort, Fab, Norm, Perturbed, Square, Surrogate, Targets, host, rows,
-    with_rows,
+    Apgd, Attack, AttackError, Bound, Doubt, Effort, Fab, Norm, Perturbed, Reason, Square, Surrogate, Targets, host,
+    rows, with_rows,
 };
 use crate::model::argmax;
 
@@ -126,7 +126,7 @@ impl AutoAttack {
                 doubts.extend(made.doubts);
             }
             if is_last && count > 0 {
-                doubts.push(Doubt::BlackBoxWins { images: count, of });
+                doubts.push(Doubt { reason: Reason::BlackBoxWins, images: count, of });
             }
             standing = (0..standing.len()).filter(|&index| !fooled[index]).map(|index| standing[index]).collect();
         }
@@ -388,10 +388,13 @@ mod tests {
         };
         let doubts = attack.perturb(&network, &targets).doubts;
         let is_there = |wanted: &dyn Fn(&Doubt) -> bool| doubts.iter().any(wanted);
-        assert!(is_there(&|doubt| matches!(doubt, Doubt::ZeroGradient { images: 20, of: 20 })), "{doubts:?}");
-        assert!(is_there(&|doubt| matches!(doubt, Doubt::BlackBoxWins { of: 20, .. })), "{doubts:?}");
+        assert!(
+            is_there(&|doubt| matches!(doubt, Doubt { reason: Reason::ZeroGradient, images: 20, of: 20 })),
+            "{doubts:?}"
+        );
+        assert!(is_there(&|doubt| matches!(doubt, Doubt { reason: Reason::BlackBoxWins, of: 20, .. })), "{doubts:?}");
         let open = attack.perturb(&Tiny::new(DType::F64), &targets).doubts;
-        assert!(!open.iter().any(|doubt| matches!(doubt, Doubt::ZeroGradient { .. })), "{open:?}");
+        assert!(!open.iter().any(|doubt| matches!(doubt, Doubt { reason: Reason::ZeroGradient, .. })), "{open:?}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::host::{self, Draws, Image, Noise, Progress, TINY, length};
-use super::{Attack, AttackError, Bound, Doubt, Effort, Norm, Perturbed, Surrogate, Targets, gradient, loss};
+use super::{Attack, AttackError, Bound, Doubt, Effort, Norm, Perturbed, Reason, Surrogate, Targets, gradient, loss};
 use crate::model::{argmax, to_f64};
 
 /// FAB and FAB-T.
@@ -146,7 +146,7 @@ impl Fab {
         let attacked = progress.effort.iter().zip(has_gradient).filter(|(effort, has)| effort.gradients > 0 && !has);
         let doubts = match attacked.count() {
             0 => Vec::new(),
-            images => vec![Doubt::ZeroGradient { images, of }],
+            images => vec![Doubt { reason: Reason::ZeroGradient, images, of }],
         };
         progress.end(targets.pixels.dims(), network, doubts)
     }

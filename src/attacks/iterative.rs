@@ -19,10 +19,10 @@ use serde::Serialize;
 
 use super::norm::{norms, per_image};
 use super::separable::Separable;
-use super::views::{Moment, Views, by_mean};
+use super::views::{Diversity, Moment, Views, by_mean};
 use super::{
-    Attack, AttackError, Bound, Doubt, Effort, Loss, LossGradient, LossOf, Norm, Perturbed, Surrogate, Targets,
-    gradient, rows, with_rows,
+    Attack, AttackError, Bound, Doubt, Effort, Loss, LossGradient, LossOf, Norm, Perturbed, Reason, Surrogate, Targets,
+    gradient, host, rows, with_rows,
 };
 use crate::model::{argmax, to_f64};
 use crate::noise::normal;
@@ -150,73 +150,54 @@ impl Iterative {
                 _ => "a distance above 0",
             },
         )?;
-        let at_least_one =
-            |option, value: usize| AttackError::check(option, value as f64, value >= 1, "a whole number of at least 1");
-        at_least_one("steps", self.steps)?;
-        at_least_one("restarts", self.restarts)?;
-        at_least_one("scales", self.views.scales)?;
-        if let Some(Shape { option, value, is_right, wanted }) = self.odd_one() {
-            return AttackError::check(option, value, is_right, wanted);
-        }
+        host::at_least_one("steps", self.steps)?;
+        host::at_least_one("restarts", self.restarts)?;
+        host::at_least_one("scales", self.views.scales)?;
+        self.check_parts()?;
         if self.restarts > 1 && !self.random_start {
             return Err(AttackError::SameStart);
         }
         Ok(())
     }
 
-    /// The first of the other settings that is out of its range.
-    fn odd_one(&self) -> Option<Shape> {
+    /// Checks the ranges of what only some attacks have.
+    fn check_parts(&self) -> Result<(), AttackError> {
+        let check = AttackError::check;
         let share = |value: f64| (0.0..=1.0).contains(&value);
-        let shape = |option, value, is_right, wanted| Shape { option, value, is_right, wanted };
-        let mut all = Vec::new();
         if let Some(momentum) = self.momentum {
-            all.push(shape("momentum", momentum, momentum >= 0.0, "a number of at least 0, such as 1"));
+            check("momentum", momentum, momentum >= 0.0, "a number of at least 0, such as 1")?;
         }
         if let Some(size) = self.translation {
-            all.push(shape("translation", size as f64, size % 2 == 1, "an odd number of pixels, such as 15"));
+            check("translation", size as f64, size % 2 == 1, "an odd number of pixels, such as 15")?;
         }
         if let Some(part) = self.low_pass {
-            all.push(shape("low-pass", part, part > 0.0 && part <= 1.0, "a share above 0 and up to 1, such as 0.25"));
+            check("low-pass", part, part > 0.0 && part <= 1.0, "a share above 0 and up to 1, such as 0.25")?;
         }
-        if let Some(diversity) = self.views.diversity {
-            all.push(shape(
-                "diversity",
-                diversity.probability,
-                share(diversity.probability),
-                "a probability from 0 to 1",
-            ));
-            let rate = diversity.rate;
-            all.push(shape("diversity-rate", rate, rate > 0.1 && rate < 4.0, "a ratio of sizes such as 1.1"));
+        if let Some(Diversity { probability, rate }) = self.views.diversity {
+            check("diversity", probability, share(probability), "a probability from 0 to 1")?;
+            check("diversity-rate", rate, rate > 0.1 && rate < 4.0, "a ratio of sizes such as 1.1")?;
         }
         if let Some(admix) = &self.views.admix {
-            all.push(shape("admix", admix.copies as f64, admix.copies >= 1, "a whole number of at least 1"));
-            all.push(shape("admix-strength", admix.strength, admix.strength > 0.0, "a number above 0, such as 0.2"));
+            host::at_least_one("admix", admix.copies)?;
+            check("admix-strength", admix.strength, admix.strength > 0.0, "a number above 0, such as 0.2")?;
         }
         if let Some(shuffle) = self.views.shuffle {
-            all.push(shape("shuffle", shuffle.copies as f64, shuffle.copies >= 1, "a whole number of at least 1"));
-            all.push(shape("blocks", shuffle.blocks as f64, shuffle.blocks >= 1, "a whole number of at least 1"));
+            host::at_least_one("shuffle", shuffle.copies)?;
+            host::at_least_one("blocks", shuffle.blocks)?;
         }
-        let (count, radius, part) = match self.neighbours {
-            None => (1, 1.0, 0.5),
-            Some(Neighbours::Variance { count, radius }) => (count, radius, 0.5),
-            Some(Neighbours::Flat { count, radius, share }) => (count, radius, share),
-        };
-        all.push(shape("neighbours", count as f64, count >= 1, "a whole number of at least 1"));
-        all.push(shape("radius", radius, radius > 0.0, "a distance in eps above 0, such as 1.5"));
-        all.push(shape("flatness", part, share(part), "a share from 0 to 1"));
+        if let Some(Neighbours::Variance { count, radius } | Neighbours::Flat { count, radius, .. }) = self.neighbours {
+            host::at_least_one("neighbours", count)?;
+            check("radius", radius, radius > 0.0, "a distance in eps above 0, such as 1.5")?;
+        }
+        if let Some(Neighbours::Flat { share: part, .. }) = self.neighbours {
+            check("flatness", part, share(part), "a share from 0 to 1")?;
+        }
         if let Estimate::Evolution { pairs, deviation } = self.estimate {
-            all.push(shape("pairs", pairs as f64, pairs >= 1, "a whole number of at least 1"));
-            all.push(shape("deviation", deviation, deviation > 0.0, "a change of pixels above 0, such as 0.001"));
+            host::at_least_one("pairs", pairs)?;
+            check("deviation", deviation, deviation > 0.0, "a change of pixels above 0, such as 0.001")?;
         }
-        all.into_iter().find(|shape| !shape.is_right)
+        Ok(())
     }
-}
-
-struct Shape {
-    option: &'static str,
-    value: f64,
-    is_right: bool,
-    wanted: &'static str,
 }
 
 impl Attack for Iterative {
@@ -225,7 +206,7 @@ impl Attack for Iterative {
     }
 
     fn settings(&self) -> serde_json::Value {
-        serde_json::to_value(self).expect("settings are numbers and words")
+        host::settings(self)
     }
 
     fn bound(&self) -> Bound {
@@ -238,7 +219,7 @@ impl Attack for Iterative {
 
     fn perturb(&self, network: &dyn Surrogate, targets: &Targets) -> Perturbed {
         if targets.is_empty() {
-            return Perturbed { pixels: targets.pixels.clone(), effort: Vec::new(), doubts: Vec::new() };
+            return host::nothing(targets);
         }
         let first = self.climb(network, targets, 0);
         if self.restarts == 1 {
@@ -448,10 +429,10 @@ impl Iterative {
         let flat = pairs.filter(|(first, last)| last <= first).count();
         let mut doubts = Vec::new();
         if zero > 0 {
-            doubts.push(Doubt::ZeroGradient { images: zero, of });
+            doubts.push(Doubt { reason: Reason::ZeroGradient, images: zero, of });
         }
         if self.steps > 1 && flat > 0 {
-            doubts.push(Doubt::LossNotRising { images: flat, of });
+            doubts.push(Doubt { reason: Reason::LossNotRising, images: flat, of });
         }
         doubts
     }
@@ -500,7 +481,7 @@ mod tests {
     use serde_json::Value;
 
     use super::super::testing::{Tiny, assert_near, fingerprint, numbers};
-    use super::super::views::{Diversity, Pool, Shuffle};
+    use super::super::views::{Pool, Shuffle};
     use super::super::{Wishes, named, views};
     use super::*;
     use crate::images::RgbImage;
@@ -656,6 +637,10 @@ mod tests {
         assert!(one.doubts.is_empty());
         let mut flat = Tiny::new(DType::F64);
         flat.levels = Some(8.0);
-        assert!(once.perturb(&flat, &targets).doubts.contains(&Doubt::ZeroGradient { images: 6, of: 6 }));
+        assert!(once.perturb(&flat, &targets).doubts.contains(&Doubt {
+            reason: Reason::ZeroGradient,
+            images: 6,
+            of: 6
+        }));
     }
 }

@@ -39,6 +39,7 @@ pub use autoattack::AutoAttack;
 pub use ensemble::{Average, Ensemble, EnsembleError};
 pub use error::AttackError;
 pub use fab::Fab;
+pub(crate) use host::length;
 pub use iterative::Iterative;
 pub use loss::Loss;
 pub use named::{Wishes, named};
@@ -142,82 +143,49 @@ impl std::ops::AddAssign for Effort {
     }
 }
 
-/// Why a result is not to be trusted: how many images of how many show it.
+/// Why a result is not to be trusted, and how many images of how many show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "doubt")]
-pub enum Doubt {
+pub struct Doubt {
+    /// Why.
+    #[serde(rename = "doubt")]
+    pub reason: Reason,
+    /// Images that show it.
+    pub images: usize,
+    /// Images in all.
+    pub of: usize,
+}
+
+/// Why a result is not to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
     /// The gradient is zero in all pixels: a gradient attack sees nothing.
-    ZeroGradient {
-        /// Images whose first gradient is zero.
-        images: usize,
-        /// Images in all.
-        of: usize,
-    },
+    ZeroGradient,
     /// The loss did not rise over all steps.
-    LossNotRising {
-        /// Images of which that is so.
-        images: usize,
-        /// Images in all.
-        of: usize,
-    },
+    LossNotRising,
     /// Two passes over the same images gave different logits.
-    Randomised {
-        /// Images of which that is so.
-        images: usize,
-        /// Images in all.
-        of: usize,
-    },
+    Randomised,
     /// Logits lie in [0, 1] and sum to 1: a softmax was taken before, and the losses want the logits.
-    Probabilities {
-        /// Images of which that is so.
-        images: usize,
-        /// Images in all.
-        of: usize,
-    },
+    Probabilities,
     /// An attack without gradients fooled the network where those with gradients failed.
-    BlackBoxWins {
-        /// Images of which that is so.
-        images: usize,
-        /// Images in all.
-        of: usize,
-    },
+    BlackBoxWins,
     /// The network pays no attention to patches, so the attack went without that.
-    NoAttention {
-        /// Images of which that is so.
-        images: usize,
-        /// Images in all.
-        of: usize,
-    },
+    NoAttention,
 }
 
 impl Doubt {
-    /// The images that show it, and all.
-    pub fn counts(&mut self) -> (&mut usize, &mut usize) {
-        match self {
-            Self::ZeroGradient { images, of }
-            | Self::LossNotRising { images, of }
-            | Self::Randomised { images, of }
-            | Self::Probabilities { images, of }
-            | Self::BlackBoxWins { images, of }
-            | Self::NoAttention { images, of } => (images, of),
-        }
-    }
-
     /// The same, of so many images in all: batches without a doubt count, too.
-    pub fn of_all(mut self, all: usize) -> Self {
-        *self.counts().1 = all;
-        self
+    pub fn of_all(self, all: usize) -> Self {
+        Self { of: all, ..self }
     }
 
     /// Adds what a batch shows to what the batches before it showed.
-    pub fn add(doubts: &mut Vec<Self>, mut more: Self) {
-        let is_alike = |doubt: &&mut Self| std::mem::discriminant(*doubt) == std::mem::discriminant(&more);
-        match doubts.iter_mut().find(is_alike) {
+    pub fn add(doubts: &mut Vec<Self>, more: Self) {
+        match doubts.iter_mut().find(|doubt| doubt.reason == more.reason) {
             None => doubts.push(more),
             Some(doubt) => {
-                let ((images, of), (more_images, more_of)) = (doubt.counts(), more.counts());
-                *images += *more_images;
-                *of += *more_of;
+                doubt.images += more.images;
+                doubt.of += more.of;
             }
         }
     }
@@ -225,25 +193,27 @@ impl Doubt {
 
 impl std::fmt::Display for Doubt {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let mut copy = *self;
-        let (images, of) = copy.counts();
-        write!(f, "{images} of {of} images: ")?;
-        f.write_str(match self {
-            Self::ZeroGradient { .. } => {
+        let why = match self.reason {
+            Reason::ZeroGradient => {
                 "the gradient is zero in every pixel, so that an attack along it sees nothing; try --loss margin or dlr, an attack without gradients (square, nes), or --precision f64"
             }
-            Self::LossNotRising { .. } => {
+            Reason::LossNotRising => {
                 "the loss is no higher after the last step than at the first; try a smaller step, more steps, or autoattack"
             }
-            Self::Randomised { .. } => "two passes over the same image gave different logits; a network with chance in it wants gradients averaged over several passes",
-            Self::Probabilities { .. } => "the outputs look like probabilities, while the losses want logits; gradients behind a softmax vanish",
-            Self::BlackBoxWins { .. } => {
+            Reason::Randomised => {
+                "two passes over the same image gave different logits; a network with chance in it wants gradients averaged over several passes"
+            }
+            Reason::Probabilities => {
+                "the outputs look like probabilities, while the losses want logits; gradients behind a softmax vanish"
+            }
+            Reason::BlackBoxWins => {
                 "an attack without gradients fooled the network where attacks with gradients did not: gradients are masked, so that gradient attacks say too little"
             }
-            Self::NoAttention { .. } => {
+            Reason::NoAttention => {
                 "the network pays no attention to patches, so the patch was chosen by its gradient and attacked by the cross-entropy alone"
             }
-        })
+        };
+        write!(f, "{} of {} images: {why}", self.images, self.of)
     }
 }
 

@@ -252,8 +252,8 @@ fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, AttackError> {
         _ => panic!("{name} is not the name of an attack"),
     };
     let is_evolution = matches!(attack.estimate, Estimate::Evolution { .. });
-    let mut others = vec![("patches", false), ("queries", is_evolution), ("pairs", is_evolution)];
-    others.push(("radius", attack.neighbours.is_some() || wishes.variance.is_some() || wishes.flat.is_some()));
+    let has_neighbours = attack.neighbours.is_some() || wishes.variance.is_some() || wishes.flat.is_some();
+    let others = [("patches", false), ("queries", is_evolution), ("pairs", is_evolution), ("radius", has_neighbours)];
     let known = |option: &&str| others.iter().all(|(other, is_known)| other != option || *is_known);
     wishes.only(name, &wishes.given().into_iter().filter(known).collect::<Vec<_>>())?;
 
@@ -265,11 +265,8 @@ fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, AttackError> {
         attack.steps = (queries / (2 * pairs.max(1))).max(1);
     }
     attack.steps = wishes.steps.unwrap_or(attack.steps);
-    attack.random_start =
-        attack.random_start && !wishes.no_random_start || wishes.restarts.is_some_and(|count| count > 1);
-    if wishes.no_random_start {
-        attack.random_start = false;
-    }
+    let is_often = wishes.restarts.is_some_and(|count| count > 1);
+    attack.random_start = !wishes.no_random_start && (attack.random_start || is_often);
     attack.restarts = wishes.restarts.unwrap_or(attack.restarts);
     attack.loss = wishes.loss.unwrap_or(attack.loss);
     attack.momentum = wishes.momentum.or(attack.momentum);

@@ -128,31 +128,64 @@ pub fn by_image(x: &Tensor<4>, y: &Tensor<4>, of_image: impl Fn(&[f64], &[f64]) 
 }
 
 /// The point nearest to `original` + `delta` whose distance from `original` in L1 is at most `eps` and that is within [0, 1].
-///
-/// Croce & Hein, *Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers* (arXiv 2103.01208), proposition
-/// 2.1: a change of at most λ less than wanted, cut off by the box; λ is the root of a piecewise linear function.
 pub fn into_l1(delta: &[f64], original: &[f64], eps: f64) -> Vec<f64> {
-    let room = |delta: f64, original: f64| if delta > 0.0 { 1.0 - original } else { original };
-    let change = |delta: f64, original: f64, less: f64| (delta.abs() - less).clamp(0.0, room(delta, original));
-    let pairs = || delta.iter().copied().zip(original.iter().copied());
-    let sum = |less: f64| pairs().map(|(delta, original)| change(delta, original, less)).sum::<f64>();
-    let less = if sum(0.0) <= eps {
-        0.0
-    } else {
-        // Between two neighbours of these, the sum is linear in λ.
-        let corners = pairs().flat_map(|(delta, original)| [delta.abs(), delta.abs() - room(delta, original)]);
-        let mut corners: Vec<f64> = corners.filter(|&corner| corner > 0.0).chain([0.0]).collect();
-        corners.sort_by(f64::total_cmp);
-        let (mut low, mut high) = (0, corners.len() - 1);
-        while high - low > 1 {
-            let middle = low.midpoint(high);
-            if sum(corners[middle]) > eps { low = middle } else { high = middle }
+    let correction = l1_correction(original, delta, eps);
+    let near = |((original, delta), correction): ((&f64, &f64), f64)| (original + (delta + correction)).clamp(0.0, 1.0);
+    original.iter().zip(delta).zip(correction).map(near).collect()
+}
+
+/// −1, 0 or 1.
+pub fn sign(value: f64) -> f64 {
+    if value == 0.0 { 0.0 } else { value.signum() }
+}
+
+/// What is to be added to a `change` of `original` so that it is in the L1 ball of `eps` and the pixels are in [0, 1]: the
+/// least that does it. Croce & Hein, *Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image
+/// Classifiers* (arXiv 2103.01208), proposition 2.1: each pixel's change shrinks by λ, at least by what is outside of [0, 1],
+/// at most to 0; the sum of what they shrink by is a rising, piecewise linear function of λ.
+///
+/// λ is found by Newton's method in a bracket. The authors sort instead, which takes longer; what is added to the pixels is
+/// computed as theirs, since the sparsity of L1-APGD counts changes that are left by rounding.
+pub fn l1_correction(original: &[f64], change: &[f64], eps: f64) -> Vec<f64> {
+    let outside = |original: f64, change: f64| -(1.0 - original - change).min(original + change).min(0.0);
+    let limits: Vec<(f64, f64)> =
+        original.iter().zip(change).map(|(&original, &change)| (outside(original, change), change.abs())).collect();
+    let excess = limits.iter().map(|(_, size)| size).sum::<f64>() - eps;
+    let shrink = if limits.iter().map(|(least, _)| least).sum::<f64>() < excess { root(&limits, excess) } else { 0.0 };
+    let of = |(&change, (least, size)): (&f64, (f64, f64))| sign(change) * -shrink.max(least).min(size);
+    change.iter().zip(limits).map(of).collect()
+}
+
+/// The λ at which numbers that follow it between their `limits` sum up to `wanted`, which is more than the sum of the lower
+/// ones and less than that of the upper ones.
+pub(super) fn root(limits: &[(f64, f64)], wanted: f64) -> f64 {
+    let (mut low, mut high) = (0.0, limits.iter().map(|(_, most)| *most).fold(0.0, f64::max));
+    let mut value = low;
+    loop {
+        let (mut fixed, mut free) = (0.0, 0.0);
+        for &(least, most) in limits {
+            if value < least {
+                fixed += least;
+            } else if value >= most {
+                fixed += most;
+            } else {
+                free += 1.0;
+            }
         }
-        let (left, right) = (corners[low], corners[high]);
-        let (above, below) = (sum(left), sum(right));
-        left + (right - left) * (above - eps) / (above - below)
-    };
-    pairs().map(|(delta, original)| original + delta.signum() * change(delta, original, less)).collect()
+        let next = (wanted - fixed) / free;
+        if (next - value).abs() <= 2.0 * f64::EPSILON * value {
+            return next;
+        }
+        if fixed + free * value < wanted {
+            low = value
+        } else {
+            high = value
+        }
+        value = if next > low && next < high { next } else { low.midpoint(high) };
+        if value <= low || value >= high {
+            return high;
+        }
+    }
 }
 
 #[cfg(test)]

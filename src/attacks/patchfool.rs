@@ -6,7 +6,7 @@
 //! (equations 5 to 9). Steps are Adam's.
 //!
 //! Of a network without attention over patches (a CNN, a Swin) the patch is the one whose pixels' gradient is the largest in
-//! all, and the loss is the cross-entropy alone, as the authors do for CNNs; [`Doubt::NoAttention`] says so.
+//! all, and the loss is the cross-entropy alone, as the authors do for CNNs; [`Reason::NoAttention`](super::Reason::NoAttention) says so.
 //!
 //! Deviations: the attention losses of all layers are added before they are set against the cross-entropy's gradient (the authors'
 //! code does that layer by layer, with as many backward passes, and divides by the norm where the paper's equation 9 has its
@@ -19,7 +19,8 @@ use serde::Serialize;
 use super::norm::{norms, per_image};
 use super::views::Moment;
 use super::{
-    Attack, AttackError, Bound, Doubt, Effort, Loss, LossOf, Norm, Perturbed, Surrogate, Targets, gradient, host,
+    Attack, AttackError, Bound, Doubt, Effort, Loss, LossOf, Norm, Perturbed, Reason, Surrogate, Targets, gradient,
+    host,
 };
 use crate::model::to_f64;
 
@@ -103,11 +104,9 @@ impl PatchFool {
         if self.bound.norm != Norm::Linf {
             return Err(AttackError::Norm { attack: "patchfool", norm: self.bound.norm });
         }
-        let at_least_one =
-            |option, value: usize| AttackError::check(option, value as f64, value >= 1, "a whole number of at least 1");
-        at_least_one("steps", self.steps)?;
-        at_least_one("patches", self.patches)?;
-        at_least_one("patch-size", self.patch_size)?;
+        host::at_least_one("steps", self.steps)?;
+        host::at_least_one("patches", self.patches)?;
+        host::at_least_one("patch-size", self.patch_size)?;
         AttackError::check("learning-rate", self.learning_rate, self.learning_rate > 0.0, "a change of pixels above 0")
     }
 
@@ -155,7 +154,7 @@ impl Attack for PatchFool {
         let original = &targets.pixels;
         let [batch, channels, height, width] = original.dims();
         if batch == 0 {
-            return Perturbed { pixels: original.clone(), effort: Vec::new(), doubts: Vec::new() };
+            return host::nothing(targets);
         }
         let loss: &LossOf = &|logits| Loss::CrossEntropy.of(logits, targets);
         let mut effort = Effort { queries: 1, gradients: 0 };
@@ -208,7 +207,11 @@ impl Attack for PatchFool {
             let rate = self.learning_rate * self.decay.powi((step / self.decay_steps.max(1)) as i32);
             pixels = inside(pixels + adam.step(along).mul_scalar(rate));
         }
-        let doubts = if layout.is_none() { vec![Doubt::NoAttention { images: batch, of: batch }] } else { Vec::new() };
+        let doubts = if layout.is_none() {
+            vec![Doubt { reason: Reason::NoAttention, images: batch, of: batch }]
+        } else {
+            Vec::new()
+        };
         Perturbed { pixels, effort: vec![effort; batch], doubts }
     }
 }

@@ -16,9 +16,9 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::apgd::l1_correction;
 use super::host::{self, Draws, Image, Noise, Progress, TINY, length};
-use super::{Attack, AttackError, Bound, Doubt, Effort, Loss, Norm, Perturbed, Surrogate, Targets};
+use super::norm::l1_correction;
+use super::{Attack, AttackError, Bound, Doubt, Effort, Loss, Norm, Perturbed, Reason, Surrogate, Targets};
 use crate::model::{argmax, to_f64};
 
 /// The Square attack.
@@ -178,7 +178,7 @@ impl Square {
         let attacked = progress.effort.iter().zip(has_risen).filter(|(effort, has)| effort.queries > 1 && !has);
         let doubts = match attacked.count() {
             0 => Vec::new(),
-            images => vec![Doubt::LossNotRising { images, of }],
+            images => vec![Doubt { reason: Reason::LossNotRising, images, of }],
         };
         progress.end(targets.pixels.dims(), network, doubts)
     }

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 use netkin_architectures::layers::with_attention;
 
-use super::Doubt;
+use super::{Doubt, Reason};
 use crate::model::{Model, to_f64};
 
 /// From logits `[batch, class]` to one number for each image, `[batch]`.
@@ -86,10 +86,10 @@ pub fn doubts_of(network: &dyn Surrogate, pixels: &Tensor<4>) -> Vec<Doubt> {
     let probable = once.chunks_exact(classes).filter(is_probable).count();
     let mut doubts = Vec::new();
     if randomised > 0 {
-        doubts.push(Doubt::Randomised { images: randomised, of });
+        doubts.push(Doubt { reason: Reason::Randomised, images: randomised, of });
     }
     if probable > 0 {
-        doubts.push(Doubt::Probabilities { images: probable, of });
+        doubts.push(Doubt { reason: Reason::Probabilities, images: probable, of });
     }
     doubts
 }

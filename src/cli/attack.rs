@@ -15,7 +15,8 @@ use super::attack_target::{MaskFile, Target};
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
 use super::{Failure, Outcome, values};
 use crate::attacks::{
-    Attack, AttackError, Average, Doubt, Effort, Ensemble, Norm, Surrogate, Targets, doubts_of, quantise, transfer,
+    Attack, AttackError, Average, Doubt, Effort, Ensemble, Norm, Surrogate, Targets, doubts_of, length, quantise,
+    transfer,
 };
 use crate::files::read_regular;
 use crate::images::{self, CropMode, Dataset, Filter, RgbImage, Skipped, Transform, decode, encode_png, resize};
@@ -438,12 +439,7 @@ fn predict(model: &Model, images: &[RgbImage]) -> Vec<usize> {
 
 /// How far two images are apart, pixels in [0, 1].
 fn distance(image: &RgbImage, original: &RgbImage, norm: Norm) -> f64 {
-    let changes = image.data().iter().zip(original.data()).map(|(a, b)| f64::from(a.abs_diff(*b)) / 255.0);
-    match norm {
-        Norm::Linf => changes.fold(0.0, f64::max),
-        Norm::L2 => changes.map(|change| change * change).sum::<f64>().sqrt(),
-        Norm::L1 => changes.sum(),
-    }
+    length(image.data().iter().zip(original.data()).map(|(a, b)| f64::from(a.abs_diff(*b)) / 255.0), norm)
 }
 
 /// Under the image's own path in the data set, as PNG; what is on the disk is the image.

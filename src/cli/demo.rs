@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::cluster::default_clusters;
 use super::common::{Common, print, print_json};
+use super::sat::run_quietly;
 use super::{Failure, Outcome, values};
 use crate::analysis::components::{ComponentTable, NetworkComponents};
 use crate::analysis::read::complete;
@@ -19,7 +20,7 @@ use crate::model::{Crop, Model};
 use crate::report::Report;
 use crate::runs::write_atomically;
 use crate::similarity::Matrix;
-use crate::similarity::sat::{self, Outcomes, Pair, Progress, SatConfig, SatRun};
+use crate::similarity::sat::{Outcomes, Pair, SatConfig, SatRun};
 
 /// Show SAT on ten small networks and 500 images that netkin carries
 #[derive(Debug, clap::Args)]
@@ -62,15 +63,7 @@ impl Args {
         let models = common.load(&specs, Precision::F32)?;
         let dataset = write_images(&self.out)?.limit(self.limit);
 
-        let bar = common.bar("images");
-        let run = sat::run(&models, &dataset, &config, &self.out.join("run"), |progress| {
-            if let Progress::Step { done, total, model } = progress {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-                bar.set_message(format!("attacked {model}"));
-            }
-        })?;
-        bar.finish_and_clear();
+        let run = run_quietly(&models, &dataset, &config, &self.out.join("run"), common)?;
 
         let matrix = run.matrix();
         let groups: Vec<String> = models.iter().map(|model| model.entry().family.to_owned()).collect();

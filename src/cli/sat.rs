@@ -17,7 +17,7 @@ use crate::analysis::stability::{ImagesNeeded, images_for};
 use crate::images::{Dataset, Filter};
 use crate::model::{Crop, Model};
 use crate::runs::{self, Provenance, Shard, Trust, write_atomically};
-use crate::similarity::sat::{self, NetworkRecord, Pair, Progress, SatConfig, SatFolder, SatRun, Timing};
+use crate::similarity::sat::{self, NetworkRecord, Pair, Progress, SatConfig, SatError, SatFolder, SatRun, Timing};
 use crate::similarity::{is_device_lost, is_out_of_memory};
 
 /// Measure how alike networks are: attack each, and see which others are fooled
@@ -330,9 +330,7 @@ impl<'c> Teller<'c> {
         let bar = &self.bar;
         match progress {
             Progress::Step { done, total, model } => {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-                bar.set_message(format!("attacked {model}"));
+                show_step(bar, done, total, model);
             }
             Progress::SmallerBatch { batch, model } => bar.suspend(|| {
                 eprintln!(
@@ -359,6 +357,30 @@ impl<'c> Teller<'c> {
             ));
         }
     }
+}
+
+fn show_step(bar: &ProgressBar, done: usize, total: usize, model: &str) {
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
+    bar.set_message(format!("attacked {model}"));
+}
+
+/// A run of which people see the bar alone.
+pub fn run_quietly(
+    models: &[Model],
+    dataset: &Dataset,
+    config: &SatConfig,
+    folder: &Path,
+    common: &Common,
+) -> Result<SatRun, SatError> {
+    let bar = common.bar("images");
+    let run = sat::run(models, dataset, config, folder, |progress| {
+        if let Progress::Step { done, total, model } = progress {
+            show_step(&bar, done, total, model);
+        }
+    })?;
+    bar.finish_and_clear();
+    Ok(run)
 }
 
 /// Writes and prints the results of a finished run, and how many images are needed for intervals of a width, if one is given.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::common::{Common, print, print_json};
+use super::sat::run_quietly;
 use super::{Failure, Outcome, demo, known, train, values};
 use crate::analysis::stability::{halves, over_images};
 use crate::analysis::uncertainty::WithInterval;
@@ -17,7 +18,7 @@ use crate::attacks::Iterative;
 use crate::model::Crop;
 use crate::runs::write_atomically;
 use crate::similarity::Matrix;
-use crate::similarity::sat::{self, Progress, SatConfig, SatRun};
+use crate::similarity::sat::{SatConfig, SatRun};
 use crate::training::diversity::{Comparison, Variant, variants};
 use crate::training::{self, LabelledImages, Split, TrainConfig};
 
@@ -226,15 +227,7 @@ impl Args {
         let specs: Vec<ModelSpec> = networks.iter().map(spec).collect::<Result<_, _>>()?;
         let models = common.load(&specs, Precision::F32)?;
         let config = SatConfig { attack: Arc::new(attack), crop: Crop::Own, batch: 128, ..SatConfig::default() };
-        let bar = common.bar("images");
-        let run = sat::run(&models, &dataset, &config, &self.out.join("run"), |progress| {
-            if let Progress::Step { done, total, model } = progress {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-                bar.set_message(format!("attacked {model}"));
-            }
-        })?;
-        bar.finish_and_clear();
+        let run = run_quietly(&models, &dataset, &config, &self.out.join("run"), common)?;
         write_atomically(&self.out.join("run").join("sat.csv"), run.matrix().to_csv().as_bytes())?;
         Ok(run)
     }

@@ -163,3 +163,17 @@ pub fn refusal(command: &mut Command, code: i32) -> String {
     assert!(!text.contains("panicked"), "{text}");
     text
 }
+
+/// The document that a command prints.
+#[track_caller]
+pub fn json(arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&text(&[arguments, &["--json"]].concat())).expect("a document is JSON")
+}
+
+/// What a command prints.
+#[track_caller]
+pub fn text(arguments: &[&str]) -> String {
+    let output = netkin().args(arguments).output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("it prints UTF-8")
+}
