@@ -24,6 +24,7 @@ import copy
 import json
 import math
 import os
+import re
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -61,17 +62,19 @@ SAMPLES = 8
 PROJECTIONS = 4
 
 # Images for networks, or all of a timm file, that are built for one size but can be built for others, smaller where the
-# usual ones would take long, or that need larger ones than FREE_SIZE: name or file -> pixels, both ways.
+# usual ones would take long, or that need larger ones than FREE_SIZE: name or file -> pixels both ways, or height and width.
 SIZES = {
     "convit": 96,
     "convit_tiny": 224,
     "cait": 48,
     "coat": 64,
-    "crossvit": 120,
-    "crossvit_15_dagger_408": 204,
-    "crossvit_18_dagger_408": 204,
+    "coat_lite_mini": FREE_SIZE,
+    "coat_tiny": (64, 96),
+    "crossvit": (136, 109),
     "dla": 64,
+    "dla34": (64, 96),
     "hrnet": 64,
+    "hrnet_w18_small": (64, 96),
     "inception_resnet_v2": 107,
     "inception_v3": 107,
     "inception_v4": 107,
@@ -84,14 +87,16 @@ SIZES = {
     "swin_tiny_patch4_window7_224": 224,
     "swin_s3_tiny_224": 224,
     "tnt": 48,
+    "tnt_s_patch16_224": (48, 80),
     "visformer": 96,
     "visformer_tiny": 224,
-    # Odd numbers of tokens, and fewer than windows have.
-    "swin_small_patch4_window7_224": 104,
-    "swinv2_tiny_window8_256": 104,
+    # Odd numbers of tokens, and fewer than windows have, both ways or one.
+    "swin_small_patch4_window7_224": (104, 40),
+    "swinv2_tiny_window8_256": (104, 40),
     "vision_transformer_hybrid": 96,
-    "xcit": 48,
-    "lambda_resnet26t": 96,
+    "vit_tiny_patch16_224": (96, 64),
+    "vit_tiny_r_s16_p8_224": (64, 96),
+    "lambda_resnet26t": (96, 64),
     # Whole blocks at a 32nd of the size.
     "eca_halonext26ts": 256,
     "halonet26t": 256,
@@ -102,7 +107,16 @@ SIZES = {
 }
 
 # Timm files whose networks take images of any size, though timm calls theirs fixed.
-FREE = {"twins"}
+FREE = {"crossvit", "twins", "xcit"}
+
+# Of these, what is built for a smaller size than its own, to which it brings the images: name or file -> pixels, both ways.
+BUILT = {"crossvit": 120, "crossvit_15_dagger_408": 204, "crossvit_18_dagger_408": 204}
+
+# Modules that are compared besides what timm's `feature_info` names: a pattern of their paths.
+ALSO = {
+    "dla34": r"level[34]\.tree1(\.tree[12])?",
+    "hrnet_w18": r"layer1|stage[234]\.0(\.branches\.\d)?",
+}
 
 # Where timm spreads over two files what is one family here.
 FAMILY_OF_MODULE = {
@@ -265,18 +279,26 @@ def label_values(count, classes):
 
 
 def build(name):
-    """The network, its family, and its fixed input size or None."""
+    """The network, its family, its fixed input size or None, and the size that it is built for if it takes any others."""
     if name in DEMO:
         family, size, constructor = DEMO[name]
-        return constructor(), family, size
+        return constructor(), family, size, None
     module = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
-    pixels = SIZES.get(name, SIZES.get(module))
+    size = pair(SIZES.get(name, SIZES.get(module)))
     old = timm.__version__ == "0.6.13"
     fixed = False if old or module in FREE else timm.get_pretrained_cfg(name).fixed_input_size
-    options = OPTIONS.get(name, {}) | ({"img_size": pixels} if pixels and fixed else {})
+    built = None if fixed else pair(BUILT.get(name, BUILT.get(module)))
+    made_for = size if fixed else built
+    options = OPTIONS.get(name, {}) | ({"img_size": made_for} if made_for else {})
     model = timm.create_model(name, pretrained=False, **options)
-    size = tuple(model.pretrained_cfg["input_size"][1:]) if fixed else None
-    return model, FAMILY_OF_MODULE.get(module, module), (pixels, pixels) if pixels else size
+    if fixed and not size:
+        size = tuple(model.pretrained_cfg["input_size"][1:])
+    return model, FAMILY_OF_MODULE.get(module, module), size, built
+
+
+def pair(pixels):
+    """Height and width; None stays."""
+    return (pixels, pixels) if isinstance(pixels, int) else pixels
 
 
 def state(model):
@@ -311,29 +333,37 @@ def digest(tensor, samples=SAMPLES, projections=PROJECTIONS):
 
 
 @contextmanager
-def shown(model, batch):
-    """The outputs of the modules that timm's `feature_info` names, by their paths, while the network runs."""
-    modules, found = dict(model.named_modules()), {}
-    hooks = []
+def shown(name, model, pixels):
+    """What timm's `feature_info` names and ALSO besides, by their paths, while the network runs."""
+    modules, found, hooks = dict(model.named_modules()), {}, []
+    batch = len(pixels)
 
-    def keep(name, _module, _inputs, output):
-        # Several results go by their numbers. What has another first axis than the batch (patches as images, say) is
-        # another thing in netkin.
-        results = {name: output} if isinstance(output, torch.Tensor) else {
-            f"{name}.{number}": result for number, result in enumerate(output) if len(result) == batch
-        }
-        for name, result in results.items():
-            found[name] = result.detach().clone()  # a copy: what follows may write in place
+    def keep(names, _module, _inputs, output):
+        if isinstance(output, torch.Tensor):
+            whole = output.detach().clone()  # a copy: what follows may write in place
+        else:
+            # Several results go by their numbers, and all of an image in one row by the name. What has another first axis
+            # than the batch (patches as images, say) is in the row alone.
+            results = [result.detach().clone() for result in output]
+            found.update((f"{names[0]}.{number}", x) for number, x in enumerate(results) if len(x) == batch)
+            whole = torch.cat([result.reshape(batch, -1) for result in results], 1)
+        found.update((name, whole) for name in names)
 
-    for stage in getattr(model, "feature_info", None) or []:
-        name = stage["module"]
-        if isinstance(modules.get(name), torch.nn.ModuleList):  # which is nothing that runs
-            name += f".{len(modules[name]) - 1}"
-        if name in modules:
-            hooks.append(modules[name].register_forward_hook(partial(keep, name)))
+    stages = [stage["module"] for stage in getattr(model, "feature_info", None) or []]
+    # Where these are not all modules, timm has another way to tell what they are.
+    are_modules = all(stage in modules for stage in stages)
+    also = [path for path in modules if name in ALSO and re.fullmatch(ALSO[name], path)]
+    for path in dict.fromkeys((stages if are_modules else []) + also):
+        names = [path]
+        if isinstance(modules[path], torch.nn.ModuleList):  # which is nothing that runs: its last is
+            names = [f"{path}.{len(modules[path]) - 1}", path]
+        hooks.append(modules[names[0]].register_forward_hook(partial(keep, names)))
     yield found
     for hook in hooks:
         hook.remove()
+    if not are_modules:
+        with torch.no_grad():
+            found.update(zip(stages, model.forward_intermediates(pixels, intermediates_only=True), strict=True))
 
 
 def pooled(model, maps):
@@ -393,7 +423,7 @@ def fill(name, model, height, width):
 
 def reference(name):
     """The family and the line of a network."""
-    model, family, fixed_size = build(name)
+    model, family, fixed_size, built = build(name)
     model = model.double().eval().requires_grad_(False)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     height, width = fixed_size or FREE_SIZE
@@ -401,7 +431,7 @@ def reference(name):
     large = fixed_size and (height * width > LARGE_PIXELS or parameters > LARGE_PARAMETERS)
     shape = [1 if large else 2, 3, height, width]
     pixels = to_tensor(pixel_values(shape), shape).requires_grad_()
-    with shown(model, shape[0]) as taps, unrounded(), contiguous_gradients(model):
+    with unrounded(), shown(name, model, pixels) as taps, contiguous_gradients(model):
         maps = model.forward_features(pixels)
     features = pooled(model, maps)
     logits = model.forward_head(maps)
@@ -415,6 +445,7 @@ def reference(name):
         "keys": f"{fnv1a(chr(10).join(key_lines(model)).encode()):016x}",
         "gain": gain,
         "input": shape,
+        **({"built": built} if built else {}),
         "loss": loss.item(),
         "logits": digest(logits),
         "features": digest(features),

@@ -198,18 +198,14 @@ impl Setting {
             let mut start = Instant::now();
             let outputs = {
                 let mut taps = Taps::observe(|name, _, x| {
-                    // The end of a stage is that of its last block.
-                    let shown = |(before, _): &(String, f64)| before.starts_with(&format!("{name}."));
-                    if parts.last().is_some_and(shown) {
-                        return x;
-                    }
                     if let Err(error) = self.sync() {
                         failed.get_or_insert(error);
                     }
                     parts.push((name.to_owned(), elapsed_ms(start)));
                     start = Instant::now();
                     x
-                });
+                })
+                .without_repeats();
                 network.forward(images.clone(), &mut taps)
             };
             self.sync()?;

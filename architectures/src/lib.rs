@@ -10,6 +10,7 @@
 //! * [`families`]: one file per family: a configuration, its variants as pure data, the blocks, the forward pass; and
 //!   [`Network`], any network of any of them.
 //! * [`registry`]: name → family, configuration.
+//! * [`stochastic`]: what networks do in training only.
 //! * [`Checkpoint`]: the tensors of a weights file on their way into a network.
 
 #![warn(missing_docs)]
@@ -19,9 +20,11 @@ mod checkpoint;
 mod components;
 pub mod families;
 pub mod family;
+mod initial;
 mod interpolation;
 pub mod layers;
 pub mod mobile;
+mod random;
 pub mod registry;
 mod taps;
 
@@ -29,5 +32,7 @@ pub use checkpoint::Checkpoint;
 pub use components::Components;
 pub use families::{AnyConfiguration, Network};
 pub use family::{Architecture, Configuration, InputRule, Outputs};
+pub use layers::{Regularisation, stochastic};
+pub use random::Random;
 pub use registry::{Entry, find, matching};
 pub use taps::Taps;

@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvNorm, MixedConv2d, Padding, Then, add, gated, make_divisible,
-    make_divisible_limited,
+    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvNorm, MixedConv2d, Padding, Regularisation, StochasticDepth,
+    Then, add, gated, make_divisible, make_divisible_limited,
 };
 use crate::taps::Taps;
 
@@ -260,8 +260,11 @@ impl MobileBody {
         (self.conv(3, self.stem, self.stem_kernel).stride(2).build(device), self.norm(self.stem, device))
     }
 
-    /// The blocks of each stage, and the channels of the last.
-    pub fn blocks(&self, device: &Device) -> (Vec<Vec<MobileBlock>>, usize) {
+    /// The blocks of each stage, and the channels of the last. The rate at which branches are left out grows from 0 by the
+    /// same step from block to block, one step short of the whole in the last.
+    pub fn blocks(&self, regularisation: Regularisation, device: &Device) -> (Vec<Vec<MobileBlock>>, usize) {
+        let total: usize = (0..self.stages.len()).map(|index| self.stage(index).count()).sum();
+        let mut before = 0;
         let mut inputs = self.stem;
         let mut stages = Vec::new();
         for index in 0..self.stages.len() {
@@ -269,7 +272,9 @@ impl MobileBody {
             for like in self.stage(index) {
                 // Only the first block of a stage shrinks.
                 let stride = if stage.is_empty() { like.stride } else { 1 };
-                let shape = BlockShape::new(self, like, inputs, stride);
+                let drop_path = regularisation.share(before as f64 / total as f64);
+                let shape = BlockShape::new(self, like, inputs, stride, drop_path);
+                before += 1;
                 inputs = shape.outputs;
                 stage.push(MobileBlock::new(self, like, &shape, device));
             }
@@ -310,11 +315,7 @@ impl MobileBody {
 /// Runs the blocks of all stages.
 pub fn run_stages(stages: &[Vec<MobileBlock>], mut x: Tensor<4>, taps: &mut Taps) -> Tensor<4> {
     for (index, stage) in stages.iter().enumerate() {
-        for (position, block) in stage.iter().enumerate() {
-            let name = || format!("blocks.{index}.{position}");
-            x = taps.map(name, block.forward(x));
-        }
-        x = taps.map(|| format!("blocks.{index}"), x);
+        x = taps.stage(|| format!("blocks.{index}"), stage, x, |block, x| block.forward(x));
     }
     x
 }
@@ -327,13 +328,14 @@ struct BlockShape {
     middle: usize,
     outputs: usize,
     stride: usize,
-    shortcut: bool,
+    /// How often the branch beside the shortcut is left out, if there is one.
+    shortcut: Option<StochasticDepth>,
     /// Channels within the squeeze-and-excitation.
     squeezed: Option<usize>,
 }
 
 impl BlockShape {
-    fn new(body: &MobileBody, like: &Blocks, inputs: usize, stride: usize) -> Self {
+    fn new(body: &MobileBody, like: &Blocks, inputs: usize, stride: usize, drop_path: StochasticDepth) -> Self {
         let outputs = body.channels(like.channels);
         let expanded = if like.expands_outputs { outputs } else { inputs };
         let middle = make_divisible(expanded as f64 * like.expansion, 8);
@@ -350,7 +352,7 @@ impl BlockShape {
             middle,
             outputs,
             stride,
-            shortcut: like.shortcut && stride == 1 && inputs == outputs,
+            shortcut: (like.shortcut && stride == 1 && inputs == outputs).then_some(drop_path),
             squeezed: like.squeeze_excite.map(squeezed),
         }
     }
@@ -394,7 +396,8 @@ impl MobileBlock {
 pub struct ConvolutionBlock {
     conv: Conv2d,
     bn1: BatchNorm2d,
-    shortcut: bool,
+    #[module(skip)]
+    shortcut: Option<StochasticDepth>,
     #[module(skip)]
     activation: Activation,
 }
@@ -412,7 +415,10 @@ impl ConvolutionBlock {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = self.conv.forward_then(x.clone(), Then::norm(&self.bn1, self.activation));
-        if self.shortcut { add(y, x, Activation::Identity) } else { y }
+        match &self.shortcut {
+            Some(drop_path) => drop_path.residual(x, |x| add(y, x, Activation::Identity)),
+            None => y,
+        }
     }
 }
 
@@ -424,7 +430,8 @@ pub struct SeparableBlock {
     se: Option<SqueezeExcite>,
     conv_pw: MixedConv2d,
     bn2: BatchNorm2d,
-    shortcut: bool,
+    #[module(skip)]
+    shortcut: Option<StochasticDepth>,
     #[module(skip)]
     activation: Activation,
     #[module(skip)]
@@ -450,8 +457,9 @@ impl SeparableBlock {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = self.conv_dw.forward_then(x.clone(), Then::norm(&self.bn1, self.activation));
         let y = SqueezeExcite::apply(&self.se, y);
-        let then = Then::norm(&self.bn2, self.last_activation).residual(self.shortcut.then_some(x));
-        self.conv_pw.forward_then(y, then)
+        beside(self.shortcut, x, |x| {
+            self.conv_pw.forward_then(y, Then::norm(&self.bn2, self.last_activation).residual(x))
+        })
     }
 }
 
@@ -465,7 +473,8 @@ pub struct InvertedBlock {
     se: Option<SqueezeExcite>,
     conv_pwl: MixedConv2d,
     bn3: BatchNorm2d,
-    shortcut: bool,
+    #[module(skip)]
+    shortcut: Option<StochasticDepth>,
     #[module(skip)]
     activation: Activation,
 }
@@ -492,8 +501,9 @@ impl InvertedBlock {
         let y = self.conv_pw.forward_then(x.clone(), then(&self.bn1));
         let y = self.conv_dw.forward_then(y, then(&self.bn2));
         let y = SqueezeExcite::apply(&self.se, y);
-        let then = Then::norm(&self.bn3, Activation::Identity).residual(self.shortcut.then_some(x));
-        self.conv_pwl.forward_then(y, then)
+        beside(self.shortcut, x, |x| {
+            self.conv_pwl.forward_then(y, Then::norm(&self.bn3, Activation::Identity).residual(x))
+        })
     }
 }
 
@@ -505,7 +515,8 @@ pub struct EdgeBlock {
     se: Option<SqueezeExcite>,
     conv_pwl: Conv2d,
     bn2: BatchNorm2d,
-    shortcut: bool,
+    #[module(skip)]
+    shortcut: Option<StochasticDepth>,
     #[module(skip)]
     activation: Activation,
 }
@@ -529,8 +540,9 @@ impl EdgeBlock {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = self.conv_exp.forward_then(x.clone(), Then::norm(&self.bn1, self.activation));
         let y = SqueezeExcite::apply(&self.se, y);
-        let then = Then::norm(&self.bn2, Activation::Identity).residual(self.shortcut.then_some(x));
-        self.conv_pwl.forward_then(y, then)
+        beside(self.shortcut, x, |x| {
+            self.conv_pwl.forward_then(y, Then::norm(&self.bn2, Activation::Identity).residual(x))
+        })
     }
 }
 
@@ -541,7 +553,8 @@ pub struct UniversalBlock {
     pw_exp: ConvNorm,
     dw_mid: Option<ConvNorm>,
     pw_proj: ConvNorm,
-    shortcut: bool,
+    #[module(skip)]
+    shortcut: Option<StochasticDepth>,
 }
 
 impl UniversalBlock {
@@ -573,7 +586,19 @@ impl UniversalBlock {
         };
         let y = self.pw_exp.forward(through(&self.dw_start, x.clone()));
         let y = through(&self.dw_mid, y);
-        if self.shortcut { self.pw_proj.forward_residual(y, x, Activation::Identity) } else { self.pw_proj.forward(y) }
+        beside(self.shortcut, x, |x| self.pw_proj.forward_residual(y, x, Activation::Identity))
+    }
+}
+
+/// The last layer of a branch, which adds what it is given: x, if there is a shortcut.
+fn beside(
+    shortcut: Option<StochasticDepth>,
+    x: Tensor<4>,
+    last: impl FnOnce(Option<Tensor<4>>) -> Tensor<4>,
+) -> Tensor<4> {
+    match shortcut {
+        Some(drop_path) => drop_path.residual(x, |x| last(Some(x))),
+        None => last(None),
     }
 }
 

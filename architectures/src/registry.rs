@@ -87,22 +87,24 @@ pub fn find(name: &str) -> Result<&'static Entry, Vec<&'static str>> {
     let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, today)| today);
     match ENTRIES.binary_search_by_key(&name, |entry| entry.name) {
         Ok(index) => Ok(&ENTRIES[index]),
-        Err(_) => Err(most_similar(name)),
+        Err(_) => Err(most_similar(name, ENTRIES.iter().map(|entry| entry.name))),
     }
 }
 
-/// The networks whose names match `pattern`, in which `*` stands for any characters and `?` for one; a pattern with
-/// neither matches the names that contain it. Sorted by name.
+/// The networks whose names, of today or of 2022, match `pattern`, in which `*` stands for any characters and `?` for one; a
+/// pattern with neither matches the names that contain it. Sorted by name.
 pub fn matching(pattern: &str) -> Vec<&'static Entry> {
     let pattern = if pattern.contains(['*', '?']) { pattern.to_owned() } else { format!("*{pattern}*") };
     let pattern = WildMatch::new(&pattern);
-    ENTRIES.iter().filter(|entry| pattern.matches(entry.name)).collect()
+    let of_2022 = |name: &str| ALIASES.iter().any(|(alias, today)| *today == name && pattern.matches(alias));
+    ENTRIES.iter().filter(|entry| pattern.matches(entry.name) || of_2022(entry.name)).collect()
 }
 
-fn most_similar(name: &str) -> Vec<&'static str> {
-    let mut scored: Vec<_> = ENTRIES
-        .iter()
-        .map(|entry| (strsim::jaro_winkler(name, entry.name), entry.name))
+/// The three of `names` that are most like `name`, best first, if they are like it at all: what a misspelt name may mean.
+pub fn most_similar(name: &str, names: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut scored: Vec<_> = names
+        .into_iter()
+        .map(|other| (strsim::jaro_winkler(name, other), other))
         .filter(|(score, _)| *score > 0.8)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -160,6 +162,7 @@ mod tests {
         assert!(matching("resnet?0").iter().any(|e| e.name == "resnet50"));
         assert!(matching("*xt50*").iter().any(|e| e.name == "resnext50_32x4d"));
         assert!(matching("resnet50").len() > 1);
+        assert_eq!(matching("gluon_resnet101_v1?")[0].name, "resnet101c");
         assert!(matching("nothing*").is_empty());
         assert!(matching("****************************!").is_empty());
     }

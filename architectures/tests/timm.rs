@@ -81,14 +81,16 @@ struct Fixture {
     gain: f64,
     /// The shape of the pixels.
     input: [usize; 4],
+    /// Height and width that the network is built for, if it takes any and these are not its own.
+    #[serde(default)]
+    built: Option<[usize; 2]>,
     /// The mean cross-entropy.
     loss: f64,
     logits: Digest,
     features: Digest,
     /// The gradient of the loss with respect to the pixels.
     gradient: Digest,
-    /// What timm's `feature_info` names: the outputs of stages.
-    #[serde(default)]
+    /// What timm's `feature_info` names: the outputs of stages; of some networks more.
     taps: Vec<Tap>,
 }
 
@@ -186,7 +188,7 @@ struct Row {
     logits_f32: f64,
     features_f32: f64,
     signs: f64,
-    /// Of the worst intermediate result, in double precision; 0 if timm names none.
+    /// Of the worst intermediate result, in double precision.
     taps: f64,
     milliseconds: u128,
 }
@@ -234,15 +236,23 @@ impl std::fmt::Display for Row {
 /// Compares one network; the error says what makes a comparison pointless.
 fn measure(entry: &'static Entry, fixture: &Fixture) -> Result<Row, String> {
     let name = entry.name;
-    let resized;
-    let config = match (entry.config.input_rule(), fixture.input) {
-        (InputRule::Any, _) => entry.config,
-        (InputRule::Multiple(_), [.., height, width]) if height == width => {
-            resized = entry.config.resized(height);
-            &*resized
+    let [.., height, width] = fixture.input;
+    let built = match entry.config.input_rule() {
+        InputRule::Any => fixture.built.unwrap_or(entry.config.input_size()),
+        InputRule::Multiple(step) | InputRule::Retrained(step)
+            if !height.is_multiple_of(step) || !width.is_multiple_of(step) =>
+        {
+            return Err(format!("the fixture's images are {height} × {width}, but sides are multiples of {step}"));
         }
-        (InputRule::Fixed, [.., height, width]) if [height, width] == entry.config.input_size() => entry.config,
-        (rule, input) => return Err(format!("the fixture's input is {input:?}, but the network's rule {rule:?}")),
+        // Those that are said to be for one size alone have smaller squares in some fixtures: their layers allow it.
+        InputRule::Multiple(_) | InputRule::Retrained(_) | InputRule::Fixed => [height, width],
+    };
+    let resized;
+    let config = if built == entry.config.input_size() {
+        entry.config
+    } else {
+        resized = entry.config.resized(built);
+        &*resized
     };
     check_keys(name, config, fixture)?;
 
@@ -270,6 +280,9 @@ fn measure(entry: &'static Entry, fixture: &Fixture) -> Result<Row, String> {
 
 /// The largest relative error of what timm's `feature_info` names.
 fn worst_tap(fixture: &Fixture, found: &BTreeMap<String, (Vec<usize>, Vec<f64>)>) -> Result<f64, String> {
+    if fixture.taps.is_empty() {
+        return Err("the fixture has no stage to compare with".into());
+    }
     let mut errors = Vec::new();
     for Tap { name, shape, digest } in &fixture.taps {
         let Some((shape_here, values)) = found.get(name) else {

@@ -1,6 +1,6 @@
 //! `netkin info`: one network.
 
-use netkin_weights::{ModelSpec, Precision, Preprocessing, catalogue};
+use netkin_weights::{HubConfig, ModelSpec, Precision, Preprocessing, catalogue};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
@@ -53,10 +53,9 @@ impl Args {
             family: entry.family,
             params: entry.parameters(),
             num_classes: entry.config.num_classes(),
-            default_tag: catalogue::default_tag(entry.name).map(str::to_owned),
+            default_tag: self.model.usual_tag().map(str::to_owned),
             tags: catalogue::tags(entry.name).into_iter().map(str::to_owned).collect(),
-            preprocessing: catalogue::preprocessing(entry.name, self.model.tag())
-                .unwrap_or_else(|| Preprocessing::usual(entry)),
+            preprocessing: netkin_weights::preprocessing(&self.model, &HubConfig::from_env())?,
             config: format!("{:?}", entry.config),
             weights,
         };

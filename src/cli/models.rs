@@ -2,18 +2,19 @@
 
 use clap::ValueEnum;
 use netkin_architectures::{Components, Entry, matching};
-use netkin_weights::catalogue;
+use netkin_weights::{HubConfig, ModelSet, ModelSpec, catalogue};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
-use super::{Failure, Outcome, chosen};
+use super::{Failure, Outcome, named};
 use crate::analysis::components::derived;
 use crate::analysis::published;
 
 /// List the networks
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Networks to list: part of a name, or with * and ? for any characters, @paper69, @demo or @FILE [default: all]
+    /// Networks to list: part of a name, of today or of 2022, or with * and ? for any characters, NAME.TAG, @paper69, @demo or
+    /// @FILE [default: all]
     patterns: Vec<String>,
     /// Also compute the multiply-accumulate operations for one image, which runs each network once, and the components by
     /// which the paper on SAT tells networks apart
@@ -40,6 +41,9 @@ struct Document {
 #[derive(Serialize)]
 struct Row {
     name: &'static str,
+    /// Of the weights that a set names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<String>,
     family: &'static str,
     params: usize,
     /// Channels, height, width.
@@ -59,10 +63,11 @@ struct More {
 }
 
 impl Row {
-    fn new(entry: &Entry, components: bool) -> Self {
+    fn new(entry: &Entry, tag: Option<String>, components: bool) -> Self {
         let [height, width] = entry.config.input_size();
         Self {
             name: entry.name,
+            tag,
             family: entry.family,
             params: entry.parameters(),
             input_size: [3, height, width],
@@ -75,14 +80,22 @@ impl Row {
         }
     }
 
+    /// `NAME`, or `NAME.TAG` of a set that names weights.
+    fn model(&self) -> String {
+        match &self.tag {
+            Some(tag) => format!("{}.{tag}", self.name),
+            None => self.name.to_owned(),
+        }
+    }
+
     fn cells(&self) -> Vec<String> {
         let [_, height, width] = self.input_size;
         let mut cells = vec![
-            self.name.to_owned(),
+            self.model(),
             self.family.to_owned(),
             format!("{:.2}", self.params as f64 / 1e6),
             format!("{height} × {width}"),
-            self.default_tag.clone().unwrap_or_default(),
+            self.tag.clone().or(self.default_tag.clone()).unwrap_or_default(),
         ];
         if let Some(more) = &self.more {
             cells.push(format!("{:.2}", more.gmacs));
@@ -96,25 +109,28 @@ impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let all = ["*".to_owned()];
         let patterns = if self.patterns.is_empty() { &all[..] } else { &self.patterns[..] };
-        let mut entries = Vec::new();
+        let mut models: Vec<(&'static Entry, Option<String>)> = Vec::new();
         for pattern in patterns {
-            let found =
-                if pattern.starts_with('@') { chosen(std::slice::from_ref(pattern))? } else { matching(pattern) };
+            let found = found(pattern)?;
             if found.is_empty() {
                 eprintln!("netkin: no network's name matches {pattern:?}; `netkin models` lists them all");
             }
-            entries.extend(found);
+            for (entry, tag) in found {
+                if !models.iter().any(|(other, its_tag)| other.name == entry.name && *its_tag == tag) {
+                    models.push((entry, tag));
+                }
+            }
         }
-        if entries.is_empty() {
+        if models.is_empty() {
             return Ok(Outcome::FellShort);
         }
         let bar = common.bar("networks");
-        bar.set_length(entries.len() as u64);
-        let rows: Vec<Row> = entries
+        bar.set_length(models.len() as u64);
+        let rows: Vec<Row> = models
             .into_iter()
-            .map(|entry| {
+            .map(|(entry, tag)| {
                 bar.inc(1);
-                Row::new(entry, self.components)
+                Row::new(entry, tag, self.components)
             })
             .collect();
         bar.finish_and_clear();
@@ -129,6 +145,24 @@ impl Args {
         }
         Ok(Outcome::Done)
     }
+}
+
+/// The networks that a pattern, a model or a set means, with the tags of weights that it names; such as do not exist are
+/// refused.
+fn found(pattern: &str) -> Result<Vec<(&'static Entry, Option<String>)>, Failure> {
+    if !named(pattern) {
+        return Ok(matching(pattern).into_iter().map(|entry| (entry, None)).collect());
+    }
+    let hub = HubConfig::from_env();
+    let set: ModelSet = pattern.parse()?;
+    for spec in set.specs().iter().filter(|spec| spec.path().is_none()) {
+        netkin_weights::preprocessing(spec, &hub)?;
+    }
+    let model = |spec: &ModelSpec| {
+        let tag = spec.tag().or(catalogue::tag_of_2022(spec.name()));
+        (spec.entry(), tag.map(str::to_owned))
+    };
+    Ok(set.specs().iter().map(model).collect())
 }
 
 /// Names and sizes, or with components every column.
@@ -156,7 +190,7 @@ fn csv(rows: &[Row]) -> Result<String, Failure> {
     header.extend(["family", "params", "default_tag", "gmacs"]);
     writer.write_record(&header)?;
     for row in rows {
-        let mut record = vec![row.name.to_owned()];
+        let mut record = vec![row.model()];
         let more = row.more.as_ref();
         record.extend(more.iter().flat_map(|more| &more.components).map(|(_, value)| value.clone()));
         record.extend([row.family.to_owned(), row.params.to_string(), row.default_tag.clone().unwrap_or_default()]);

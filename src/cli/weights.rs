@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use netkin_architectures::registry;
-use netkin_weights::catalogue::{self, PublishedAt};
-use netkin_weights::{Check, HubConfig, ModelSet, ModelSpec};
+use netkin_weights::catalogue::{self, Published, PublishedAt};
+use netkin_weights::{Check, HubConfig, ModelSet, ModelSpec, Source};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json};
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, named};
 
 /// List, fetch, find and check weights
 #[derive(Debug, clap::Args)]
@@ -21,6 +21,8 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say which tensors of a file fit a network: applied, converted, missing, unused
+    ///
+    /// Exit code 1 if the file does not fit, or holds NaN or infinity: no command runs such a network.
     Check {
         /// NAME, NAME.TAG or NAME=WEIGHTS
         model: ModelSpec,
@@ -30,18 +32,18 @@ enum Command {
     },
     /// List the published weights that netkin knows, as CSV
     List {
-        /// Networks: part of a name, or with * and ? for any characters [default: all]
-        pattern: Option<String>,
+        /// Networks: part of a name, or with * and ? for any characters, NAME.TAG, @paper69 or @FILE [default: all]
+        patterns: Vec<String>,
     },
     /// Download weights into the hub's cache folder, so that a machine without network can be prepared
     Fetch {
-        /// NAME, NAME.TAG, @paper69 or @FILE
+        /// NAME, NAME.TAG, @paper69, @demo or @FILE
         #[arg(required = true)]
         models: Vec<ModelSet>,
     },
     /// Print where the weights are on this machine
     Path {
-        /// NAME, NAME.TAG, @paper69 or @FILE
+        /// NAME, NAME.TAG, NAME=WEIGHTS, @paper69, @demo or @FILE
         #[arg(required = true)]
         models: Vec<ModelSet>,
     },
@@ -71,19 +73,19 @@ impl Args {
                 };
                 check(common, &spec, &hub)
             }
-            Command::List { pattern } => list(common, pattern.as_deref().unwrap_or("*"), &hub),
+            Command::List { patterns } => list(common, &patterns, &hub),
             Command::Fetch { models } => each(common, &models, |spec| {
                 let bar = common.bar("bytes");
                 bar.set_message(spec.to_string());
-                let path = netkin_weights::fetch(spec, &hub, &mut |progress| {
+                let source = netkin_weights::fetch(spec, &hub, &mut |progress| {
                     bar.set_length(progress.total.unwrap_or(0));
                     bar.set_position(progress.done);
                 });
                 bar.finish_and_clear();
-                Ok(path?)
+                Ok(source?)
             }),
-            Command::Path { models } => each(common, &models, |spec| match netkin_weights::path(spec, &hub)? {
-                Some(path) => Ok(path),
+            Command::Path { models } => each(common, &models, |spec| match netkin_weights::locate(spec, &hub)? {
+                Some(source) => Ok(source),
                 None => {
                     let name = spec.name();
                     Err(format!("{name} is not on this machine: `netkin weights fetch {name}` brings it").into())
@@ -93,18 +95,25 @@ impl Args {
     }
 }
 
-/// Prints a path for each model, and goes on behind one that has none.
+/// Prints a path for each model whose weights are not in the program, and goes on behind one that has none.
 fn each(
     common: &Common,
     sets: &[ModelSet],
-    path: impl Fn(&ModelSpec) -> Result<PathBuf, Failure>,
+    source: impl Fn(&ModelSpec) -> Result<Source, Failure>,
 ) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::Done;
     let mut found = serde_json::Map::new();
     for spec in sets.iter().flat_map(ModelSet::specs) {
-        match path(spec) {
-            Ok(path) if common.json => drop(found.insert(spec.name().into(), path.display().to_string().into())),
-            Ok(path) => print(&format!("{}\n", path.display()))?,
+        match source(spec) {
+            Ok(source) => {
+                let path = source.path().map(|path| path.display().to_string());
+                match &path {
+                    Some(path) if !common.json => print(&format!("{path}\n"))?,
+                    Some(_) => {}
+                    None => say_inside(spec.name()),
+                }
+                found.insert(spec.name().into(), path.into());
+            }
             Err(failure) => {
                 eprintln!("netkin: {failure}");
                 outcome = Outcome::FellShort;
@@ -117,15 +126,39 @@ fn each(
     Ok(outcome)
 }
 
-fn list(common: &Common, pattern: &str, hub: &HubConfig) -> Result<Outcome, Failure> {
-    let entries = registry::matching(pattern);
-    if entries.is_empty() {
-        eprintln!("netkin: no network's name matches {pattern:?}; `netkin models` lists them all");
-        return Ok(Outcome::FellShort);
+fn say_inside(name: &str) {
+    eprintln!("netkin: the weights of {name} are inside the program, which needs no file of them");
+}
+
+fn list(common: &Common, patterns: &[String], hub: &HubConfig) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::Done;
+    let mut rows: Vec<&'static Published> = Vec::new();
+    let all = ["*".to_owned()];
+    let patterns = if patterns.is_empty() { &all[..] } else { patterns };
+    for pattern in patterns {
+        let found: Vec<_> = if named(pattern) {
+            let set: ModelSet = pattern.parse()?;
+            let found = set.specs().iter().map(|spec| published(spec, hub));
+            found.collect::<Result<Vec<_>, _>>()?.concat()
+        } else {
+            let entries = registry::matching(pattern);
+            if entries.is_empty() {
+                eprintln!("netkin: no network's name matches {pattern:?}; `netkin models` lists them all");
+                outcome = Outcome::FellShort;
+            }
+            entries.into_iter().flat_map(|entry| catalogue::published(entry.name)).collect()
+        };
+        for row in found {
+            if !rows.iter().any(|other| (other.name, other.tag) == (row.name, row.tag)) {
+                rows.push(row);
+            }
+        }
     }
-    let rows: Vec<Row> = entries
+    if rows.is_empty() && outcome == Outcome::FellShort {
+        return Ok(outcome);
+    }
+    let rows: Vec<Row> = rows
         .into_iter()
-        .flat_map(|entry| catalogue::published(entry.name))
         .map(|row| {
             let [height, width] = row.preprocessing.input_size;
             let spec: Option<ModelSpec> = format!("{}.{}", row.name, row.tag).parse().ok();
@@ -139,20 +172,45 @@ fn list(common: &Common, pattern: &str, hub: &HubConfig) -> Result<Outcome, Fail
                     PublishedAt::File => "file".into(),
                     _ => catalogue::repository(row.name, row.tag).unwrap_or_default(),
                 },
-                cached: spec.and_then(|spec| netkin_weights::path(&spec, hub).ok().flatten()),
+                cached: spec
+                    .and_then(|spec| netkin_weights::locate(&spec, hub).ok().flatten())
+                    .and_then(|source| source.path().map(PathBuf::from)),
             }
         })
         .collect();
     if common.json {
         print_json(&serde_json::json!({"weights": rows}))?;
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
     for row in &rows {
         writer.serialize(row)?;
     }
     print(&String::from_utf8(writer.into_inner()?)?)?;
-    Ok(Outcome::Done)
+    Ok(outcome)
+}
+
+/// The published weights that a model means; those that are elsewhere are said.
+fn published(spec: &ModelSpec, hub: &HubConfig) -> Result<Vec<&'static Published>, Failure> {
+    if let Some(path) = spec.path() {
+        eprintln!("netkin: {} is a file of your own, {}", spec.name(), path.display());
+        return Ok(Vec::new());
+    }
+    let rows = catalogue::published(spec.entry().name);
+    let Some(tag) = spec.tag().or(catalogue::tag_of_2022(spec.name())) else {
+        if netkin_weights::embedded::weights(spec.entry().name).is_some() {
+            say_inside(spec.name());
+        } else if rows.is_empty() {
+            eprintln!("netkin: timm publishes no weights of {}", spec.name());
+        }
+        return Ok(rows);
+    };
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.tag == tag).collect();
+    if rows.is_empty() {
+        // Either the reason why there are none, or weights of a tag that came to the cache folder since.
+        netkin_weights::locate(spec, hub)?;
+    }
+    Ok(rows)
 }
 
 fn check(common: &Common, spec: &ModelSpec, hub: &HubConfig) -> Result<Outcome, Failure> {
@@ -162,6 +220,9 @@ fn check(common: &Common, spec: &ModelSpec, hub: &HubConfig) -> Result<Outcome, 
         bar.set_position(progress.done);
     })?;
     bar.finish_and_clear();
+    for note in &check.notes {
+        eprintln!("netkin: {spec}: {note}");
+    }
     if common.json {
         print_json(&check)?;
     } else {
@@ -183,12 +244,26 @@ fn text(check: &Check) -> String {
         check.sha256
     );
     for (origins, key) in &check.converted {
-        text += &format!("converted  {} → {key}\n", origins.join(" + "));
+        let origins = if origins.is_empty() { "zeros".to_owned() } else { origins.join(" + ") };
+        text += &format!("converted  {origins} → {key}\n");
     }
-    for (what, keys) in [("missing", &check.missing), ("unused", &check.unused), ("different", &check.different)] {
+    let parts = [
+        ("missing", &check.missing),
+        ("unused", &check.unused),
+        ("different", &check.different),
+        ("unreadable", &check.unreadable),
+    ];
+    for (what, keys) in parts {
         for key in keys {
             text += &format!("{what:9}  {key}\n");
         }
+    }
+    if !check.not_finite.is_empty() {
+        const SHOWN: usize = 5;
+        let more = check.not_finite.len().saturating_sub(SHOWN);
+        let shown = check.not_finite[..check.not_finite.len() - more].join(", ");
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        text += &format!("tensors with NaN or infinity, {} in all: {shown}{more}\n", check.not_finite.len());
     }
     if !check.fits.is_empty() {
         text += &format!("the file fits {}\n", check.fits.join(", "));

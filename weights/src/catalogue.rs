@@ -33,6 +33,8 @@ pub enum PublishedAt {
     Repository(&'static str),
     /// In files that people have; nobody is asked for them.
     File,
+    /// There are none: the row says how timm prepares images for such a network, and has no tag.
+    Nowhere,
 }
 
 static CATALOGUE: LazyLock<Vec<Published>> = LazyLock::new(|| {
@@ -45,7 +47,8 @@ static CATALOGUE: LazyLock<Vec<Published>> = LazyLock::new(|| {
 
 /// All published weights of an architecture, the default first.
 pub fn published(name: &str) -> Vec<&'static Published> {
-    let mut rows: Vec<_> = CATALOGUE.iter().filter(|row| row.name == name).collect();
+    let exists = |row: &&Published| row.name == name && row.place != PublishedAt::Nowhere;
+    let mut rows: Vec<_> = CATALOGUE.iter().filter(exists).collect();
     rows.sort_by_key(|row| !row.default);
     rows
 }
@@ -61,9 +64,28 @@ pub fn default_tag(name: &str) -> Option<&'static str> {
     first.map(|row| row.tag)
 }
 
-/// How images are prepared for published weights; without a tag, for the default ones.
+/// How images are prepared for published weights; without a tag, for the default ones, or as timm does for an architecture
+/// that has none.
 pub fn preprocessing(name: &str, tag: Option<&str>) -> Option<Preprocessing> {
-    find(name, tag.or(default_tag(name))?).map(|row| row.preprocessing)
+    let row = match tag {
+        Some(tag) => find(name, tag),
+        None => CATALOGUE.iter().find(|row| row.name == name && row.default),
+    };
+    row.map(|row| row.preprocessing)
+}
+
+/// Names of 2022 that stood for these weights, where timm's name of today needs a tag to do so.
+const OF_2022: [(&str, &str); 5] = [
+    ("gluon_resnet101_v1c", "gluon_in1k"),
+    ("resnetv2_101x1_bitm", "goog_in21k_ft_in1k"),
+    ("resnetv2_50x1_bitm", "goog_in21k_ft_in1k"),
+    ("resnetv2_50x3_bitm", "goog_in21k_ft_in1k"),
+    ("vit_base_resnet50_384", "orig_in21k_ft_in1k"),
+];
+
+/// The tag of the weights that a name of 2022 stood for, if that name said which.
+pub fn tag_of_2022(name: &str) -> Option<&'static str> {
+    OF_2022.iter().find(|(old, _)| *old == name).map(|(_, tag)| *tag)
 }
 
 /// The repository on the Hugging Face hub: `timm/NAME.TAG`, but for a few; none for weights that are in files only. Tags
@@ -72,7 +94,7 @@ pub fn repository(name: &str, tag: &str) -> Option<String> {
     match find(name, tag).map_or(PublishedAt::Hub, |row| row.place) {
         PublishedAt::Hub => Some(format!("timm/{name}.{tag}")),
         PublishedAt::Repository(repository) => Some(repository.to_owned()),
-        PublishedAt::File => None,
+        PublishedAt::File | PublishedAt::Nowhere => None,
     }
 }
 
@@ -112,6 +134,7 @@ fn row(line: &'static str) -> Option<Published> {
         place: match place {
             "" => PublishedAt::Hub,
             "file" => PublishedAt::File,
+            "none" => PublishedAt::Nowhere,
             repository => PublishedAt::Repository(repository),
         },
     })
@@ -139,22 +162,59 @@ mod tests {
 
     #[test]
     fn every_architecture_on_the_hub_has_one_default_there() {
-        for name in CATALOGUE.iter().filter(|row| row.place != PublishedAt::File).map(|row| row.name) {
+        let on_the_hub = |row: &&Published| matches!(row.place, PublishedAt::Hub | PublishedAt::Repository(_));
+        for name in CATALOGUE.iter().filter(on_the_hub).map(|row| row.name) {
             let defaults: Vec<_> = published(name).into_iter().filter(|row| row.default).collect();
             assert!(defaults.len() == 1 && defaults[0].place != PublishedAt::File, "{name}: {defaults:?}");
         }
     }
 
+    /// What stands there is what timm says of the name alone: scripts/timm_catalogue.py compares it.
+    #[test]
+    fn every_network_of_timm_is_made_for_the_images_of_its_default() {
+        let of_timm = |entry: &&netkin_architectures::Entry| !entry.name.starts_with("demo_");
+        for entry in netkin_architectures::registry::all().iter().filter(of_timm) {
+            let default = preprocessing(entry.name, None).unwrap_or_else(|| panic!("{} is missing", entry.name));
+            assert_eq!(default.input_size, entry.config.input_size(), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn images_of_networks_without_weights_are_prepared_as_by_timm() {
+        let default = |name| preprocessing(name, None).unwrap();
+        assert_eq!((default("mixer_s16_224").mean, default("mixer_s16_224").crop_pct), ([0.5; 3], 0.875));
+        assert_eq!((default("efficientnet_b6").input_size, default("efficientnet_b6").crop_pct), ([528; 2], 0.942));
+        assert_eq!(default("lcnet_035").interpolation, Interpolation::Bilinear);
+        assert_eq!((default("legacy_xception").std, default("legacy_xception").crop_pct), ([0.5; 3], 0.8975));
+        // There are no weights, or no more on the hub.
+        assert!(published("mixer_s16_224").is_empty() && default_tag("mixer_s16_224").is_none());
+        assert_eq!(tags("legacy_xception"), ["tf_in1k"]);
+        assert_eq!(repository("legacy_xception", "tf_in1k"), None);
+    }
+
     #[test]
     fn a_fixed_input_size_is_that_of_the_weights() {
         for entry in netkin_architectures::registry::all() {
-            if entry.config.input_rule() == netkin_architectures::InputRule::Fixed {
+            use netkin_architectures::InputRule;
+            if matches!(entry.config.input_rule(), InputRule::Fixed | InputRule::Retrained(_)) {
                 for row in published(entry.name) {
                     let size = row.preprocessing.input_size;
                     assert_eq!(size, entry.config.input_size(), "{row:?}");
                 }
             }
         }
+    }
+
+    /// timm's table of names that it has given up says so.
+    #[test]
+    fn names_of_2022_stand_for_weights_that_exist() {
+        for (name, tag) in OF_2022 {
+            let today = netkin_architectures::find(name).unwrap().name;
+            assert!(name != today && tags(today).contains(&tag), "{name}: {today}.{tag}");
+        }
+        assert_eq!(tag_of_2022("resnetv2_50x1_bitm"), Some("goog_in21k_ft_in1k"));
+        assert_eq!(default_tag("resnetv2_50x1_bit"), Some("goog_distilled_in1k"));
+        assert_eq!(tag_of_2022("resnet50"), None);
     }
 
     #[test]

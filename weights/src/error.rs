@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use netkin_architectures::InputRule;
 
 use crate::Precision;
+use crate::preprocessing::LARGEST_SIDE;
 
 /// Why there is no network, or no file.
 #[derive(Debug, thiserror::Error)]
@@ -24,17 +25,29 @@ pub enum Error {
     )]
     PathWithoutName { spec: String },
     /// A file of models that cannot be read.
-    #[error("@{} is no set of models ({error}): @paper69 and @demo are, and @FILE with a model a line", path.display())]
+    #[error("@{} is no set of models ({error}): @paper69 and @demo are, and @FILE with a model or a set a line", path.display())]
     ModelSet { path: PathBuf, error: io::Error },
     /// A line of such a file that names no model.
     #[error("{}, line {number}: {error}", path.display())]
     ModelSetLine { path: PathBuf, number: usize, error: Box<Error> },
+    /// A file that names itself, or another that names it.
+    #[error("@{} names itself, directly or by way of other sets: leave that line out", path.display())]
+    ModelSetLoop { path: PathBuf },
+    /// More models than anyone means.
+    #[error("@{} names more than {most} models, with the sets in it: give fewer at once", path.display())]
+    ModelSetLarge { path: PathBuf, most: usize },
     /// A file without models.
     #[error("{} names no model: write one a line", path.display())]
     EmptyModelSet { path: PathBuf },
     /// Weights that are in nobody's repository.
     #[error("{name} is on no hub: if you have its file, give it as {name}=PATH")]
     FileOnly { name: String },
+    /// No published weights of that tag, and no file given.
+    #[error(
+        "there are no weights {name}.{tag}{}: the tags of {name} are {}; weights of your own are given as {name}.{tag}=PATH",
+        did_you_mean_tag(similar), tags.join(", ")
+    )]
+    UnknownTag { name: &'static str, tag: String, similar: Vec<&'static str>, tags: Vec<&'static str> },
     /// A name without published weights, and no file given.
     #[error("timm publishes no weights of {name} that netkin knows of: give a file as {name}=PATH")]
     NotPublished { name: String },
@@ -55,8 +68,17 @@ pub enum Error {
     #[error("{file} is empty: copy or download it again")]
     Empty { file: String },
     /// Some other kind of file.
-    #[error("{file} is {what}, neither safetensors nor a PyTorch checkpoint: give the file of weights itself")]
-    NotWeights { file: String, what: &'static str },
+    #[error("{file} is {what}, neither safetensors nor a PyTorch checkpoint: {advice}")]
+    NotWeights { file: String, what: &'static str, advice: &'static str },
+    /// The right kind of file, but without weights.
+    #[error(
+        "{file} holds no tensors: give the file of the weights themselves, as torch.save writes a network's state_dict, or as \
+         safetensors"
+    )]
+    NoTensors { file: String },
+    /// The right kind of file, with something in it that is no plain tensor.
+    #[error("{file} cannot be read ({reason}): save the network's state_dict with plain tensors, or as safetensors")]
+    Unreadable { file: String, reason: String },
     /// The right kind of file, but broken.
     #[error("{file} is damaged or cut short ({reason}): copy or download it again")]
     Damaged { file: String, reason: String },
@@ -119,8 +141,13 @@ pub enum Error {
 /// Which images a network takes.
 fn takes(rule: InputRule, [height, width]: [usize; 2]) -> String {
     match rule {
-        InputRule::Any => format!("its usual size is {height} × {width}"),
-        InputRule::Multiple(step) => format!("give a square whose side is a multiple of {step}"),
+        InputRule::Any => format!("give 1 to {LARGEST_SIDE} for each side; its usual size is {height} × {width}"),
+        InputRule::Multiple(step) => {
+            format!("give a height and a width that are multiples of {step}, and at most {LARGEST_SIDE}")
+        }
+        InputRule::Retrained(step) => format!(
+            "give a square whose side is a multiple of {step}, and at most {LARGEST_SIDE}, and weights that were trained at it"
+        ),
         InputRule::Fixed => format!("it is made for {height} × {width} and cannot be built for another size"),
     }
 }
@@ -136,8 +163,10 @@ pub struct Misfit {
     pub missing: Vec<String>,
     /// Keys of the file that the network lacks.
     pub unused: Vec<String>,
-    /// Tensors in both, with another shape or no floating point numbers, each as a phrase.
+    /// Tensors in both, with another shape, each as a phrase.
     pub different: Vec<String>,
+    /// Tensors in both, of numbers that are no f32, f64, f16 or bf16, each as a phrase with their type.
+    pub unreadable: Vec<String>,
     /// Networks that the file fits exactly.
     pub fits: Vec<&'static str>,
     /// Whether only the classifier is missing.
@@ -153,6 +182,7 @@ impl Misfit {
             missing: Vec::new(),
             unused: Vec::new(),
             different: Vec::new(),
+            unreadable: Vec::new(),
             fits: Vec::new(),
             headless: false,
         }
@@ -164,7 +194,12 @@ impl std::error::Error for Misfit {}
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} does not fit {}: ", self.file, self.network)?;
-        let parts = [("missing", &self.missing), ("left over", &self.unused), ("different", &self.different)];
+        let parts = [
+            ("missing", &self.missing),
+            ("left over", &self.unused),
+            ("different", &self.different),
+            ("of a number type that netkin does not read", &self.unreadable),
+        ];
         let parts: Vec<String> = parts
             .iter()
             .filter(|(_, keys)| !keys.is_empty())
@@ -174,9 +209,15 @@ impl fmt::Display for Misfit {
             })
             .collect();
         write!(f, "{}; ", parts.join(", "))?;
+        if self.missing.is_empty() && self.unused.is_empty() && self.different.is_empty() {
+            return write!(f, "save the weights as f32, f64, f16 or bf16, quantised ones after dequantising them");
+        }
         match (&self.fits[..], self.headless) {
             ([], true) => write!(f, "these weights have no classifier, take some that have"),
             ([], false) => write!(f, "take a file that was saved for {}", self.network),
+            (fits, _) if fits.contains(&self.network) => {
+                write!(f, "the file fits {} at the size that it is made for: ask for no other", self.network)
+            }
             (fits, _) => write!(f, "the file fits {}", listed(fits, 5)),
         }
     }
@@ -186,6 +227,13 @@ fn did_you_mean(similar: &[&str]) -> String {
     match similar {
         [] => ": `netkin models` lists them".into(),
         similar => format!(": did you mean {}?", similar.join(" or ")),
+    }
+}
+
+fn did_you_mean_tag(similar: &[&str]) -> String {
+    match similar {
+        [] => String::new(),
+        similar => format!(" (did you mean {}?)", similar.join(" or ")),
     }
 }
 
@@ -231,6 +279,7 @@ mod tests {
             missing: vec!["fc.bias".into()],
             unused: vec!["head.bias".into(), "head.weight".into()],
             different: vec!["fc.weight is [10, 2], not [10, 512]".into()],
+            unreadable: Vec::new(),
             fits: vec!["resnet34"],
             headless: false,
         };
@@ -238,6 +287,13 @@ mod tests {
             misfit.to_string(),
             "x.safetensors does not fit resnet18: 1 tensor is missing (fc.bias), 2 tensors are left over (head.bias, \
              head.weight), 1 tensor is different (fc.weight is [10, 2], not [10, 512]); the file fits resnet34"
+        );
+        let unreadable = vec!["fc.weight: I8".into()];
+        let quantised = Misfit { unreadable, ..Misfit::none("x.safetensors", "resnet18") };
+        assert_eq!(
+            quantised.to_string(),
+            "x.safetensors does not fit resnet18: 1 tensor is of a number type that netkin does not read (fc.weight: I8); \
+             save the weights as f32, f64, f16 or bf16, quantised ones after dequantising them"
         );
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use burn_store::pytorch_reader::{self, PytorchReader};
+use burn_store::pytorch_reader::{self, PickleError, PickleValue, PytorchError, PytorchReader};
 use netkin_architectures::Checkpoint;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -73,7 +73,7 @@ impl WeightsFile {
         let label = path.display().to_string();
         match format(&bytes) {
             Format::Empty => Err(Error::Empty { file: label }),
-            Format::Other(what) => Err(Error::NotWeights { file: label, what }),
+            Format::Other(what, advice) => Err(Error::NotWeights { file: label, what, advice }),
             Format::Safetensors => Self::from_safetensors(label, bytes.into()),
             Format::Checkpoint => Self::from_checkpoint(label, path, &bytes),
         }
@@ -104,12 +104,12 @@ impl WeightsFile {
             })
             .collect();
         let mut notes = Vec::new();
-        Ok(Self { sha256: sha256(&bytes), tensors: needed(tensors, &mut notes), label, notes, bytes })
+        let tensors = needed(some(tensors, &label)?, &mut notes);
+        Ok(Self { sha256: sha256(&bytes), tensors, label, notes, bytes })
     }
 
     fn from_checkpoint(label: String, path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let reader = PytorchReader::new(path)
-            .map_err(|error| Error::Damaged { file: label.clone(), reason: error.to_string() })?;
+        let reader = PytorchReader::new(path).map_err(|error| refused(&label, path, &error))?;
         let tensors = reader
             .into_tensors()
             .into_iter()
@@ -123,7 +123,7 @@ impl WeightsFile {
             })
             .collect();
         let mut notes = Vec::new();
-        let tensors = weights_of(tensors, &mut notes);
+        let tensors = weights_of(some(tensors, &label)?, &mut notes);
         let tensors = needed(tensors, &mut notes);
         Ok(Self { sha256: sha256(bytes), tensors, label, notes, bytes: Cow::Borrowed(&[]) })
     }
@@ -177,34 +177,126 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Why a checkpoint cannot be read: it is damaged, or holds something else.
+fn refused(label: &str, path: &Path, error: &PytorchError) -> Error {
+    let (file, reason) = (label.to_owned(), error.to_string());
+    match error {
+        PytorchError::Pickle(PickleError::UnsupportedType(_) | PickleError::UnsupportedOpCode(_)) => {
+            Error::Unreadable { file, reason }
+        }
+        // Its reason may be that what was pickled is no dictionary.
+        PytorchError::InvalidFormat(_) => match PytorchReader::read_pickle_data(path, None) {
+            Ok(value) if !matches!(value, PickleValue::Dict(_)) => Error::NoTensors { file },
+            _ => Error::Damaged { file, reason },
+        },
+        _ => Error::Damaged { file, reason },
+    }
+}
+
+/// The tensors of a file that holds some.
+fn some(tensors: Tensors, label: &str) -> Result<Tensors, Error> {
+    if tensors.is_empty() { Err(Error::NoTensors { file: label.to_owned() }) } else { Ok(tensors) }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Safetensors,
     Checkpoint,
     Empty,
-    Other(&'static str),
+    /// What it is, and what to do.
+    Other(&'static str, &'static str),
 }
+
+/// What to do with a file of another kind.
+const GIVE: &str = "give the file of weights itself";
+const UNPACK: &str = "unpack it, and give the file of weights inside";
+const TAKE_TIMMS: &str = "take what timm made of such weights (`netkin weights list NAME`), or load them in PyTorch and save \
+                          the state_dict by torch.save or as safetensors";
+const SAVE_STATE: &str = "load it in PyTorch and save its state_dict by torch.save or as safetensors";
+const EXPORT: &str = "save the network's weights where it came from, by torch.save or as safetensors";
 
 /// Safetensors begin with the length of a JSON object and its brace; PyTorch writes a ZIP archive, before 1.6 a pickle,
 /// before 0.1.10 a TAR archive.
 fn format(bytes: &[u8]) -> Format {
-    const OTHERS: [(&[u8], &str); 6] = [
-        (b"version https://git-lfs", "a Git LFS pointer (`git lfs pull` fetches the file)"),
-        (b"<", "a web page"),
-        (b"{", "JSON"),
-        (b"\x93NUMPY", "a NumPy array"),
-        (b"\x89HDF", "an HDF5 file"),
-        (b"\x1f\x8b", "compressed with gzip"),
+    const OTHERS: [(&[u8], Format); 12] = [
+        (b"version https://git-lfs", Format::Other("a Git LFS pointer (`git lfs pull` fetches the file)", GIVE)),
+        (b"<", Format::Other("a web page", GIVE)),
+        (b"{", Format::Other("JSON", GIVE)),
+        (b"\x93NUMPY", Format::Other("a NumPy array", TAKE_TIMMS)),
+        (b"\x89HDF", Format::Other("an HDF5 file, as Keras and TensorFlow write weights", TAKE_TIMMS)),
+        (b"GGUF", Format::Other("a GGUF file", EXPORT)),
+        // A SavedModel: the version of its layout, then a graph.
+        (b"\x08\x01\x12", Format::Other("a graph of TensorFlow", TAKE_TIMMS)),
+        (b"\x1f\x8b", Format::Other("compressed with gzip", UNPACK)),
+        (b"BZh", Format::Other("compressed with bzip2", UNPACK)),
+        (b"\xfd7zXZ", Format::Other("compressed with xz", UNPACK)),
+        (b"7z\xbc\xaf", Format::Other("a 7-Zip archive", UNPACK)),
+        (b"\x28\xb5\x2f\xfd", Format::Other("compressed with zstd", UNPACK)),
     ];
     if bytes.is_empty() {
         Format::Empty
     } else if bytes.get(8) == Some(&b'{') && bytes[4..8] == [0; 4] {
         Format::Safetensors
-    } else if bytes.starts_with(b"PK") || bytes[0] == 0x80 || bytes.get(257..262) == Some(b"ustar") {
+    } else if bytes.starts_with(b"PK") {
+        zip_format(&names_in_zip(bytes))
+    } else if bytes.get(257..262) == Some(b"ustar") {
+        tar_format(bytes)
+    } else if bytes[0] == 0x80 {
         Format::Checkpoint
+    } else if matches!(bytes, [8, 3..=15, 0x12 | 0x1a | 0x3a | 0x42, ..]) {
+        // Protocol Buffers: the version of the layout, then who made it, the graph, or what it is made of.
+        Format::Other("an ONNX graph", EXPORT)
     } else {
         let other = OTHERS.iter().find(|(start, _)| bytes.starts_with(start));
-        Format::Other(other.map_or("of an unknown kind", |(_, what)| what))
+        other.map_or(Format::Other("of an unknown kind", GIVE), |(_, format)| *format)
     }
+}
+
+/// The names in a ZIP archive's directory, which lies at its end.
+fn names_in_zip(bytes: &[u8]) -> Vec<&[u8]> {
+    const DIRECTORY: usize = 1 << 20;
+    let tail = &bytes[bytes.len().saturating_sub(DIRECTORY)..];
+    let name = |at: usize| {
+        let length = u16::from_le_bytes(tail.get(at + 28..at + 30)?.try_into().ok()?);
+        tail.get(at + 46..)?.get(..usize::from(length))
+    };
+    let entries = tail.windows(4).enumerate().filter(|(_, start)| *start == b"PK\x01\x02");
+    entries.filter_map(|(at, _)| name(at)).collect()
+}
+
+/// PyTorch keeps what it pickled as `data.pkl`, and where that is a program (TorchScript), its code beside it. An archive whose
+/// directory is missing is left to the reader, which says what is wrong.
+fn zip_format(names: &[&[u8]]) -> Format {
+    let any = |end: &[u8]| names.iter().any(|name| name.ends_with(end));
+    if any(b"/constants.pkl") {
+        Format::Other("a TorchScript archive, a program with its weights", SAVE_STATE)
+    } else if names.is_empty() || any(b"data.pkl") {
+        Format::Checkpoint
+    } else if any(b".npy") {
+        Format::Other("an archive of NumPy arrays (.npz), as Google publishes weights", TAKE_TIMMS)
+    } else if any(b".h5") {
+        Format::Other("an archive of Keras", TAKE_TIMMS)
+    } else {
+        Format::Other("a ZIP archive", UNPACK)
+    }
+}
+
+/// PyTorch's own hold `sys_info` among others.
+fn tar_format(bytes: &[u8]) -> Format {
+    const BLOCK: usize = 512;
+    let mut at = 0;
+    while let Some(header) = bytes.get(at..at + BLOCK) {
+        let text = |field: &[u8]| String::from_utf8_lossy(field).trim_matches(['\0', ' ']).to_owned();
+        if text(&header[..100]).trim_start_matches("./") == "sys_info" {
+            return Format::Checkpoint;
+        }
+        // In octal digits; the end is a block of zeros.
+        let Ok(size) = usize::from_str_radix(&text(&header[124..136]), 8) else {
+            break;
+        };
+        at += BLOCK + size.next_multiple_of(BLOCK);
+    }
+    Format::Other("a TAR archive", UNPACK)
 }
 
 fn safetensors_kind(dtype: Dtype) -> Result<Precision, String> {
@@ -299,12 +391,61 @@ mod tests {
     fn the_content_decides() {
         let mut safetensors = 0x280u64.to_le_bytes().to_vec();
         safetensors.push(b'{');
-        assert!(matches!(format(&safetensors), Format::Safetensors));
-        assert!(matches!(format(b"\x80\x02}q\x00."), Format::Checkpoint));
-        assert!(matches!(format(b"PK\x03\x04..."), Format::Checkpoint));
-        assert!(matches!(format(b""), Format::Empty));
-        assert!(matches!(format(b"<html>"), Format::Other("a web page")));
-        assert!(matches!(format(b"hello"), Format::Other("of an unknown kind")));
+        assert_eq!(format(&safetensors), Format::Safetensors);
+        assert_eq!(format(b"\x80\x02}q\x00."), Format::Checkpoint);
+        assert_eq!(format(b""), Format::Empty);
+        assert_eq!(format(b"<html>"), Format::Other("a web page", GIVE));
+        assert_eq!(format(b"hello"), Format::Other("of an unknown kind", GIVE));
+        // onnx.save and tf.saved_model.save
+        assert_eq!(format(b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:"), Format::Other("an ONNX graph", EXPORT));
+        assert_eq!(format(b"\x08\x01\x12\xf4\xbc"), Format::Other("a graph of TensorFlow", TAKE_TIMMS));
+    }
+
+    /// The part of a ZIP archive that tells its entries.
+    fn zip(names: &[&str]) -> Vec<u8> {
+        let mut bytes = b"PK\x03\x04 and what is packed".to_vec();
+        for name in names {
+            bytes.extend(b"PK\x01\x02");
+            bytes.extend([0; 24]);
+            bytes.extend((name.len() as u16).to_le_bytes());
+            bytes.extend([0; 16]);
+            bytes.extend(name.bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn archives_are_told_apart() {
+        let what = |names: &[&str]| match format(&zip(names)) {
+            Format::Other(what, _) => what,
+            format => panic!("{format:?}"),
+        };
+        assert_eq!(format(&zip(&[])), Format::Checkpoint);
+        assert_eq!(format(&zip(&["w/data.pkl", "w/byteorder", "w/data/0", "w/version"])), Format::Checkpoint);
+        let script = ["w/data.pkl", "w/code/__torch__.py", "w/constants.pkl", "w/data/0"];
+        assert!(what(&script).starts_with("a TorchScript archive"));
+        assert!(what(&["cls.npy", "embedding/kernel.npy"]).contains("(.npz)"));
+        assert_eq!(what(&["config.json", "model.weights.h5"]), "an archive of Keras");
+        assert_eq!(what(&["resnet18.pth", "readme.txt"]), "a ZIP archive");
+    }
+
+    /// An entry of a TAR archive.
+    fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 512];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        bytes[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        bytes[257..262].copy_from_slice(b"ustar");
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    #[test]
+    fn the_oldest_checkpoints_are_told_from_other_archives() {
+        let checkpoint = [tar("pickle", &[1; 700]), tar("sys_info", &[2]), vec![0; 1024]].concat();
+        assert_eq!(format(&checkpoint), Format::Checkpoint);
+        let other = [tar("weights/resnet18.pth", &[1; 700]), tar("readme", &[2]), vec![0; 1024]].concat();
+        assert_eq!(format(&other), Format::Other("a TAR archive", UNPACK));
     }
 
     #[test]

@@ -12,9 +12,10 @@
 //! ```
 //!
 //! * [`ModelSpec`]: what a person writes where a model is expected: `NAME`, `NAME.TAG`, `NAME=PATH`, `NAME.TAG=PATH`.
-//! * [`ModelSet`]: several at once: `@paper69`, `@demo`, `@FILE`.
+//! * [`ModelSet`]: several at once: `@paper69`, `@demo`, `@FILE`, whose lines may name sets, too.
 //! * [`load()`]: a file of safetensors or a PyTorch checkpoint, taken strictly, into a network.
-//! * [`check`]: how such a file fits, without loading it.
+//! * [`check`]: how such a file fits, without loading it; [`preprocessing()`]: how images are prepared for it.
+//! * [`locate`] and [`fetch`]: where weights are on this machine, and how they come there.
 //! * [`save()`]: a network's parameters as safetensors under timm's keys.
 //! * [`hub`]: the Hugging Face hub and its cache folder.
 //! * [`catalogue`]: which weights timm publishes, and how images are prepared for them.
@@ -39,7 +40,7 @@ mod spec;
 
 pub use error::{Error, Misfit};
 pub use hub::{HubConfig, Progress};
-pub use load::{Check, Loaded, Source, check, fetch, load, path};
+pub use load::{Check, Loaded, Source, check, fetch, finetune, load, locate, preprocessing};
 pub use precision::Precision;
 pub use preprocessing::{CropMode, Interpolation, Preprocessing};
 pub use save::{save, to_safetensors};

@@ -40,12 +40,18 @@ pub enum CropMode {
     Squash,
 }
 
+/// The most rows or columns of pixels that a network is run on: far more than any was trained for, and few enough that what
+/// it computes can be held.
+pub(crate) const LARGEST_SIDE: usize = 2048;
+/// The least part of an image's side that a crop keeps: an image is resized to its inverse.
+const SMALLEST_CROP: f64 = 0.05;
+
 /// ImageNet's mean and standard deviation of red, green and blue.
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 
 impl Preprocessing {
-    /// For a network without published weights: its input size, and timm's usual values; for the small networks that
-    /// netkin carries (`demo_…`): the whole image, scaled to [−1, 1].
+    /// For a network that the [`catalogue`](crate::catalogue) does not know: its input size, and timm's usual values; for the
+    /// small networks that netkin carries (`demo_…`): the whole image, scaled to [−1, 1].
     pub fn usual(entry: &Entry) -> Self {
         let demo = entry.name.starts_with("demo_");
         let (mean, std) = if demo { ([0.5; 3], [0.5; 3]) } else { IMAGENET };
@@ -66,6 +72,8 @@ impl Preprocessing {
             Err("the input size is 0")
         } else if !positive(self.crop_pct) || self.crop_pct > 1.0 {
             Err("crop_pct is not in (0, 1]")
+        } else if self.crop_pct < SMALLEST_CROP {
+            Err("crop_pct keeps less than a twentieth of an image's side")
         } else if !self.mean.iter().all(|value| value.is_finite()) {
             Err("the mean is not finite")
         } else if !self.std.iter().all(|&value| positive(value.into())) {
@@ -168,6 +176,7 @@ mod tests {
     fn impossible_values_are_refused() {
         for (values, reason) in [
             (r#""crop_pct": 0"#, "crop_pct"),
+            (r#""crop_pct": 1e-9"#, "twentieth"),
             (r#""std": [1, 0, 1]"#, "deviation"),
             (r#""input_size": [1, 28, 28]"#, "1 channels"),
             (r#""input_size": [3, 0, 28]"#, "size is 0"),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::{Error, ModelSpec, embedded};
@@ -11,9 +11,13 @@ use crate::{Error, ModelSpec, embedded};
 ///
 /// * `@paper69`: the 69 networks of the paper on SAT (Hwang et al., arXiv 2210.11407) with its weights;
 /// * `@demo`: the small networks whose weights are in the program;
-/// * `@FILE`: the models that a text file names, one a line; what follows a `#` is a remark.
+/// * `@FILE`: the models and sets that a text file names, one a line; what follows a `#` is a remark. Paths in it are
+///   relative to the folder that the program runs in.
 #[derive(Debug, Clone)]
 pub struct ModelSet(Vec<ModelSpec>);
+
+/// More models than that are a mistake, and sets that name sets could go on for ever.
+const MOST_MODELS: usize = 10_000;
 
 /// The paper's names of 2022 and today's models.
 const PAPER69: &str = include_str!("paper69.csv");
@@ -29,14 +33,37 @@ impl ModelSet {
         &self.0
     }
 
-    fn from_file(path: &Path) -> Result<Self, Error> {
-        let text = read(path).map_err(|error| Error::ModelSet { path: path.into(), error })?;
-        let lines =
-            text.lines().enumerate().map(|(index, line)| (index + 1, line.split('#').next().unwrap_or("").trim()));
-        let specs = lines.filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
-            line.parse().map_err(|error| Error::ModelSetLine { path: path.into(), number, error: Box::new(error) })
-        });
-        let specs = specs.collect::<Result<Vec<_>, _>>()?;
+    /// A model or a set, on a line of the innermost of the files `within`.
+    fn parse(text: &str, within: &mut Vec<PathBuf>) -> Result<Self, Error> {
+        match text.strip_prefix('@') {
+            None => Ok(Self(vec![text.parse()?])),
+            Some("paper69") => paper69().map(|(_, model)| model.parse()).collect::<Result<_, _>>().map(Self),
+            Some("demo") => embedded::names().map(str::parse).collect::<Result<_, _>>().map(Self),
+            Some(path) => Self::from_file(Path::new(path), within),
+        }
+    }
+
+    fn from_file(path: &Path, within: &mut Vec<PathBuf>) -> Result<Self, Error> {
+        let unreadable = |error| Error::ModelSet { path: path.into(), error };
+        let text = read(path).map_err(unreadable)?;
+        let file = fs::canonicalize(path).map_err(unreadable)?;
+        if within.contains(&file) {
+            return Err(Error::ModelSetLoop { path: path.into() });
+        }
+        within.push(file);
+        let mut specs = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or("").trim();
+            if line.is_empty() {
+                continue;
+            }
+            let wrong = |error| Error::ModelSetLine { path: path.into(), number: index + 1, error: Box::new(error) };
+            specs.extend(Self::parse(line, within).map_err(wrong)?.0);
+            if specs.len() > MOST_MODELS {
+                return Err(Error::ModelSetLarge { path: path.into(), most: MOST_MODELS });
+            }
+        }
+        within.pop();
         if specs.is_empty() {
             return Err(Error::EmptyModelSet { path: path.into() });
         }
@@ -59,14 +86,10 @@ impl FromStr for ModelSet {
     type Err = Error;
 
     /// # Errors
-    /// Those of [`ModelSpec::from_str`], [`Error::ModelSet`], [`Error::ModelSetLine`] or [`Error::EmptyModelSet`].
+    /// Those of [`ModelSpec::from_str`], [`Error::ModelSet`], [`Error::ModelSetLine`], [`Error::ModelSetLoop`],
+    /// [`Error::ModelSetLarge`] or [`Error::EmptyModelSet`].
     fn from_str(text: &str) -> Result<Self, Error> {
-        match text.strip_prefix('@') {
-            None => Ok(Self(vec![text.parse()?])),
-            Some("paper69") => paper69().map(|(_, model)| model.parse()).collect::<Result<_, _>>().map(Self),
-            Some("demo") => embedded::names().map(str::parse).collect::<Result<_, _>>().map(Self),
-            Some(path) => Self::from_file(Path::new(path)),
-        }
+        Self::parse(text, &mut Vec::new())
     }
 }
 
@@ -89,6 +112,44 @@ mod tests {
         assert_eq!(names(&format!("@{}", path.display())), ["resnet18", "resnet50=a b.pth"]);
         fs::write(&path, "\u{feff}resnet18\n").unwrap();
         assert_eq!(names(&format!("@{}", path.display())), ["resnet18"]);
+    }
+
+    #[test]
+    fn a_file_may_name_sets() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| format!("@{}", folder.path().join(name).display());
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("mine.txt", "resnet18\nresnet34");
+        write("all.txt", &format!("@demo\n{}  # and these\nresnet50", path("mine.txt")));
+        let all = names(&path("all.txt"));
+        assert_eq!(all.len(), 13);
+        assert_eq!(all[10..], ["resnet18", "resnet34", "resnet50"]);
+        // The same set twice is no loop.
+        write("twice.txt", &format!("{0}\n{0}\n", path("mine.txt")));
+        assert_eq!(names(&path("twice.txt")).len(), 4);
+    }
+
+    #[test]
+    fn sets_that_never_end_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| format!("@{}", folder.path().join(name).display());
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let refused = |name: &str, end: &str| {
+            let error = path(name).parse::<ModelSet>().unwrap_err().to_string();
+            assert!(error.ends_with(end), "{error}");
+            error
+        };
+        write("a.txt", &format!("resnet18\n{}\n", path("b.txt")));
+        write("b.txt", &path("a.txt"));
+        let loops = refused("a.txt", "a.txt names itself, directly or by way of other sets: leave that line out");
+        assert!(loops.contains("a.txt, line 2: ") && loops.contains("b.txt, line 1: "), "{loops}");
+        // 2 models, 4, 8, … 16384.
+        write("0.txt", "resnet18\nresnet18");
+        for number in 1..14 {
+            let before = path(&format!("{}.txt", number - 1));
+            write(&format!("{number}.txt"), &format!("{before}\n{before}"));
+        }
+        refused("13.txt", "13.txt names more than 10000 models, with the sets in it: give fewer at once");
     }
 
     #[test]

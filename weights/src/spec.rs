@@ -6,13 +6,13 @@ use std::str::FromStr;
 
 use netkin_architectures::Entry;
 
-use crate::Error;
+use crate::{Error, catalogue};
 
 /// A network and its weights: `NAME`, `NAME.TAG`, `NAME=PATH` or `NAME.TAG=PATH`.
 ///
 /// With a path the weights come from that file, whose tag may be any: it names the model in results, and a published
-/// one says how images are prepared. Without a path a tag names published weights, and timm's default tag stands where
-/// there is none.
+/// one says how images are prepared. Without a path a tag names published weights, and where there is none
+/// [`Self::usual_tag`] does.
 #[derive(Debug, Clone)]
 pub struct ModelSpec {
     asked: String,
@@ -51,6 +51,12 @@ impl ModelSpec {
     /// Which weights, if asked for.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
+    }
+
+    /// The weights that are meant where no tag is: those that a name of 2022 stood for, else timm's default.
+    pub fn usual_tag(&self) -> Option<&'static str> {
+        let name = self.asked.split('.').next().unwrap_or_default();
+        catalogue::tag_of_2022(name).or_else(|| catalogue::default_tag(self.entry.name))
     }
 
     /// The file, if given.
@@ -136,6 +142,13 @@ mod tests {
         let spec = parse("gluon_resnet101_v1c=x.pth");
         assert_eq!(spec.name(), "gluon_resnet101_v1c");
         assert_eq!(spec.entry().name, "resnet101c");
+    }
+
+    #[test]
+    fn a_name_of_2022_means_its_weights() {
+        assert_eq!(parse("resnetv2_50x1_bitm").usual_tag(), Some("goog_in21k_ft_in1k"));
+        assert_eq!(parse("resnetv2_50x1_bit").usual_tag(), Some("goog_distilled_in1k"));
+        assert_eq!(parse("demo_resnet").usual_tag(), None);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use netkin_architectures::{Architecture, Network, Taps, find};
 use netkin_weights::{
-    CropMode, Error, HubConfig, Interpolation, Loaded, Precision, Preprocessing, Source, load, save, to_safetensors,
+    CropMode, Error, HubConfig, Interpolation, Loaded, ModelSpec, Precision, Preprocessing, Source, check, finetune,
+    load, preprocessing, save, to_safetensors,
 };
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::{TempDir, tempdir};
@@ -62,6 +63,34 @@ fn edit(path: &Path, change: impl FnOnce(&mut Tensors)) {
 
 fn first_number(tensors: &mut Tensors, key: &str, number: f32) {
     tensors.get_mut(key).unwrap().2[..4].copy_from_slice(&number.to_le_bytes());
+}
+
+fn load_at(name: &str, path: &Path, size: [usize; 2]) -> Result<Loaded, Error> {
+    let spec: ModelSpec = format!("{name}={}", path.display()).parse().unwrap();
+    load(&spec.at_size(size), Precision::F32, &Device::flex(), &HubConfig::nowhere(), &mut |_| {})
+}
+
+#[test]
+fn positions_follow_to_rectangles_where_timm_resamples_them() {
+    let (_folder, path) = saved("demo_vit_patch7");
+    let loaded = load_at("demo_vit_patch7", &path, [35, 21]).unwrap();
+    assert_eq!(loaded.preprocessing.input_size, [35, 21]);
+    let images = Tensor::zeros([2, 3, 35, 21], &Device::flex());
+    assert_eq!(loaded.network.forward(images, &mut Taps::none()).logits.dims(), [2, 10]);
+    let bytes = to_safetensors(&loaded.network, Precision::F32).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    // The class token's, and five rows of three.
+    assert_eq!(tensors.tensor("pos_embed").unwrap().shape(), [1, 16, 64]);
+}
+
+#[test]
+fn positions_that_timm_leaves_alone_are_refused_at_another_size() {
+    let (_folder, path) = saved("pit_ti_224");
+    let said = load_at("pit_ti_224", &path, [112, 112]).unwrap_err().to_string();
+    assert!(said.contains("pos_embed is [1, 64, 27, 27], not [1, 64, 13, 13]"), "{said}");
+    assert!(said.ends_with("the file fits pit_ti_224 at the size that it is made for: ask for no other"), "{said}");
+    let rectangle = load_at("pit_ti_224", &path, [112, 56]).unwrap_err().to_string();
+    assert!(rectangle.contains("give a square whose side is a multiple of 8"), "{rectangle}");
 }
 
 #[test]
@@ -164,10 +193,30 @@ fn missing_left_over_and_misshapen_tensors_are_named() {
     assert_eq!(
         sentence("demo_resnet", &path),
         "demo_resnet.safetensors does not fit demo_resnet: 2 tensors are missing (layer1.0.bn1.running_mean, \
-         layer2.0.bn2.bias), 1 tensor is left over (layer2.0.bn2.shift), 2 tensors are different (conv1.0.weight is \
-         [16, 27], not [16, 3, 3, 3], bn1.weight holds I32, not floating point numbers); take a file that was saved for \
-         demo_resnet"
+         layer2.0.bn2.bias), 1 tensor is left over (layer2.0.bn2.shift), 1 tensor is different (conv1.0.weight is \
+         [16, 27], not [16, 3, 3, 3]), 1 tensor is of a number type that netkin does not read (bn1.weight: I32); take a \
+         file that was saved for demo_resnet"
     );
+}
+
+#[test]
+fn numbers_of_other_types_are_no_reason_to_take_another_file() {
+    for dtype in [Dtype::I32, Dtype::F8_E4M3] {
+        let (_folder, path) = saved("demo_resnet");
+        edit(&path, |tensors| {
+            let (kind, shape, data) = tensors.get_mut("bn1.weight").unwrap();
+            *kind = dtype;
+            data.truncate(shape[0] * if dtype == Dtype::I32 { 4 } else { 1 });
+        });
+        assert_eq!(
+            sentence("demo_resnet", &path),
+            format!(
+                "demo_resnet.safetensors does not fit demo_resnet: 1 tensor is of a number type that netkin does not \
+                 read (bn1.weight: {dtype:?}); save the weights as f32, f64, f16 or bf16, quantised ones after \
+                 dequantising them"
+            )
+        );
+    }
 }
 
 #[test]
@@ -218,6 +267,102 @@ fn what_cannot_be_computed_with_is_refused() {
         to_safetensors(&network, Precision::F16),
         Err(Error::Overflow { tensor, .. }) if tensor == "fc.weight"
     ));
+}
+
+/// Those whose numbers are not finite are told, all of them, before anything runs.
+#[test]
+fn a_check_finds_what_cannot_be_computed_with() {
+    let (_folder, path) = saved("demo_resnet");
+    let spec: ModelSpec = format!("demo_resnet={}", path.display()).parse().unwrap();
+    let checked = || check(&spec, &HubConfig::nowhere(), &mut |_| {}).unwrap();
+    assert!(checked().fits_exactly() && checked().not_finite.is_empty());
+    edit(&path, |tensors| {
+        first_number(tensors, "fc.bias", f32::NAN);
+        first_number(tensors, "bn1.running_var", f32::NEG_INFINITY);
+    });
+    assert_eq!(checked().not_finite, ["bn1.running_var", "fc.bias"]);
+    assert!(!checked().fits_exactly() && checked().different.is_empty());
+}
+
+#[test]
+fn files_of_other_programs_are_told() {
+    let (_folder, path) = saved("demo_resnet");
+    let named = |name: &str| {
+        let length = (name.len() as u16).to_le_bytes();
+        [b"PK\x03\x04 PK\x01\x02".as_slice(), &[0; 24], &length, &[0; 16], name.as_bytes()].concat()
+    };
+    let cases: [(&[u8], [&str; 2]); 6] = [
+        (&named("embedding/kernel.npy"), ["an archive of NumPy arrays (.npz)", "`netkin weights list NAME`"]),
+        (&named("w/constants.pkl"), ["a TorchScript archive", "save its state_dict"]),
+        (b"\x89HDF\r\n\x1a\n", ["an HDF5 file", "`netkin weights list NAME`"]),
+        (b"\x08\x07\x12\x07pytorch", ["an ONNX graph", "torch.save or as safetensors"]),
+        (&[vec![b'w'; 257], b"ustar".to_vec(), vec![0; 250]].concat(), ["a TAR archive", "unpack it"]),
+        (b"\x1f\x8b\x08", ["compressed with gzip", "unpack it"]),
+    ];
+    for (bytes, parts) in cases {
+        fs::write(&path, bytes).unwrap();
+        let sentence = sentence("demo_resnet", &path);
+        assert!(parts.iter().all(|part| sentence.contains(part)), "{parts:?}: {sentence}");
+    }
+}
+
+#[test]
+fn files_without_tensors_are_told() {
+    let (_folder, path) = saved("demo_resnet");
+    let empty = [8u64.to_le_bytes().as_slice(), b"{}      "].concat();
+    // Of Python: a dictionary without entries, a list of numbers, a dictionary of numbers.
+    let pickles: [&[u8]; 3] =
+        [b"\x80\x02}q\x00.", b"\x80\x02]q\x00(K\x01K\x02e.", b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01K\x01s."];
+    for bytes in [&empty[..]].into_iter().chain(pickles) {
+        fs::write(&path, bytes).unwrap();
+        let sentence = sentence("demo_resnet", &path);
+        assert!(sentence.starts_with("demo_resnet.safetensors holds no tensors: "), "{sentence}");
+    }
+}
+
+/// What timm's names are in the files of ConvNeXt's authors.
+fn of_the_authors(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts.as_slice() {
+        ["stem", rest @ ..] => format!("downsample_layers.0.{}", rest.join(".")),
+        ["stages", stage, "downsample", rest @ ..] => format!("downsample_layers.{stage}.{}", rest.join(".")),
+        ["stages", stage, "blocks", block, rest @ ..] => {
+            let rest = rest.join(".").replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv");
+            format!("stages.{stage}.{block}.{rest}")
+        }
+        ["head", "norm", last] => format!("norm.{last}"),
+        ["head", "fc", last] => format!("head.{last}"),
+        _ => panic!("{name}"),
+    }
+}
+
+#[test]
+fn the_layouts_of_others_give_the_same_network() {
+    let (_folder, path) = saved("demo_convnext");
+    let bytes = || {
+        let loaded = load_file("demo_convnext", &path).unwrap();
+        to_safetensors(&loaded.network, Precision::F32).unwrap()
+    };
+    let before = bytes();
+    edit(&path, |tensors| {
+        *tensors = std::mem::take(tensors).into_iter().map(|(name, it)| (of_the_authors(&name), it)).collect();
+    });
+    assert!(bytes() == before);
+
+    // OpenCLIP has no bias behind the network.
+    save(&built("demo_convnext", 10), &path, Precision::F32).unwrap();
+    edit(&path, |tensors| {
+        tensors.remove("head.fc.bias").unwrap();
+        let trunk = |name: String| match name.as_str() {
+            "head.fc.weight" => "visual.head.proj.weight".to_owned(),
+            _ => format!("visual.trunk.{name}"),
+        };
+        *tensors = std::mem::take(tensors).into_iter().map(|(name, it)| (trunk(name), it)).collect();
+        tensors.insert("logit_scale".into(), (Dtype::F32, vec![], 4.6f32.to_le_bytes().to_vec()));
+    });
+    let bytes = bytes();
+    let parsed = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(parsed.tensor("head.fc.bias").unwrap().data(), [0; 40]);
 }
 
 #[test]
@@ -276,6 +421,36 @@ fn without_a_file() {
         "timm publishes no weights of seresnet18 that netkin knows of: give a file as seresnet18=PATH"
     );
     assert!(error("resnet18").contains("HF_HUB_OFFLINE"));
+    // A misspelt tag is none, and never the default.
+    let misspelt = error("resnet18.a1_in1K");
+    let begin = "there are no weights resnet18.a1_in1K (did you mean a1_in1k or ";
+    assert!(misspelt.starts_with(begin) && misspelt.contains("tv_in1k"), "{misspelt}");
+    assert!(misspelt.ends_with("weights of your own are given as resnet18.a1_in1K=PATH"), "{misspelt}");
+    let unknown = error("seresnet18.a1_in1k");
+    assert!(unknown.starts_with("timm publishes no weights of seresnet18.a1_in1k"), "{unknown}");
+    // A name of 2022 stands for other weights than today's default.
+    let of_2022 = error("resnetv2_50x1_bitm");
+    assert!(of_2022.starts_with("timm/resnetv2_50x1_bit.goog_in21k_ft_in1k/model.safetensors"), "{of_2022}");
+}
+
+/// Without a network: what [`load`] would find.
+#[test]
+fn how_images_are_prepared_is_known_without_the_weights() {
+    let of = |name: &str| preprocessing(&name.parse::<ModelSpec>().unwrap(), &HubConfig::nowhere());
+    assert_eq!(of("resnet18").unwrap().crop_pct, 0.95);
+    assert_eq!(of("resnet18.tv_in1k").unwrap().crop_pct, 0.875);
+    assert_eq!(of("mobilenetv2_100.tv_in1k").unwrap().input_size, [224, 224]);
+    assert_eq!(of("resnetv2_50x1_bitm").unwrap().input_size, [448, 448]);
+    assert_eq!(of("resnetv2_50x1_bit").unwrap().input_size, [224, 224]);
+    assert_eq!(of("seresnet18").unwrap().input_size, [224, 224]);
+    assert!(matches!(of("resnet18.nonsense"), Err(Error::UnknownTag { .. })));
+    assert!(matches!(of("demo_resnet.mine"), Err(Error::NotEmbedded { .. })));
+    let (folder, path) = saved("demo_resnet");
+    let spec: ModelSpec = format!("demo_resnet={}", path.display()).parse().unwrap();
+    let config = r#"{"architecture": "demo_resnet", "pretrained_cfg": {"crop_pct": 0.9}}"#;
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let known = preprocessing(&spec, &HubConfig::nowhere()).unwrap();
+    assert_eq!((known.crop_pct, known), (0.9, load_file("demo_resnet", &path).unwrap().preprocessing));
 }
 
 #[test]
@@ -303,6 +478,12 @@ fn images_are_prepared_as_the_file_beside_says() {
         sentence("demo_resnet", &path),
         "config.json does not say how images are prepared (crop_pct is not in (0, 1]): mend it, or move it away to use \
          timm's usual values"
+    );
+    fs::write(&config, ours.replace("32, 32", "100000, 100000")).unwrap();
+    assert_eq!(
+        sentence("demo_resnet", &path),
+        "config.json does not say how images are prepared (demo_resnet does not take images of 100000 × 100000 pixels: \
+         give 1 to 2048 for each side; its usual size is 28 × 28): mend it, or move it away to use timm's usual values"
     );
     fs::write(&config, "{").unwrap();
     assert!(sentence("demo_resnet", &path).starts_with("config.json does not say"));
@@ -380,4 +561,42 @@ fn the_tag_in_a_files_name_says_how_images_are_prepared() {
     let other = folder.path().join("resnet18.mine.safetensors");
     fs::rename(&tagged, &other).unwrap();
     assert_eq!(crop(&other), 0.95);
+}
+
+#[test]
+fn a_network_is_trained_further_with_other_classes() {
+    let (_folder, path) = saved("demo_resnet");
+    let begun = |classes: usize| {
+        let spec = format!("demo_resnet={}", path.display()).parse().unwrap();
+        let config = find("demo_resnet").unwrap().config;
+        let (device, hub) = (Device::flex(), HubConfig::nowhere());
+        finetune(&spec, config, classes, Precision::F32, &device, &hub, &mut |_| {}).unwrap()
+    };
+    let tensors = |network: &Network| -> Tensors {
+        let bytes = to_safetensors(network, Precision::F32).unwrap();
+        let parsed = SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = |view: TensorView| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        parsed.tensors().into_iter().map(|(key, view)| (key, tensor(view))).collect()
+    };
+    let whole = tensors(&load_file("demo_resnet", &path).unwrap().network);
+    assert!(tensors(&begun(10).network) == whole);
+    let other = begun(3);
+    assert_eq!(other.num_classes, 3);
+    for (key, tensor) in tensors(&other.network) {
+        if key.starts_with("fc.") {
+            assert_eq!(tensor.1[0], 3);
+        } else {
+            assert!(tensor == whole[&key], "{key}");
+        }
+    }
+
+    // A file without a classifier begins a network, too.
+    edit(&path, |tensors| tensors.retain(|key, _| !key.starts_with("fc.")));
+    assert!(load_file("demo_resnet", &path).is_err());
+    assert_eq!(begun(7).num_classes, 7);
+    edit(&path, |tensors| tensors.retain(|key, _| key != "conv1.0.weight"));
+    let spec = format!("demo_resnet={}", path.display()).parse().unwrap();
+    let config = find("demo_resnet").unwrap().config;
+    let refused = finetune(&spec, config, 7, Precision::F32, &Device::flex(), &HubConfig::nowhere(), &mut |_| {});
+    assert!(refused.unwrap_err().to_string().contains("conv1.0.weight"));
 }

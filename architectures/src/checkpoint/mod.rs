@@ -13,6 +13,7 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
+    notes: Vec<String>,
 }
 
 /// A tensor as it will be.
@@ -69,7 +70,12 @@ impl Checkpoint {
             let shape = if shape.is_empty() { vec![1] } else { shape };
             (name.clone(), Tensor { shape, origin: Origin::File(name) })
         };
-        Self { tensors: tensors.into_iter().map(tensor).collect() }
+        Self { tensors: tensors.into_iter().map(tensor).collect(), notes: Vec::new() }
+    }
+
+    /// What was changed that a person should know of, in sentences: that the file was made for something else.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The names, sorted.
@@ -95,7 +101,7 @@ impl Checkpoint {
         }
     }
 
-    /// The names in the file of all that a tensor is made of.
+    /// The names in the file of all that a tensor is made of; none for zeros that stand where a file has nothing.
     pub fn origins(&self, name: &str) -> Vec<&str> {
         let mut names = Vec::new();
         if let Some(tensor) = self.tensors.get(name) {
@@ -118,6 +124,28 @@ impl Checkpoint {
     /// Leaves out every tensor whose name fulfils `unneeded`.
     pub fn remove(&mut self, unneeded: impl Fn(&str) -> bool) {
         self.tensors.retain(|name, _| !unneeded(name));
+    }
+
+    /// Leaves out every tensor whose name does not begin with `prefix`, and takes it off the others.
+    pub fn keep_under(&mut self, prefix: &str) {
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors =
+            tensors.filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor))).collect();
+    }
+
+    /// Takes the network out of a file of OpenCLIP: it lies under `visual.trunk.` there, and the linear map behind it, which has
+    /// no bias, becomes its classifier (as in timm).
+    pub fn take_from_open_clip(&mut self, classifier: &str) {
+        const PROJECTION: &str = "visual.head.proj.weight";
+        const TRUNK: &str = "visual.trunk.";
+        let weight = format!("{classifier}.weight");
+        self.rename(|name| if name == PROJECTION { format!("{TRUNK}{weight}") } else { name.to_owned() });
+        self.keep_under(TRUNK);
+        if let Some(&[classes, _]) = self.shape(&weight) {
+            let zeros = Origin::Computed(Vec::new(), Arc::new(move |_: Vec<Vec<f64>>| vec![0.0; classes]));
+            let bias = self.tensors.entry(format!("{classifier}.bias"));
+            bias.or_insert(Tensor { shape: vec![classes], origin: zeros });
+        }
     }
 
     /// Gives every tensor the name that `rename` makes of its own.
@@ -219,6 +247,18 @@ mod tests {
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(checkpoint.shape("b"), Some([1, 1].as_slice()));
         assert_eq!(checkpoint.values("b", read), Ok(vec![2.0]));
+    }
+
+    #[test]
+    fn a_network_is_taken_out_of_open_clip() {
+        let names =
+            [("visual.trunk.norm.bias", vec![2]), ("visual.head.proj.weight", vec![3, 2]), ("logit_scale", vec![])];
+        let mut checkpoint = Checkpoint::new(names.map(|(name, shape)| (name.to_owned(), shape)));
+        checkpoint.take_from_open_clip("head");
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["head.bias", "head.weight", "norm.bias"]);
+        assert_eq!(checkpoint.values("head.bias", read), Ok(vec![0.0; 3]));
+        assert!(checkpoint.origins("head.bias").is_empty());
+        assert_eq!(checkpoint.unchanged("head.weight"), Some("visual.head.proj.weight"));
     }
 
     #[test]

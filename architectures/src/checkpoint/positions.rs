@@ -1,18 +1,21 @@
-//! Position tables of another image size.
+//! Position tables of another image size, and patches of another size.
 
 use super::Checkpoint;
 use crate::interpolation::Interpolation;
 
+/// The largest patch that is brought to another size, in pixels.
+const LARGEST_PATCH: usize = 256;
+
 impl Checkpoint {
     /// Brings learnt positions, `[1, prefix + place, channel]` with the places of a square row by row, to another number of
-    /// rows and columns, if they have not that many places already; those of the `prefix` tokens before them stay (timm's
-    /// `resample_abs_pos_embed`).
+    /// rows and columns; those of the `prefix` tokens before them stay (timm's `resample_abs_pos_embed`). Places of no square
+    /// are left as they are.
     pub fn resample_positions(&mut self, name: &str, prefix: usize, [rows, columns]: [usize; 2]) {
         let Some(&[1, tokens, channels]) = self.shape(name) else {
             return;
         };
         let side = tokens.saturating_sub(prefix).isqrt();
-        if prefix + side * side != tokens || prefix + rows * columns == tokens {
+        if prefix + side * side != tokens || [rows, columns] == [side; 2] {
             return;
         }
         let matrices = [rows, columns].map(|to| Interpolation::AntialiasedBicubic.matrix(side, to));
@@ -22,61 +25,74 @@ impl Checkpoint {
         });
     }
 
-    /// The same for positions that are kept as an image, `[1, channel, row, column]`.
-    pub fn resample_position_planes(&mut self, name: &str, [rows, columns]: [usize; 2]) {
-        let Some(&[1, channels, height, width]) = self.shape(name) else {
-            return;
-        };
-        if [height, width] == [rows, columns] {
-            return;
-        }
-        let matrices =
-            [(height, rows), (width, columns)].map(|(from, to)| Interpolation::AntialiasedBicubic.matrix(from, to));
-        self.compute(name, &[1, channels, rows, columns], move |values| {
-            values
-                .chunks_exact(height * width)
-                .flat_map(|plane| in_both_directions(&matrices, plane, width, 1))
-                .collect()
-        });
-    }
-
-    /// The same for positions in square blocks, `[1, block, place, channel]` with the blocks of a square row by row, whose
-    /// sides become `side` places each (`resize_pos_embed` of timm's NesT).
-    pub fn resample_block_positions(&mut self, name: &str, side: usize) {
-        let Some(&[1, blocks, places, channels]) = self.shape(name) else {
-            return;
-        };
-        let (across, before) = (blocks.isqrt(), places.isqrt());
-        if across * across != blocks || before * before != places || before == side {
-            return;
-        }
-        let matrix = Interpolation::Bicubic.matrix(across * before, across * side);
-        self.compute(name, &[1, blocks, side * side, channels], move |values| {
-            let mut image = vec![0.0; values.len()];
-            for (place, values) in in_blocks(across, before).zip(values.chunks_exact(channels)) {
-                image[place * channels..][..channels].copy_from_slice(values);
-            }
-            let matrices = [&matrix; 2];
-            let image = in_both_directions(&matrices, &image, across * before, channels);
-            in_blocks(across, side).flat_map(|place| &image[place * channels..][..channels]).copied().collect()
-        });
-    }
-
-    /// Brings a table of the relative positions within a square window, `[(2 · window − 1)², head]` row by row, to a window of
-    /// so many rows and columns, if it has not that many already (timm's `resize_rel_pos_bias_table`).
-    pub fn resample_relative_positions(&mut self, name: &str, window: usize) {
+    /// Brings a table of the relative positions within a square window, `[(2 · side − 1)², head]` row by row, to a window of so
+    /// many rows and columns, if it has not that many already (timm's `resize_rel_pos_bias_table`).
+    pub fn resample_relative_positions(&mut self, name: &str, window: [usize; 2]) {
         let Some(&[distances, heads]) = self.shape(name) else {
             return;
         };
-        let (before, after) = (distances.isqrt(), 2 * window - 1);
-        if before * before != distances || before.is_multiple_of(2) || before == after {
+        let (before, after) = (distances.isqrt(), window.map(|side| 2 * side - 1));
+        if before * before != distances || before.is_multiple_of(2) || [before; 2] == after {
             return;
         }
-        let matrix = of_distances(before / 2, after / 2);
-        self.compute(name, &[after * after, heads], move |values| {
-            in_both_directions(&[&matrix; 2], &values, before, heads)
+        let matrices = after.map(|after| of_distances(before / 2, after / 2));
+        self.compute(name, &[after[0] * after[1], heads], move |values| {
+            in_both_directions(&matrices, &values, before, heads)
         });
     }
+
+    /// Brings the weight of a convolution over patches, `[output, channel, row, column]`, to patches of another size, if they
+    /// have not that size already, and notes it: of a patch that is resized it gives what it gave of the patch itself, as nearly
+    /// as can be (Beyer et al. 2023, *FlexiViT*, arXiv 2212.08013; timm's `resample_patch_embed`).
+    pub fn resample_patches(&mut self, name: &str, size: usize) {
+        let Some(&[outputs, channels, rows, columns]) = self.shape(name) else {
+            return;
+        };
+        if [rows, columns] == [size; 2] || ![rows, columns].iter().all(|side| (1..=LARGEST_PATCH).contains(side)) {
+            return;
+        }
+        let matrices = [rows, columns]
+            .map(|from| transposed_pseudoinverse(&Interpolation::AntialiasedBicubic.matrix(from, size), from));
+        self.compute(name, &[outputs, channels, size, size], move |values| {
+            let planes = values.chunks_exact(rows * columns);
+            planes.flat_map(|plane| in_both_directions(&matrices, plane, columns, 1)).collect()
+        });
+        self.notes.push(format!(
+            "{name} was made for patches of {rows} × {columns} pixels and resampled for {size} × {size}, as timm does: \
+             the network is no longer the one that was trained"
+        ));
+    }
+}
+
+/// The transposed pseudoinverse of a matrix `[to, from]` whose rows or columns, whichever are fewer, are independent; of the
+/// same shape.
+fn transposed_pseudoinverse(matrix: &[f64], from: usize) -> Vec<f64> {
+    let to = matrix.len() / from;
+    if to > from {
+        return transposed(&transposed_pseudoinverse(&transposed(matrix, from), to), to);
+    }
+    // (R · Rᵀ)⁻¹ · R by elimination in [R · Rᵀ | R]. The product is symmetric and positive, so that no rows need be exchanged.
+    let rows: Vec<&[f64]> = matrix.chunks_exact(from).collect();
+    let product = |row: &[f64], other: &[f64]| row.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
+    let mut system: Vec<Vec<f64>> = rows
+        .iter()
+        .map(|&row| rows.iter().map(|&other| product(row, other)).chain(row.iter().copied()).collect())
+        .collect();
+    for pivot in 0..to {
+        let scale = system[pivot][pivot].recip();
+        system[pivot].iter_mut().for_each(|value| *value *= scale);
+        let chosen = system[pivot].clone();
+        for (_, row) in system.iter_mut().enumerate().filter(|(number, _)| *number != pivot) {
+            let factor = row[pivot];
+            row.iter_mut().zip(&chosen).for_each(|(value, other)| *value -= factor * other);
+        }
+    }
+    system.iter().flat_map(|row| &row[to..]).copied().collect()
+}
+
+/// A matrix of so many columns, rows and columns exchanged.
+fn transposed(matrix: &[f64], columns: usize) -> Vec<f64> {
+    (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns)).copied().collect()
 }
 
 /// Places of `[row, column, channel]` of so many columns, by a matrix `[to, from]` for the rows and one for the columns.
@@ -101,16 +117,6 @@ fn along(matrix: &[f64], values: &[f64], inner: usize) -> Vec<f64> {
         sums
     };
     matrix.chunks_exact(from).flat_map(row).collect()
-}
-
-/// The places of an image block by block: `across` blocks in each direction, of `side` rows and columns.
-fn in_blocks(across: usize, side: usize) -> impl Iterator<Item = usize> {
-    let area = side * side;
-    (0..across * across * area).map(move |number| {
-        let (block, place) = (number / area, number % area);
-        let (row, column) = (block / across * side + place / side, block % across * side + place % side);
-        row * across * side + column
-    })
 }
 
 /// The matrix `[to, from]` from values at the distances −`before` … `before` to those at −`after` … `after`.
@@ -168,19 +174,6 @@ mod tests {
     }
 
     #[test]
-    fn planes_of_positions_are_resampled_as_by_pytorch() {
-        let (shape, found) = resampled(&[1, 2, 3, 3], |x| x.resample_position_planes("x", [2, 4]));
-        assert_eq!(shape, [1, 2, 2, 4]);
-        // torch.nn.functional.interpolate(torch.arange(18).pow(2).remainder(7).reshape(1, 2, 3, 3).double(), size=(2, 4),
-        // mode="bicubic", antialias=True)
-        let expected = [
-            0.703912, 0.983817, 2.482711, 4.260919, 1.466232, 0.905692, 1.180418, 2.118181, 4.25572, 2.518395,
-            1.232306, 1.203721, 2.004815, 2.707572, 2.33961, 1.131609,
-        ];
-        assert_close(&found, &expected);
-    }
-
-    #[test]
     fn positions_are_resampled_as_by_timm() {
         let (shape, found) = resampled(&[1, 10, 2], |x| x.resample_positions("x", 1, [2, 4]));
         assert_eq!(shape, [1, 9, 2]);
@@ -191,29 +184,34 @@ mod tests {
             2.141001, 2.187733, 1.923112, 3.336458, 2.304597, 2.795153, 3.046298,
         ];
         assert_close(&found, &expected);
-    }
-
-    #[test]
-    fn block_positions_are_resampled_as_by_timm() {
-        let (shape, found) = resampled(&[1, 4, 4, 1], |x| x.resample_block_positions("x", 3));
-        assert_eq!(shape, [1, 4, 9, 1]);
-        // resize_pos_embed(v(16).reshape(1, 4, 4, 1).float(), torch.zeros(1, 4, 9, 1))
+        // resample_abs_pos_embed(v(17).reshape(1, 17, 1), [2, 8], [4, 4]): as many places, but others
+        let (_, found) = resampled(&[1, 17, 1], |x| x.resample_positions("x", 1, [2, 8]));
         let expected = [
-            -0.456634, 0.17296, 1.151797, 2.365344, 1.805664, 1.203017, 4.028711, 3.247251,
-            2.164378, // the first block
-            1.744036, 3.327041, 4.54344, 1.155708, 1.553711, 1.965929, 1.670524, 0.51143, -0.344058, //
-            1.196985, 2.658999, 4.173514, 1.047852, 2.288086, 3.248951, 2.109412, 2.160374, 1.468442, //
-            4.213375, 2.342738, 0.516876, 2.548575, 1.602539, 0.990669, -0.156735, 0.122613, 1.116946,
+            0.0, 2.753403, 2.728057, 2.674973, 2.218008, 1.360892, 1.15264, 1.564306, 1.758386, 2.898517, 2.375943,
+            1.268942, 0.785931, 1.004746, 1.864267, 3.265941, 3.927807,
         ];
         assert_close(&found, &expected);
     }
 
     #[test]
     fn relative_positions_are_resampled_as_by_timm() {
-        let (shape, found) = resampled(&[25, 2], |x| x.resample_relative_positions("x", 2));
+        let (shape, found) = resampled(&[25, 2], |x| x.resample_relative_positions("x", [2, 2]));
         assert_eq!(shape, [9, 2]);
         // resize_rel_pos_bias_table(v(50).reshape(25, 2), (2, 2), (9, 2))
         let expected = [4.0, 1.0, 0.0, 1.0, 4.0, 2.0, 1.0, 4.0, 2.0, 2.0, 4.0, 1.0, 2.0, 4.0, 1.0, 0.0, 1.0, 4.0];
+        assert_close(&found, &expected);
+        // resize_rel_pos_bias_table(v(25).reshape(25, 1), (4, 2), (21, 1)): no square, whose columns become fewer
+        let (shape, found) = resampled(&[25, 1], |x| x.resample_relative_positions("x", [4, 2]));
+        assert_eq!(shape, [21, 1]);
+        let expected = [
+            1.0, 4.0, 2.0, 1.0, 2.666668, 1.666667, 1.0, 0.0, 1.0, 2.0, 4.0, 1.0, 4.0, 2.0, 2.0, 1.333332, 1.333333,
+            3.333334, 0.0, 1.0, 4.0,
+        ];
+        assert_close(&found, &expected);
+        // The same to (2, 3), (15, 1): columns that stay as many are not quite what they were.
+        let (_, found) = resampled(&[25, 1], |x| x.resample_relative_positions("x", [2, 3]));
+        let expected =
+            [3.970294, 1.0, 0.0, 1.0, 3.970294, 2.0, 2.0, 4.0, 1.0, 0.009902, 1.029706, 4.0, 2.0, 2.0, 3.980196];
         assert_close(&found, &expected);
         let rows = of_distances(3, 4);
         let rows: Vec<f64> =
@@ -223,11 +221,44 @@ mod tests {
     }
 
     #[test]
+    fn patches_are_resampled_as_by_timm() {
+        // resample_patch_embed(v(18).reshape(1, 2, 3, 3), (2, 2)), and v(8).reshape(1, 2, 2, 2) to (4, 4)
+        let (shape, found) = resampled(&[1, 2, 3, 3], |x| x.resample_patches("x", 2));
+        assert_eq!(shape, [1, 2, 2, 2]);
+        assert_close(&found, &[0.535496, 9.01825, 2.591507, 2.677744, 8.479964, 1.335617, 5.042427, 4.195468]);
+        let (shape, found) = resampled(&[1, 2, 2, 2], |x| x.resample_patches("x", 4));
+        assert_eq!(shape, [1, 2, 4, 4]);
+        let expected = [
+            -0.251072, -0.119087, 0.14263, 0.274616, 0.137445, 0.181685, 0.269411, 0.313652, 0.907847, 0.778096,
+            0.520808, 0.391057, 1.296363, 1.078868, 0.647589, 0.430093, 0.430093, 0.647589, 1.078868, 1.296363,
+            0.391057, 0.520808, 0.778096, 0.907847, 0.313652, 0.269411, 0.181685, 0.137445, 0.274616, 0.14263,
+            -0.119087, -0.251072,
+        ];
+        assert_close(&found, &expected);
+    }
+
+    #[test]
+    fn resampled_patches_are_noted() {
+        let mut checkpoint = Checkpoint::new([("a".into(), vec![1, 3, 4, 4])]);
+        checkpoint.resample_patches("a", 4);
+        assert!(checkpoint.notes().is_empty());
+        assert_eq!(checkpoint.unchanged("a"), Some("a"));
+        checkpoint.resample_patches("a", 2);
+        let [note] = checkpoint.notes() else {
+            panic!("one note is due, not {:?}", checkpoint.notes());
+        };
+        assert!(note.starts_with("a was made for patches of 4 × 4 pixels"), "{note}");
+    }
+
+    #[test]
     fn what_fits_stays_and_what_is_no_square_is_left() {
-        let mut checkpoint = Checkpoint::new([("a".into(), vec![1, 10, 2]), ("b".into(), vec![24, 1])]);
+        let shapes = [("a", vec![1, 10, 2]), ("b", vec![24, 1]), ("c", vec![1, 1, 100_000, 1])];
+        let mut checkpoint = Checkpoint::new(shapes.map(|(name, shape)| (name.to_owned(), shape)));
         checkpoint.resample_positions("a", 1, [3, 3]);
-        checkpoint.resample_relative_positions("b", 2);
+        checkpoint.resample_relative_positions("b", [2, 2]);
+        checkpoint.resample_patches("c", 16);
         assert_eq!(checkpoint.unchanged("a"), Some("a"));
         assert_eq!(checkpoint.unchanged("b"), Some("b"));
+        assert_eq!(checkpoint.unchanged("c"), Some("c"));
     }
 }

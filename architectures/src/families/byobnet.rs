@@ -38,8 +38,8 @@ pub struct Config {
     pub average_down: bool,
     /// Whether the blocks were found by search.
     pub searched: bool,
-    /// Pixels, both ways.
-    pub input_size: usize,
+    /// Height and width in pixels.
+    pub input_size: [usize; 2],
     /// Classes of the published weights.
     pub num_classes: usize,
 }
@@ -339,7 +339,7 @@ const RESNET: Config = Config {
     channel_attention: None,
     average_down: false,
     searched: false,
-    input_size: 256,
+    input_size: [256; 2],
     num_classes: 1000,
 };
 const RESNEXT_26TS: Config = grouped(32, silu(RESNET));
@@ -349,17 +349,17 @@ const REGNETZ_B16: Config = Config {
     stem: StemKind::Convolution(32),
     features: Some(1536),
     searched: true,
-    input_size: 224,
+    input_size: [224; 2],
     ..grouped(16, se(0.25, silu(of(&REGNETZ_B))))
 };
 const REGNETZ_D8: Config =
-    Config { stages: &REGNETZ_D, features: Some(1792), input_size: 256, ..grouped(8, unpooled(REGNETZ_B16)) };
+    Config { stages: &REGNETZ_D, features: Some(1792), input_size: [256; 2], ..grouped(8, unpooled(REGNETZ_B16)) };
 const GERNET: Config = Config {
     stem: StemKind::Convolution(32),
     stages: &gernet([1, 2, 6, 4, 1], [128, 192, 640, 640, 640]),
     features: Some(2560),
     searched: true,
-    input_size: 224,
+    input_size: [224; 2],
     ..RESNET
 };
 
@@ -385,10 +385,10 @@ const fn gc(config: Config) -> Config {
     Config { channel_attention: Some(ChannelAttentionKind::GlobalContext), ..config }
 }
 const fn with_repvgg_stem(channels: usize, stages: &'static [Stage]) -> Config {
-    Config { stem: StemKind::RepVgg(channels), input_size: 224, ..of(stages) }
+    Config { stem: StemKind::RepVgg(channels), input_size: [224; 2], ..of(stages) }
 }
 const fn with_mobileone_stem(channels: usize, stages: &'static [Stage]) -> Config {
-    Config { stem: StemKind::MobileOne(channels), input_size: 224, ..of(stages) }
+    Config { stem: StemKind::MobileOne(channels), input_size: [224; 2], ..of(stages) }
 }
 
 /// The networks of this family.
@@ -403,7 +403,10 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("gcresnet50t", gc(unpooled(of(&RESNET_50)))),
     ("gcresnext26ts", gc(RESNEXT_26TS)),
     ("gcresnext50ts", gc(silu(grouped(32, of(&RESNET_50))))),
-    ("gernet_l", Config { stages: &gernet([1, 2, 6, 5, 4], [128, 192, 640, 640, 640]), input_size: 256, ..GERNET }),
+    (
+        "gernet_l",
+        Config { stages: &gernet([1, 2, 6, 5, 4], [128, 192, 640, 640, 640]), input_size: [256; 2], ..GERNET },
+    ),
     ("gernet_m", GERNET),
     (
         "gernet_s",
@@ -429,7 +432,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("mobileone_s3", with_mobileone_stem(64, &stages(MOBILEONE, MOBILEONE_S, [128, 320, 768, 2048]))),
     ("mobileone_s4", se(1.0 / 16.0, with_mobileone_stem(64, &mobileone_s4()))),
     ("regnetz_b16", REGNETZ_B16),
-    ("regnetz_c16", Config { stages: &REGNETZ_C, input_size: 256, ..REGNETZ_B16 }),
+    ("regnetz_c16", Config { stages: &REGNETZ_C, input_size: [256; 2], ..REGNETZ_B16 }),
     ("regnetz_d8", REGNETZ_D8),
     ("regnetz_d32", grouped(32, REGNETZ_D8)),
     ("regnetz_e8", Config { stages: &REGNETZ_E, features: Some(2048), ..REGNETZ_D8 }),
@@ -447,7 +450,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
         "repvgg_d2se",
         Config {
             channel_attention: Some(ChannelAttentionKind::SqueezeExcite { part: 1.0 / 16.0, divisor: 1 }),
-            input_size: 320,
+            input_size: [320; 2],
             ..with_repvgg_stem(64, &stages(REPVGG, [8, 14, 24, 1], [160, 320, 640, 2560]))
         },
     ),
@@ -462,7 +465,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("seresnext26ts", se(1.0 / 16.0, RESNEXT_26TS)),
     (
         "test_byobnet",
-        Config { stem: StemKind::Convolution(24), average_down: true, input_size: 160, ..se(0.25, of(&TEST)) },
+        Config { stem: StemKind::Convolution(24), average_down: true, input_size: [160; 2], ..se(0.25, of(&TEST)) },
     ),
 ];
 
@@ -586,13 +589,13 @@ impl ByobNet {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let (stem, mut inputs) = Stem::new(config, device);
-        let mut size = config.input_size / config.stem.stride();
+        let mut size = config.input_size.map(|side| side / config.stem.stride());
         let mut stages = Vec::new();
         for stage in config.stages {
             let mut blocks = Vec::new();
             for position in 0..stage.blocks() {
                 let shape = BlockShape::new(stage, position, inputs, size);
-                (inputs, size) = (shape.outputs, size / shape.stride);
+                (inputs, size) = (shape.outputs, size.map(|side| side / shape.stride));
                 blocks.push(Block::new(config, stage, &shape, device));
             }
             stages.push(blocks);
@@ -612,10 +615,7 @@ impl Architecture for ByobNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let mut x = self.stem.forward(images, taps);
         for (index, stage) in self.stages.iter().enumerate() {
-            for (position, block) in stage.iter().enumerate() {
-                x = taps.map(|| format!("stages.{index}.{position}"), block.forward(x));
-            }
-            x = taps.map(|| format!("stages.{index}"), x);
+            x = taps.stage(|| format!("stages.{index}"), stage, x, |block, x| block.forward(x));
         }
         if let Some(conv) = &self.final_conv {
             x = conv.forward(x);
@@ -717,8 +717,8 @@ struct BlockShape {
     stride: usize,
     /// Where in its stage it is.
     position: usize,
-    /// Places that it gets, both ways.
-    size: usize,
+    /// Rows and columns of places that it gets.
+    size: [usize; 2],
     /// Whether it has the network's attention over channels.
     attentive: bool,
 }
@@ -731,7 +731,7 @@ impl Stage {
 }
 
 impl BlockShape {
-    fn new(stage: &Stage, position: usize, inputs: usize, size: usize) -> Self {
+    fn new(stage: &Stage, position: usize, inputs: usize, size: [usize; 2]) -> Self {
         // The depthwise one of MobileOne's two.
         let keeps_channels = matches!(stage.kind, BlockKind::MobileOne { .. }) && position.is_multiple_of(2);
         let left = (stage.blocks() - position).div_ceil(stage.blocks() / stage.depth);
@@ -976,8 +976,13 @@ enum SelfAttention {
 }
 
 impl SelfAttention {
-    fn new(kind: SelfAttentionKind, channels: usize, stride: usize, size: usize, device: &Device) -> Self {
+    fn new(kind: SelfAttentionKind, channels: usize, stride: usize, size: [usize; 2], device: &Device) -> Self {
         let heads = kind.heads;
+        // Where all places attend to each other, the image is a square.
+        let side = || {
+            assert!(size[0] == size[1], "attention between all of {} × {} places is for squares", size[0], size[1]);
+            size[0]
+        };
         let head_channels =
             kind.head_channels.unwrap_or_else(|| make_divisible(channels as f64 * kind.ratio, 8) / heads);
         let lambda = |scope| Self::Lambda(LambdaLayer::new(channels, stride, heads, scope, device));
@@ -987,10 +992,10 @@ impl SelfAttention {
                 Self::Halo(HaloAttention::new(channels, stride, shape, device))
             }
             Scope::Bottleneck => {
-                Self::Bottleneck(BottleneckAttention::new(channels, stride, heads, head_channels, size, device))
+                Self::Bottleneck(BottleneckAttention::new(channels, stride, heads, head_channels, side(), device))
             }
             Scope::LocalLambda(window) => lambda(LambdaScope::Local(window)),
-            Scope::GlobalLambda => lambda(LambdaScope::Global(size)),
+            Scope::GlobalLambda => lambda(LambdaScope::Global(side())),
         }
     }
 

@@ -5,10 +5,13 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{Activation, ClassAttention, LayerNorm, Linear, Mlp, PatchEmbed, TalkingHeadsAttention};
+use crate::initial::initialised;
+use crate::layers::{
+    Activation, ClassAttention, Dropout, LayerNorm, Linear, Mlp, PatchEmbed, Regularisation, StochasticDepth,
+    TalkingHeadsAttention,
+};
 use crate::taps::Taps;
 
 /// Which CaiT.
@@ -20,6 +23,8 @@ pub struct Config {
     pub depth: usize,
     /// What the learnt scales on the residual branches begin at.
     pub layer_scale: f64,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -34,7 +39,14 @@ const HEAD_SIZE: usize = 48;
 const PATCH_SIZE: usize = 16;
 const EPSILON: f64 = 1e-6;
 
-const XXS_24: Config = Config { embed_dim: 192, depth: 24, layer_scale: 1e-5, input_size: 224, num_classes: 1000 };
+const XXS_24: Config = Config {
+    embed_dim: 192,
+    depth: 24,
+    layer_scale: 1e-5,
+    regularisation: Regularisation::NONE,
+    input_size: 224,
+    num_classes: 1000,
+};
 const XXS_36: Config = Config { depth: 36, ..XXS_24 };
 const XS_24: Config = Config { embed_dim: 288, ..XXS_24 };
 const S_24: Config = Config { embed_dim: 384, ..XXS_24 };
@@ -56,17 +68,12 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("cait_xxs36_384", at_384(XXS_36)),
 ];
 
-configuration!(Cait, InputRule::Multiple(PATCH_SIZE), convert);
+configuration!(Cait, InputRule::Retrained(PATCH_SIZE); regularisation);
 
 impl Config {
     fn components(&self) -> Components {
         Components::TRANSFORMER
     }
-}
-
-/// timm does not resample the positions for another size; here they are, as for other Vision Transformers.
-fn convert(config: &Config, checkpoint: &mut Checkpoint) {
-    checkpoint.resample_positions("pos_embed", 0, [config.input_size / PATCH_SIZE; 2]);
 }
 
 /// A CaiT. See [`Config`].
@@ -79,15 +86,17 @@ pub struct Cait {
     blocks_token_only: Vec<ClassBlock>,
     norm: LayerNorm,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl Cait {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.embed_dim;
-        let patch_embed = PatchEmbed::new(config.input_size, PATCH_SIZE, channels, device);
+        let patch_embed = PatchEmbed::new([config.input_size; 2], PATCH_SIZE, channels, device);
         let drawn = |tokens: usize| Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, tokens, channels], device);
-        Self {
+        let network = Self {
             cls_token: drawn(1),
             pos_embed: drawn(patch_embed.tokens()),
             patch_embed,
@@ -95,7 +104,9 @@ impl Cait {
             blocks_token_only: (0..CLASS_BLOCKS).map(|_| ClassBlock::new(config, device)).collect(),
             norm: LayerNorm::new(channels, EPSILON, device),
             head: Linear::new(channels, num_classes, device),
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| parameter.linear(0.02).or_else(|| parameter.pytorch()))
     }
 }
 
@@ -103,17 +114,14 @@ impl Architecture for Cait {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let patches = taps.map(|| "patch_embed".into(), self.patch_embed.forward(images));
         let [batch, _, channels] = patches.dims();
-        let mut patches = patches + self.pos_embed.val();
-        for (index, block) in self.blocks.iter().enumerate() {
-            patches = taps.map(|| format!("blocks.{index}"), block.forward(patches));
-        }
-        let mut class = self.cls_token.val().expand([batch, 1, channels]);
-        for (index, block) in self.blocks_token_only.iter().enumerate() {
-            class = taps.map(|| format!("blocks_token_only.{index}"), block.forward(class, patches.clone()));
-        }
+        let patches = patches + self.pos_embed.val();
+        let patches = taps.stage(|| "blocks".into(), &self.blocks, patches, |block, x| block.forward(x));
+        let class = self.cls_token.val().expand([batch, 1, channels]);
+        let visit = |block: &ClassBlock, class| block.forward(class, patches.clone());
+        let class = taps.stage(|| "blocks_token_only".into(), &self.blocks_token_only, class, visit);
         let x = taps.map(|| "norm".into(), self.norm.forward(Tensor::cat(vec![class, patches], 1)));
         let features = x.narrow(1, 0, 1).squeeze_dim(1);
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -126,6 +134,8 @@ struct Block {
     norm2: LayerNorm,
     mlp: Mlp,
     gamma_2: Param<Tensor<1>>,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
@@ -139,14 +149,15 @@ impl Block {
             norm2: LayerNorm::new(channels, EPSILON, device),
             mlp: Mlp::new(channels, 4 * channels, Activation::Gelu, device),
             gamma_2: scale(),
+            drop_path: config.regularisation.constant(),
         }
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = self.attn.forward_residual(y, &self.gamma_1, x);
+        let x = self.drop_path.residual(x, |x| self.attn.forward_residual(y, &self.gamma_1, x));
         let y = self.norm2.forward(x.clone());
-        self.mlp.forward_residual(y, Some(&self.gamma_2), x)
+        self.drop_path.residual(x, |x| self.mlp.forward_residual(y, Some(&self.gamma_2), x))
     }
 }
 
@@ -163,7 +174,7 @@ struct ClassBlock {
 
 impl ClassBlock {
     fn new(config: &Config, device: &Device) -> Self {
-        let Block { norm1, attn: _, gamma_1, norm2, mlp, gamma_2 } = Block::new(config, device);
+        let Block { norm1, gamma_1, norm2, mlp, gamma_2, .. } = Block::new(config, device);
         let channels = config.embed_dim;
         let attn = ClassAttention::new(channels, channels / HEAD_SIZE, device);
         Self { norm1, attn, gamma_1, norm2, mlp, gamma_2 }

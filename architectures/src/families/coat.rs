@@ -28,8 +28,8 @@ pub struct Config {
     pub parallel_depth: usize,
     /// Hidden channels of a block's perceptron at each scale, as a multiple of the token's.
     pub mlp_ratios: [usize; 4],
-    /// Pixels, both ways.
-    pub input_size: usize,
+    /// Height and width in pixels.
+    pub input_size: [usize; 2],
     /// Classes of the published weights.
     pub num_classes: usize,
 }
@@ -40,7 +40,7 @@ const EPSILON: f64 = 1e-6;
 const PATCH_EPSILON: f64 = 1e-5;
 /// Pixels that become one token at the first scale, both ways.
 const PATCH_SIZE: usize = 4;
-/// The image is a multiple of so many pixels, so that the last scale has whole tokens.
+/// Where scales meet, the image is a multiple of so many pixels, so that the last has whole tokens.
 const MULTIPLE: usize = 8 * PATCH_SIZE;
 
 const LITE: Config = Config {
@@ -48,7 +48,7 @@ const LITE: Config = Config {
     serial_depths: [2, 2, 2, 2],
     parallel_depth: 0,
     mlp_ratios: [8, 8, 4, 4],
-    input_size: 224,
+    input_size: [224; 2],
     num_classes: 1000,
 };
 const LITE_MEDIUM: Config =
@@ -62,7 +62,7 @@ const fn parallel(first: usize, others: usize) -> Config {
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
     ("coat_lite_medium", LITE_MEDIUM),
-    ("coat_lite_medium_384", Config { input_size: 384, ..LITE_MEDIUM }),
+    ("coat_lite_medium_384", Config { input_size: [384; 2], ..LITE_MEDIUM }),
     ("coat_lite_mini", LITE),
     ("coat_lite_small", Config { serial_depths: [3, 4, 6, 3], ..LITE }),
     ("coat_lite_tiny", Config { embed_dims: [64, 128, 256, 320], ..LITE }),
@@ -71,9 +71,14 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("coat_tiny", parallel(152, 152)),
 ];
 
-configuration!(CoaT, InputRule::Multiple(MULTIPLE), convert);
+configuration!(CoaT, |config| config.input_rule(), convert);
 
 impl Config {
+    /// Scales that run one after the other take what they get.
+    fn input_rule(&self) -> InputRule {
+        if self.parallel_depth == 0 { InputRule::Any } else { InputRule::Multiple(MULTIPLE) }
+    }
+
     fn components(&self) -> Components {
         Components {
             base_architecture: "Hybrid",
@@ -236,6 +241,7 @@ impl CoaT {
                 let name = || format!("serial_blocks{number}.{index}");
                 x = x.with(taps.map(name, block.forward(&x, positions).values));
             }
+            let x = Tokens { values: taps.map_again(|| format!("serial_blocks{number}"), x.values), size };
             let [_, patches] = split_class_token(x.values.clone());
             image = tokens_to_image(patches, size);
             x
@@ -248,13 +254,15 @@ impl Architecture for CoaT {
         let [_, positions @ ..] = self.scales().map(|scale| scale.positions);
         let [first, mut scales @ ..] = self.serial(images, taps);
         for (index, block) in self.parallel_blocks.iter().enumerate() {
-            // The first scale goes past these blocks.
-            taps.map(|| format!("parallel_blocks.{index}.0"), first.values.clone());
             let mixed = block.forward(scales, positions);
-            scales = from_fn(|scale| {
-                let name = || format!("parallel_blocks.{index}.{}", scale + 1);
-                mixed[scale].with(taps.map(name, mixed[scale].values.clone()))
-            });
+            // The first scale goes past these blocks.
+            let results = [&first].into_iter().chain(&mixed).map(|scale| scale.values.clone()).collect();
+            let mut results = taps.map_all(|| format!("parallel_blocks.{index}"), results);
+            if index + 1 == self.parallel_blocks.len() {
+                results = taps.map_together(|| "parallel_blocks".into(), results);
+            }
+            let mut results = results.into_iter().skip(1);
+            scales = mixed.map(|scale| scale.with(results.next().expect("one for each scale")));
         }
         let [second, third, fourth] = scales.map(|scale| scale.values.narrow(1, 0, 1));
         let last = self.norm4.forward(fourth);

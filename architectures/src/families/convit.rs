@@ -5,11 +5,11 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Attention, GatedPositionalAttention, LayerNorm, Linear, Mlp, PatchEmbed, prepend_class_token,
+    Activation, Attention, Dropout, GatedPositionalAttention, LayerNorm, Linear, Mlp, PatchEmbed, Regularisation,
+    StochasticDepth, prepend_class_token,
 };
 use crate::taps::Taps;
 
@@ -18,6 +18,8 @@ use crate::taps::Taps;
 pub struct Config {
     /// Attention heads, of 48 channels each.
     pub heads: usize,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -25,14 +27,14 @@ pub struct Config {
 }
 
 const fn convit(heads: usize) -> Config {
-    Config { heads, input_size: 224, num_classes: 1000 }
+    Config { heads, regularisation: Regularisation::NONE, input_size: 224, num_classes: 1000 }
 }
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] =
     &[("convit_base", convit(16)), ("convit_small", convit(9)), ("convit_tiny", convit(4))];
 
-configuration!(ConVit, InputRule::Multiple(PATCH), convert);
+configuration!(ConVit, InputRule::Retrained(PATCH); regularisation);
 
 const HEAD_SIZE: usize = 48;
 const PATCH: usize = 16;
@@ -47,11 +49,6 @@ impl Config {
     }
 }
 
-/// Positions are resampled as those of other Vision Transformers; timm has no rule for these.
-fn convert(config: &Config, checkpoint: &mut Checkpoint) {
-    checkpoint.resample_positions("pos_embed", 0, [config.input_size / PATCH; 2]);
-}
-
 /// A Vision Transformer with gated positional attention. See [`Config`].
 #[derive(Module, Debug)]
 pub struct ConVit {
@@ -61,13 +58,15 @@ pub struct ConVit {
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl ConVit {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = HEAD_SIZE * config.heads;
-        let patch_embed = PatchEmbed::new(config.input_size, PATCH, channels, device);
+        let patch_embed = PatchEmbed::new([config.input_size; 2], PATCH, channels, device);
         let drawn = |tokens| Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, tokens, channels], device);
         Self {
             cls_token: drawn(1),
@@ -76,6 +75,7 @@ impl ConVit {
             blocks: (0..DEPTH).map(|index| Block::new(config, index, device)).collect(),
             norm: LayerNorm::new(channels, EPSILON, device),
             head: Linear::new(channels, num_classes, device),
+            dropout: config.regularisation.dropout(),
         }
     }
 }
@@ -92,7 +92,7 @@ impl Architecture for ConVit {
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(x));
         let features = x.narrow(1, 0, 1).squeeze_dim(1);
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -103,6 +103,8 @@ struct Block {
     attn: Mixer,
     norm2: LayerNorm,
     mlp: Mlp,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 #[derive(Module, Debug)]
@@ -120,15 +122,22 @@ impl Block {
         } else {
             Mixer::Plain(Attention::without_bias(channels, config.heads, device))
         };
-        Self { norm1: norm(), attn, norm2: norm(), mlp: Mlp::new(channels, 4 * channels, Activation::Gelu, device) }
+        Self {
+            norm1: norm(),
+            attn,
+            norm2: norm(),
+            mlp: Mlp::new(channels, 4 * channels, Activation::Gelu, device),
+            drop_path: config.regularisation.growing(&[DEPTH], 0, index),
+        }
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = match &self.attn {
+        let x = self.drop_path.residual(x, |x| match &self.attn {
             Mixer::Gated(attention) => attention.forward_residual(y, x),
             Mixer::Plain(attention) => attention.forward_residual(y, None, x),
-        };
-        self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
+        });
+        let y = self.norm2.forward(x.clone());
+        self.drop_path.residual(x, |x| self.mlp.forward_residual(y, None, x))
     }
 }

@@ -6,11 +6,13 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::initialised;
 use crate::layers::{
-    Activation, Conv2d, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise, Then,
-    global_average_pool,
+    Activation, Conv2d, Dropout, GlobalResponseNorm, LayerNorm, LayerNorm2d, Linear, Padding, Pointwise,
+    Regularisation, StochasticDepth, Then, global_average_pool,
 };
 use crate::taps::Taps;
 
@@ -31,6 +33,8 @@ pub struct Config {
     pub layer_scale: Option<f64>,
     /// Whether the last normalisation comes before the pooling.
     pub norm_before_pool: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -56,6 +60,7 @@ const TINY: Config = Config {
     response_norm: false,
     layer_scale: Some(1e-6),
     norm_before_pool: false,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -111,7 +116,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("convnextv2_base", v2(BASE)),
 ];
 
-configuration!(ConvNext, InputRule::Any);
+configuration!(ConvNext, InputRule::Any, convert; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -129,6 +134,43 @@ impl Config {
     }
 }
 
+/// The authors' files have other names, the perceptrons' weights as linear maps, and the scales of the responses over four
+/// axes; OpenCLIP's have the network under a prefix.
+fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    if checkpoint.contains("head.norm.weight") || checkpoint.contains("norm_pre.weight") {
+        return;
+    }
+    if checkpoint.contains("visual.trunk.stem.0.weight") {
+        return checkpoint.take_from_open_clip("head.fc");
+    }
+    // What EUPE distilled beside the classifier.
+    checkpoint.remove(|name| name.starts_with("projectors.") || name.starts_with("norms."));
+    checkpoint.rename(|name| {
+        let parts: Vec<&str> = name.split('.').collect();
+        match parts.as_slice() {
+            ["downsample_layers", "0", rest @ ..] => format!("stem.{}", rest.join(".")),
+            ["downsample_layers", stage, rest @ ..] => format!("stages.{stage}.downsample.{}", rest.join(".")),
+            ["stages", stage, block, rest @ ..] if block.parse::<usize>().is_ok() => {
+                let rest = rest.join(".").replace("grn.beta", "mlp.grn.bias").replace("grn.gamma", "mlp.grn.weight");
+                let rest = rest.replace("dwconv", "conv_dw").replace("pwconv", "mlp.fc");
+                format!("stages.{stage}.blocks.{block}.{rest}")
+            }
+            ["norm", last] => format!("head.norm.{last}"),
+            ["head", last] => format!("head.fc.{last}"),
+            _ => name.to_owned(),
+        }
+    });
+    let in_blocks = |name: &&str| name.contains(".mlp.");
+    let names: Vec<String> = checkpoint.names().filter(in_blocks).map(str::to_owned).collect();
+    for name in names {
+        match checkpoint.shape(&name) {
+            Some(&[1, 1, 1, channels]) => checkpoint.reshape(&name, &[channels]),
+            Some(&[outputs, inputs]) if config.convolutional_mlp => checkpoint.reshape(&name, &[outputs, inputs, 1, 1]),
+            _ => {}
+        }
+    }
+}
+
 /// A ConvNeXt. See [`Config`].
 #[derive(Module, Debug)]
 pub struct ConvNext {
@@ -136,6 +178,8 @@ pub struct ConvNext {
     stages: Vec<Stage>,
     norm_pre: Option<LayerNorm2d>,
     head: Head,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl ConvNext {
@@ -143,7 +187,7 @@ impl ConvNext {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.channels[3];
         let norm_pre = config.norm_before_pool.then(|| LayerNorm2d::new(channels, EPSILON, device));
-        Self {
+        let network = Self {
             stem: Stem::new(config, device),
             stages: (0..4).map(|index| Stage::new(config, index, device)).collect(),
             head: Head {
@@ -151,7 +195,9 @@ impl ConvNext {
                 fc: Linear::new(channels, num_classes, device),
             },
             norm_pre,
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| parameter.normal(0.02))
     }
 }
 
@@ -162,10 +208,7 @@ impl Architecture for ConvNext {
             if let Some((norm, conv)) = &stage.downsample {
                 x = conv.forward(norm.forward(x));
             }
-            for (position, block) in stage.blocks.iter().enumerate() {
-                let name = || format!("stages.{index}.blocks.{position}");
-                x = taps.map(name, block.forward(x));
-            }
+            x = taps.stage(|| format!("stages.{index}.blocks"), &stage.blocks, x, |block, x| block.forward(x));
             x = taps.map(|| format!("stages.{index}"), x);
         }
         if let Some(norm) = &self.norm_pre {
@@ -176,7 +219,7 @@ impl Architecture for ConvNext {
             Some(norm) => taps.map(|| "head.norm".into(), norm.forward(pooled)),
             None => taps.map(|| "head.global_pool".into(), pooled),
         };
-        Outputs { logits: self.head.fc.forward(features.clone()), features }
+        Outputs { logits: self.head.fc.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -238,7 +281,11 @@ impl Stage {
             let inputs = config.channels[before];
             (LayerNorm2d::new(inputs, EPSILON, device), patches(inputs, channels, 2, device))
         });
-        Self { downsample, blocks: (0..config.depths[index]).map(|_| Block::new(config, channels, device)).collect() }
+        let block = |position| {
+            let drop_path = config.regularisation.growing(&config.depths, index, position);
+            Block::new(config, channels, drop_path, device)
+        };
+        Self { downsample, blocks: (0..config.depths[index]).map(block).collect() }
     }
 }
 
@@ -249,23 +296,25 @@ struct Block {
     norm: LayerNorm2d,
     mlp: Mlp,
     gamma: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
-    fn new(config: &Config, channels: usize, device: &Device) -> Self {
+    fn new(config: &Config, channels: usize, drop_path: StochasticDepth, device: &Device) -> Self {
         let depthwise = Conv2d::config(channels, channels, 7).groups(channels);
         Self {
             conv_dw: depthwise.bias().build(device),
             norm: LayerNorm2d::new(channels, EPSILON, device),
             mlp: Mlp::new(config, channels, device),
             gamma: config.layer_scale.map(|value| Initializer::Constant { value }.init([channels], device)),
+            drop_path,
         }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = self.norm.forward(self.conv_dw.forward(x.clone()));
-        let then = Then::scale(self.gamma.as_ref()).residual(x);
-        self.mlp.forward_then(y, then)
+        self.drop_path.residual(x, |x| self.mlp.forward_then(y, Then::scale(self.gamma.as_ref()).residual(x)))
     }
 }
 
@@ -293,5 +342,105 @@ impl Mlp {
             x = grn.forward(x);
         }
         self.fc2.forward_then(x, then)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(name: &str, tensors: &[(&str, &[usize])]) -> Vec<String> {
+        let (_, config) = VARIANTS.iter().find(|(variant, _)| *variant == name).expect("a variant");
+        let mut checkpoint = Checkpoint::new(tensors.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())));
+        convert(config, &mut checkpoint);
+        let line = |name: &str| format!("{name} {:?}", checkpoint.shape(name).expect("a tensor"));
+        checkpoint.names().map(line).collect()
+    }
+
+    // The lists are what timm's checkpoint_filter_fn makes of these names.
+    #[test]
+    fn the_authors_files_become_timms() {
+        let file: &[(&str, &[usize])] = &[
+            ("downsample_layers.0.0.weight", &[40, 3, 4, 4]),
+            ("downsample_layers.0.1.bias", &[40]),
+            ("downsample_layers.2.0.weight", &[80]),
+            ("downsample_layers.2.1.weight", &[160, 80, 2, 2]),
+            ("stages.2.5.dwconv.weight", &[160, 1, 7, 7]),
+            ("stages.2.5.norm.bias", &[160]),
+            ("stages.2.5.pwconv1.weight", &[640, 160]),
+            ("stages.2.5.pwconv1.bias", &[640]),
+            ("stages.2.5.grn.gamma", &[1, 1, 1, 640]),
+            ("stages.2.5.grn.beta", &[1, 1, 1, 640]),
+            ("stages.2.5.pwconv2.weight", &[160, 640]),
+            ("norm.weight", &[320]),
+            ("head.weight", &[1000, 320]),
+            ("head.bias", &[1000]),
+            ("norms.0.weight", &[40]),
+            ("projectors.x.weight", &[3, 3]),
+        ];
+        let expected = [
+            "head.fc.bias [1000]",
+            "head.fc.weight [1000, 320]",
+            "head.norm.weight [320]",
+            "stages.2.blocks.5.conv_dw.weight [160, 1, 7, 7]",
+            "stages.2.blocks.5.mlp.fc1.bias [640]",
+            "stages.2.blocks.5.mlp.fc1.weight [640, 160, 1, 1]",
+            "stages.2.blocks.5.mlp.fc2.weight [160, 640, 1, 1]",
+            "stages.2.blocks.5.mlp.grn.bias [640]",
+            "stages.2.blocks.5.mlp.grn.weight [640]",
+            "stages.2.blocks.5.norm.bias [160]",
+            "stages.2.downsample.0.weight [80]",
+            "stages.2.downsample.1.weight [160, 80, 2, 2]",
+            "stem.0.weight [40, 3, 4, 4]",
+            "stem.1.bias [40]",
+        ];
+        assert_eq!(converted("convnextv2_atto", file), expected);
+    }
+
+    #[test]
+    fn perceptrons_stay_linear_maps_where_timms_are() {
+        let file: &[(&str, &[usize])] = &[
+            ("stages.3.2.pwconv2.weight", &[768, 3072]),
+            ("stages.3.2.gamma", &[768]),
+            ("norm.bias", &[768]),
+            ("head.weight", &[1000, 768]),
+        ];
+        let expected = [
+            "head.fc.weight [1000, 768]",
+            "head.norm.bias [768]",
+            "stages.3.blocks.2.gamma [768]",
+            "stages.3.blocks.2.mlp.fc2.weight [768, 3072]",
+        ];
+        assert_eq!(converted("convnext_tiny", file), expected);
+    }
+
+    #[test]
+    fn files_of_open_clip_become_timms() {
+        let file: &[(&str, &[usize])] = &[
+            ("visual.trunk.stem.0.weight", &[128, 3, 4, 4]),
+            ("visual.trunk.stages.0.blocks.0.mlp.fc1.weight", &[512, 128]),
+            ("visual.trunk.head.norm.weight", &[1024]),
+            ("visual.head.proj.weight", &[640, 1024]),
+            ("text.ln_final.weight", &[512]),
+            ("logit_scale", &[1]),
+        ];
+        let expected = [
+            "head.fc.bias [640]",
+            "head.fc.weight [640, 1024]",
+            "head.norm.weight [1024]",
+            "stages.0.blocks.0.mlp.fc1.weight [512, 128]",
+            "stem.0.weight [128, 3, 4, 4]",
+        ];
+        assert_eq!(converted("convnext_base", file), expected);
+    }
+
+    #[test]
+    fn timms_own_files_stay() {
+        let file: &[(&str, &[usize])] =
+            &[("head.norm.weight", &[320]), ("stages.0.blocks.0.mlp.fc1.weight", &[160, 40, 1, 1])];
+        assert_eq!(
+            converted("convnextv2_atto", file),
+            ["head.norm.weight [320]", "stages.0.blocks.0.mlp.fc1.weight [160, 40, 1, 1]"]
+        );
     }
 }

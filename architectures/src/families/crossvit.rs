@@ -83,18 +83,15 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("crossvit_tiny_240", TINY),
 ];
 
-configuration!(CrossVit, |config| InputRule::Multiple(config.multiple()), convert);
+// Each branch resizes the images to its own size.
+configuration!(CrossVit, InputRule::Any, convert);
 
-/// The authors' files number the branches' tokens and positions by a point. timm does not resample the positions for another
-/// size; here they are, as for other Vision Transformers.
-fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+/// The authors' files number the branches' tokens and positions by a point.
+fn convert(_: &Config, checkpoint: &mut Checkpoint) {
     checkpoint.rename(|name| {
         let of_branch = name.contains("pos_embed") || name.contains("cls_token");
         if of_branch { name.replace('.', "_") } else { name.to_owned() }
     });
-    for (branch, (size, patch)) in config.image_sizes().into_iter().zip(PATCH_SIZES).enumerate() {
-        checkpoint.resample_positions(&format!("pos_embed_{branch}"), 1, [size / patch; 2]);
-    }
 }
 
 impl Config {
@@ -102,17 +99,6 @@ impl Config {
     fn image_sizes(&self) -> [usize; 2] {
         let (of, seen) = self.reduction;
         [self.input_size, self.input_size * seen / of]
-    }
-
-    /// Sizes that fall into whole patches for both branches are multiples of this.
-    fn multiple(&self) -> usize {
-        let (of, seen) = self.reduction;
-        let whole = |pixels: &usize| {
-            pixels.is_multiple_of(PATCH_SIZES[0])
-                && pixels.is_multiple_of(of)
-                && (pixels / of * seen).is_multiple_of(PATCH_SIZES[1])
-        };
-        (1..).find(whole).expect("a product of all")
     }
 
     fn components(&self) -> Components {
@@ -135,7 +121,7 @@ pub struct CrossVit {
     blocks: Vec<ExchangeBlock>,
     norm: [LayerNorm; 2],
     head: [Linear; 2],
-    /// Pixels that each branch sees, both ways; the first sees the image as it is.
+    /// Pixels that each branch sees, both ways; the first sees an image of the network's size as it is.
     image_sizes: [usize; 2],
 }
 
@@ -164,12 +150,6 @@ impl CrossVit {
 
 impl Architecture for CrossVit {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let [_, _, height, width] = images.dims();
-        let [size, _] = self.image_sizes;
-        assert!(
-            [height, width] == [size; 2],
-            "images of {height} × {width} pixels given to a network for {size} × {size}: resize them"
-        );
         let class = [&self.cls_token_0, &self.cls_token_1];
         let positions = [&self.pos_embed_0, &self.pos_embed_1];
         let mut branches = from_fn(|branch| {
@@ -204,7 +184,7 @@ impl Patches {
         if config.dagger {
             Self::Convolutional(ConvolutionalPatches::new(patch_size, channels, device))
         } else {
-            Self::Linear(PatchEmbed::new(config.image_sizes()[branch], patch_size, channels, device))
+            Self::Linear(PatchEmbed::new([config.image_sizes()[branch]; 2], patch_size, channels, device))
         }
     }
 
@@ -281,14 +261,15 @@ impl ExchangeBlock {
             }
             split_class_token(x)
         });
-        from_fn(|branch| {
+        let [first, second]: [Tensor<3>; 2] = from_fn(|branch| {
             let ([class, patches], [_, others]) = (&parts[branch], &parts[1 - branch]);
             let visitor = mapped(class.clone(), &self.projs[branch]);
             let visitor =
                 taps.map(|| format!("{name}.fusion.{branch}"), self.fusion[branch].forward(visitor, others.clone()));
             let class = mapped(visitor, &self.revert_projs[branch]);
-            taps.map(|| format!("{name}.{branch}"), Tensor::cat(vec![class, patches.clone()], 1))
-        })
+            Tensor::cat(vec![class, patches.clone()], 1)
+        });
+        taps.map_both(|| name.to_owned(), first, second).into()
     }
 }
 
@@ -342,18 +323,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_become_underlines_and_positions_are_resampled() {
+    fn points_become_underlines() {
         let names = ["pos_embed.0", "cls_token.1", "blocks.0.fusion.0.attn.wq.weight"];
         let mut checkpoint = Checkpoint::new(names.map(|name| (name.to_string(), vec![1, 401, 96])));
-        convert(&Config { input_size: 120, ..TINY }, &mut checkpoint);
+        convert(&TINY, &mut checkpoint);
         assert!(checkpoint.names().eq(["blocks.0.fusion.0.attn.wq.weight", "cls_token_1", "pos_embed_0"]));
-        assert_eq!(checkpoint.shape("pos_embed_0"), Some([1, 101, 96].as_slice()));
     }
 
     #[test]
     fn both_branches_see_whole_patches() {
         let large = dagger_408(DEPTH_15);
-        assert_eq!([TINY.multiple(), large.multiple()], [120, 204]);
+        for (name, config) in VARIANTS {
+            let mut sizes = config.image_sizes().into_iter().zip(PATCH_SIZES);
+            assert!(sizes.all(|(size, patch)| size.is_multiple_of(patch)), "{name}");
+        }
         assert_eq!([TINY.image_sizes(), large.image_sizes()], [[240, 224], [408, 384]]);
     }
 }

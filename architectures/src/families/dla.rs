@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::nn::Relu;
 use burn::tensor::{Device, Tensor};
 
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
@@ -28,8 +29,8 @@ pub struct Config {
     pub base_width: usize,
     /// Whether a root has a shortcut from the block before it.
     pub root_shortcut: bool,
-    /// Pixels, both ways.
-    pub input_size: usize,
+    /// Height and width in pixels.
+    pub input_size: [usize; 2],
     /// Classes of the published weights.
     pub num_classes: usize,
 }
@@ -55,7 +56,7 @@ const DLA60: Config = Config {
     cardinality: 1,
     base_width: 64,
     root_shortcut: false,
-    input_size: 224,
+    input_size: [224; 2],
     num_classes: 1000,
 };
 const DLA46_C: Config = Config { levels: [1, 2, 2, 1], channels: COMPACT, ..DLA60 };
@@ -82,7 +83,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
 ];
 
 // Nothing in it depends on the size, but pooled and convolved images only meet if each is halved without a remainder.
-configuration!(DeepLayerAggregation, InputRule::Multiple(32));
+configuration!(DeepLayerAggregation, InputRule::Multiple(32), convert);
 
 impl Config {
     fn components(&self) -> Components {
@@ -93,6 +94,16 @@ impl Config {
             ..Components::CNN
         }
     }
+}
+
+/// The authors' files hold projections, never used, of trees that consist of trees, which timm does not load.
+fn convert(_: &Config, checkpoint: &mut Checkpoint) {
+    let names: Vec<String> = checkpoint.names().map(str::to_owned).collect();
+    let of_trees = |tree: &str| {
+        let inside = format!("{tree}.tree1.tree1.");
+        names.iter().any(|name| name.starts_with(&inside))
+    };
+    checkpoint.remove(|name| name.split_once(".project.").is_some_and(|(tree, _)| of_trees(tree)));
 }
 
 /// A convolution, its normalisation and ReLU, in the places of timm's Sequential.
@@ -150,7 +161,9 @@ impl Architecture for DeepLayerAggregation {
             x = taps.map(|| name.into(), conv.forward_then(x, Then::norm(norm, Activation::Relu)));
         }
         for (index, tree) in [&self.level2, &self.level3, &self.level4, &self.level5].into_iter().enumerate() {
-            x = taps.map(|| format!("level{}", index + 2), tree.forward(x, Vec::new()));
+            let name = format!("level{}", index + 2);
+            let y = tree.forward(x, Vec::new(), &name, taps);
+            x = taps.map(|| name, y);
         }
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
         Outputs { logits: self.fc.forward_vectors(features.clone()), features }
@@ -214,27 +227,32 @@ impl Tree {
         }
     }
 
-    /// `children` are what the root below aggregates beside the blocks.
-    fn forward(&self, x: Tensor<4>, mut children: Vec<Tensor<4>>) -> Tensor<4> {
+    /// `children` are what the root below aggregates beside the blocks; `name` is the tree's own.
+    fn forward(&self, x: Tensor<4>, mut children: Vec<Tensor<4>>, name: &str, taps: &mut Taps) -> Tensor<4> {
         // timm's other uses of the shrunken input have no effect.
         let bottom = || if self.stride > 1 { max_pool(x.clone(), self.stride, self.stride, 0) } else { x.clone() };
         if self.level_root {
             children.push(bottom());
         }
+        let names = [format!("{name}.tree1"), format!("{name}.tree2")];
         match (&self.tree1, &self.tree2, &self.root) {
             (Node::Leaf(first), Node::Leaf(second), Some(root)) => {
                 let shortcut = match &self.project {
                     Some((conv, norm)) => conv.forward_then(bottom(), Then::norm(norm, Activation::Identity)),
                     None => bottom(),
                 };
-                let first = first.forward(x, shortcut);
-                let second = second.forward(first.clone(), first.clone());
+                let [name, other] = names;
+                let first = taps.map(|| name, first.forward(x, shortcut));
+                let second = taps.map(|| other, second.forward(first.clone(), first.clone()));
                 root.forward([vec![second, first], children].concat())
             }
             (Node::Tree(first), Node::Tree(second), None) => {
-                let first = first.forward(x, Vec::new());
+                let [name, other] = names;
+                let first = first.forward(x, Vec::new(), &name, taps);
+                let first = taps.map(|| name, first);
                 children.push(first.clone());
-                second.forward(first, children)
+                let second = second.forward(first, children, &other, taps);
+                taps.map(|| other, second)
             }
             _ => unreachable!("a tree has two leaves and a root, or two trees"),
         }
@@ -340,5 +358,30 @@ impl Block {
         }
         results.push(if self.first_of_stage { average_pool_3x3(last, 2) } else { last });
         Tensor::cat(results, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The projections that are kept are those of timm's dla60.
+    #[test]
+    fn projections_of_trees_of_trees_are_left_out() {
+        let kept = [
+            "level2.project.0.weight",
+            "level2.tree1.conv1.weight",
+            "level3.tree1.project.0.weight",
+            "level3.tree1.tree1.conv1.weight",
+            "level4.tree1.tree1.project.0.weight",
+            "level4.tree1.tree1.tree1.conv1.weight",
+            "level5.project.0.weight",
+            "level5.tree1.conv1.weight",
+        ];
+        let left = ["level3.project.0.weight", "level4.project.1.bias", "level4.tree1.project.0.weight"];
+        let names = kept.into_iter().chain(left);
+        let mut checkpoint = Checkpoint::new(names.map(|name| (name.to_owned(), vec![1])));
+        convert(&DLA60, &mut checkpoint);
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), kept);
     }
 }

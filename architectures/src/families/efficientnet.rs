@@ -10,7 +10,8 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{Activation, BatchNorm2d, Conv2d, Linear, Then, global_average_pool};
+use crate::initial::{Initial, initialised};
+use crate::layers::{Activation, BatchNorm2d, Conv2d, Dropout, Linear, Regularisation, Then, global_average_pool};
 use crate::mobile::{
     Blocks, Depth, MobileBlock, MobileBody, Squeeze, convolution, edge, inverted, run_stages, separable,
 };
@@ -25,6 +26,8 @@ pub struct Config {
     pub head: Option<usize>,
     /// Whether the blocks were found by search (all but MobileNet's).
     pub searched: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -289,7 +292,14 @@ const fn network(stem: usize, stages: &'static [&'static [Blocks]], head: usize,
         epsilon: 1e-5,
         squeeze: Squeeze::EFFICIENTNET,
     };
-    Config { body, head: Some(head), searched: true, input_size: 224, num_classes: 1000 }
+    Config {
+        body,
+        head: Some(head),
+        searched: true,
+        regularisation: Regularisation::NONE,
+        input_size: 224,
+        num_classes: 1000,
+    }
 }
 const fn scaled(width: f64, depth: Depth, config: Config) -> Config {
     Config { body: MobileBody { width, depth, ..config.body }, ..config }
@@ -458,7 +468,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("tinynet_e", tinynet(0.51, 0.6, 106)),
 ];
 
-configuration!(EfficientNet, InputRule::Any);
+configuration!(EfficientNet, InputRule::Any; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -478,6 +488,8 @@ pub struct EfficientNet {
     classifier: Linear,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl EfficientNet {
@@ -485,8 +497,8 @@ impl EfficientNet {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let body = &config.body;
         let (conv_stem, bn1) = body.stem(device);
-        let (blocks, channels) = body.blocks(device);
-        Self {
+        let (blocks, channels) = body.blocks(config.regularisation, device);
+        let network = Self {
             conv_stem,
             bn1,
             blocks,
@@ -494,7 +506,10 @@ impl EfficientNet {
             bn2: config.head.map(|head| body.norm(head, device)),
             classifier: Linear::new(config.head.unwrap_or(channels), num_classes, device),
             activation: body.activation,
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        let bound = (num_classes as f64).powf(-0.5);
+        initialised(network, |parameter| (parameter.key == "classifier.weight").then_some(Initial::Uniform(bound)))
     }
 }
 
@@ -508,6 +523,6 @@ impl Architecture for EfficientNet {
             _ => x,
         };
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
-        Outputs { logits: self.classifier.forward(features.clone()), features }
+        Outputs { logits: self.classifier.forward(self.dropout.forward(features.clone())), features }
     }
 }

@@ -173,15 +173,12 @@ impl Architecture for GhostNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let x = taps.map(|| "conv_stem".into(), self.conv_stem.forward(images));
         let mut x = taps.map(|| "act1".into(), self.bn1.forward(x, Activation::Relu));
+        let run = |part: &Part, x| match part {
+            Part::Block(block) => block.forward(x),
+            Part::Last(Widening { conv, bn1 }) => conv.forward_then(x, Then::norm(bn1, Activation::Relu)),
+        };
         for (stage, blocks) in self.blocks.iter().enumerate() {
-            for (position, part) in blocks.iter().enumerate() {
-                x = match part {
-                    Part::Block(block) => block.forward(x),
-                    Part::Last(Widening { conv, bn1 }) => conv.forward_then(x, Then::norm(bn1, Activation::Relu)),
-                };
-                x = taps.map(|| format!("blocks.{stage}.{position}"), x);
-            }
-            x = taps.map(|| format!("blocks.{stage}"), x);
+            x = taps.stage(|| format!("blocks.{stage}"), blocks, x, run);
         }
         let pooled = taps.map(|| "global_pool".into(), global_average_pool(x));
         let features = Activation::Relu.forward(self.conv_head.forward_vectors(pooled));

@@ -23,14 +23,14 @@ pub struct Config {
     pub modules: [usize; 3],
     /// Blocks in each branch of a module.
     pub blocks: usize,
-    /// Pixels, both ways.
-    pub input_size: usize,
+    /// Height and width in pixels.
+    pub input_size: [usize; 2],
     /// Classes of the published weights.
     pub num_classes: usize,
 }
 
 const W18: Config =
-    Config { width: 18, first: [4, 64], modules: [1, 4, 3], blocks: 4, input_size: 224, num_classes: 1000 };
+    Config { width: 18, first: [4, 64], modules: [1, 4, 3], blocks: 4, input_size: [224; 2], num_classes: 1000 };
 
 const fn wide(width: usize) -> Config {
     Config { width, ..W18 }
@@ -160,10 +160,8 @@ impl Architecture for HighResolutionNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let relu = |norm| Then::norm(norm, Activation::Relu);
         let x = taps.map(|| "stem".into(), self.conv1.forward_then(images, relu(&self.bn1)));
-        let mut x = self.conv2.forward_then(x, relu(&self.bn2));
-        for (index, block) in self.layer1.iter().enumerate() {
-            x = taps.map(|| format!("layer1.{index}"), block.forward(x));
-        }
+        let x = self.conv2.forward_then(x, relu(&self.bn2));
+        let x = taps.stage(|| "layer1".into(), &self.layer1, x, |block, x| block.forward(x));
         let stages =
             [(&self.transition1, &self.stage2), (&self.transition2, &self.stage3), (&self.transition3, &self.stage4)];
         let mut branches = vec![x];
@@ -175,18 +173,15 @@ impl Architecture for HighResolutionNet {
                 .map(|(index, transition)| transition.forward(branches.get(index).unwrap_or(&last).clone()))
                 .collect();
             for (index, exchange) in exchanges.iter().enumerate() {
-                branches = exchange.forward(branches);
-                branches = branches
-                    .into_iter()
-                    .enumerate()
-                    .map(|(branch, x)| taps.map(|| format!("stage{}.{index}.branches.{branch}", stage + 2), x))
-                    .collect();
+                branches = exchange.forward(branches, &format!("stage{}.{index}", stage + 2), taps);
             }
         }
         let mut sum: Option<Tensor<4>> = None;
         for (index, (blocks, x)) in self.incre_modules.iter().zip(branches).enumerate() {
             let widened = blocks.iter().fold(x, |x, block| block.forward(x));
             let widened = taps.map(|| format!("incre_modules.{index}"), widened);
+            // That is what timm's `feature_info` calls so, though it has modules `stage2`, … that are others.
+            let widened = taps.map_again(|| format!("stage{}", index + 1), widened);
             sum = Some(match sum {
                 None => widened,
                 Some(sum) => {
@@ -251,9 +246,12 @@ impl Exchange {
         Self { branches: (0..branches).map(branch).collect(), fuse_layers: (0..branches).map(fuse).collect() }
     }
 
-    fn forward(&self, x: Vec<Tensor<4>>) -> Vec<Tensor<4>> {
-        let run = |(blocks, x): (&Vec<resnet::Block>, _)| blocks.iter().fold(x, |x, block| block.forward(x));
-        let branches: Vec<Tensor<4>> = self.branches.iter().zip(x).map(run).collect();
+    /// `name` is the module's own.
+    fn forward(&self, x: Vec<Tensor<4>>, name: &str, taps: &mut Taps) -> Vec<Tensor<4>> {
+        let mut branches = Vec::new();
+        for (branch, (blocks, x)) in self.branches.iter().zip(x).enumerate() {
+            branches.push(taps.stage(|| format!("{name}.branches.{branch}"), blocks, x, |block, x| block.forward(x)));
+        }
         let sum = |(to, ways): (usize, &Vec<Fuse>)| {
             let mut sum: Option<Tensor<4>> = None;
             for (from, (way, x)) in ways.iter().zip(&branches).enumerate() {
@@ -266,7 +264,7 @@ impl Exchange {
             }
             sum.expect("at least two branches")
         };
-        self.fuse_layers.iter().enumerate().map(sum).collect()
+        taps.map_all(|| name.to_owned(), self.fuse_layers.iter().enumerate().map(sum).collect())
     }
 }
 

@@ -101,10 +101,7 @@ impl Architecture for InceptionResNetV2 {
             ("mixed_7a", &self.mixed_7a, "repeat_2", &self.repeat_2),
         ] {
             x = taps.map(|| mixed.into(), block.forward(x));
-            for (position, block) in blocks.iter().enumerate() {
-                x = taps.map(|| format!("{repeat}.{position}"), block.forward(x));
-            }
-            x = taps.map(|| repeat.into(), x);
+            x = taps.stage(|| repeat.into(), blocks, x, |block, x| block.forward(x));
         }
         let x = taps.map(|| "block8".into(), self.block8.forward(x));
         let x = taps.map(|| "conv2d_7b".into(), self.conv2d_7b.forward(x));

@@ -9,9 +9,10 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::initialised;
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, Linear, Named, Padding, Pointwise, Then, average_pool, channels_first_attention,
-    global_average_pool, image_to_tokens, tokens_to_image,
+    Activation, BatchNorm2d, Conv2d, Dropout, Linear, Named, Padding, Pointwise, Regularisation, StochasticDepth, Then,
+    average_pool, channels_first_attention, global_average_pool, image_to_tokens, tokens_to_image,
 };
 use crate::taps::Taps;
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub distilled: bool,
     /// Whether linear maps are kept as 1×1 convolutions, and tokens as images.
     pub convolutional: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -49,6 +52,7 @@ const LEVIT_128: Config = Config {
     activation: Activation::HardSwish,
     distilled: true,
     convolutional: false,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -102,7 +106,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("levit_conv_512d", conv(LEVIT_512D)),
 ];
 
-configuration!(Levit, InputRule::Fixed, convert);
+configuration!(Levit, InputRule::Fixed, convert; regularisation);
 
 impl Config {
     /// Places of an image in a stage, both ways.
@@ -149,15 +153,23 @@ impl Levit {
             inputs = outputs;
             (format!("conv{number}"), Halving { linear, bn: BatchNorm2d::new(outputs, device) })
         };
-        let head = || Head { bn: BatchNorm2d::new(last, device), linear: Linear::new(last, num_classes, device) };
-        Self {
+        let head = || Head {
+            bn: BatchNorm2d::new(last, device),
+            linear: Linear::new(last, num_classes, device),
+            dropout: config.regularisation.dropout(),
+        };
+        let network = Self {
             stem: (1..=config.halvings).map(halving).collect(),
             stages: (0..3).map(|stage| Stage::new(config, stage, device)).collect(),
             head: head(),
             head_dist: config.distilled.then(head),
             activation: config.activation,
             convolutional: config.convolutional,
-        }
+        };
+        initialised(network, |parameter| match parameter.key {
+            key if key.starts_with("head") => parameter.linear(0.02),
+            _ => parameter.pytorch(),
+        })
     }
 
     fn stem(&self, images: Tensor<4>) -> Tensor<4> {
@@ -213,13 +225,15 @@ struct Halving {
 struct Head {
     bn: BatchNorm2d,
     linear: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl Head {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let [batch, channels] = x.dims();
         let x = self.bn.forward(x.reshape([batch, channels, 1, 1]), Activation::Identity);
-        self.linear.forward(x.reshape([batch, channels]))
+        self.linear.forward(self.dropout.forward(x.reshape([batch, channels])))
     }
 }
 
@@ -277,6 +291,8 @@ struct Mlp {
     ln2: LinearNorm,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Mlp {
@@ -285,11 +301,13 @@ impl Mlp {
             ln1: LinearNorm::new(config, channels, 2 * channels, device),
             ln2: LinearNorm::new(config, 2 * channels, channels, device).starting_at_zero(device),
             activation: config.activation,
+            drop_path: config.regularisation.constant(),
         }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.ln2.forward_residual(self.ln1.forward(x.clone(), self.activation), x)
+        let y = self.ln1.forward(x.clone(), self.activation);
+        self.drop_path.residual(x, |x| self.ln2.forward_residual(y, x))
     }
 }
 
@@ -347,6 +365,8 @@ struct Attention {
     key_dim: usize,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Attention {
@@ -359,6 +379,7 @@ impl Attention {
             attention_biases: biases(config.side(stage), heads, device),
             key_dim,
             activation: config.activation,
+            drop_path: config.regularisation.constant(),
         }
     }
 
@@ -370,7 +391,8 @@ impl Attention {
         let key_dim = self.key_dim;
         let parts = [part(0, key_dim), part(key_dim, key_dim), part(2 * key_dim, size - 2 * key_dim)];
         let mixed = attend(parts, self.attention_biases.val(), 1);
-        self.proj.ln.forward_residual(self.activation.forward(mixed), x)
+        let y = self.activation.forward(mixed);
+        self.drop_path.residual(x, |x| self.proj.ln.forward_residual(y, x))
     }
 }
 

@@ -10,9 +10,11 @@ use burn::tensor::{Device, Tensor};
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::initialised;
 use crate::layers::{
-    Activation, Attention, Conv2d, Conv2dConfig, GroupNorm, LayerNorm, LayerNorm2d, Linear, Padding, Then,
-    average_pool_less_middle, global_average_pool, image_to_tokens, scale_and_shift, tokens_to_image,
+    Activation, Attention, Conv2d, Conv2dConfig, Dropout, GroupNorm, LayerNorm, LayerNorm2d, Linear, Padding,
+    Regularisation, StochasticDepth, Then, average_pool_less_middle, global_average_pool, image_to_tokens,
+    scale_and_shift, tokens_to_image,
 };
 use crate::taps::Taps;
 
@@ -28,6 +30,8 @@ pub struct Config {
     /// The first value of the learnt scales on the residual branches of the first paper's networks. Those of the second paper
     /// scale the shortcuts of the last two stages instead, have StarReLU, no biases, and a normalisation wherever the image shrinks.
     pub layer_scale: Option<f64>,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -50,6 +54,7 @@ const S12: Config = Config {
     channels: [64, 128, 320, 512],
     mixers: [MixerKind::Pool; 4],
     layer_scale: Some(1e-5),
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -97,7 +102,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("poolformerv2_s36", v2(S36)),
 ];
 
-configuration!(MetaFormer, InputRule::Any, convert);
+configuration!(MetaFormer, InputRule::Any, convert; regularisation);
 
 /// Of all normalisations, but those of the first paper's blocks.
 const EPSILON: f64 = 1e-6;
@@ -185,6 +190,8 @@ pub struct MetaFormer {
     stem: Shrink,
     stages: Vec<Stage>,
     head: Head,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 #[derive(Module, Debug)]
@@ -198,14 +205,16 @@ impl MetaFormer {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let [first, .., last] = config.channels;
         let stem = Conv2d::config(3, first, 7).stride(4).padding(Padding::Symmetric(2));
-        Self {
+        let network = Self {
             stem: Shrink::new(config, stem, first, device),
             stages: (0..4).map(|index| Stage::new(config, index, device)).collect(),
             head: Head {
                 norm: LayerNorm::new(last, EPSILON, device),
                 fc: Classifier::new(config, last, num_classes, device),
             },
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| parameter.normal(0.02))
     }
 }
 
@@ -235,7 +244,7 @@ impl Architecture for MetaFormer {
             x = taps.map(|| format!("stages.{index}"), x);
         }
         let features = taps.map(|| "head.norm".into(), self.head.norm.forward(global_average_pool(x)));
-        Outputs { logits: self.head.fc.forward(features.clone()), features }
+        Outputs { logits: self.head.fc.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -279,7 +288,7 @@ impl Stage {
         });
         Self {
             downsample,
-            blocks: (0..config.depths[index]).map(|_| Block::new(config, index, device)).collect(),
+            blocks: (0..config.depths[index]).map(|position| Block::new(config, index, position, device)).collect(),
             attends: config.mixers[index] == MixerKind::Attention,
         }
     }
@@ -297,10 +306,12 @@ struct Block {
     mlp: Mlp,
     layer_scale2: Option<Scale>,
     res_scale2: Option<Scale>,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
-    fn new(config: &Config, stage: usize, device: &Device) -> Self {
+    fn new(config: &Config, stage: usize, position: usize, device: &Device) -> Self {
         let (channels, kind) = (config.channels[stage], config.mixers[stage]);
         let axis = if kind == MixerKind::Attention { 3 } else { 1 };
         let norm = || match (kind, config.first()) {
@@ -320,16 +331,20 @@ impl Block {
             mlp: Mlp::new(config, channels, axis, device),
             layer_scale2: layer_scale(),
             res_scale2: res_scale(),
+            drop_path: config.regularisation.growing(&config.depths, stage, position),
         }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = self.norm1.forward(x.clone());
         let shortcut = Scale::apply(&self.res_scale1, x);
-        let x = self.token_mixer.forward_residual(y, Scale::values(&self.layer_scale1), shortcut);
+        let x = self.drop_path.residual(shortcut, |shortcut| {
+            self.token_mixer.forward_residual(y, Scale::values(&self.layer_scale1), shortcut)
+        });
         let y = self.norm2.forward(x.clone());
         let shortcut = Scale::apply(&self.res_scale2, x);
-        self.mlp.forward_residual(y, Scale::values(&self.layer_scale2), shortcut)
+        self.drop_path
+            .residual(shortcut, |shortcut| self.mlp.forward_residual(y, Scale::values(&self.layer_scale2), shortcut))
     }
 }
 

@@ -6,10 +6,13 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::{Initial, Parameter, initialised};
 use crate::layers::{
-    Activation, Affine, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed, add, mean_of_tokens, multiply, scale_and_shift,
+    Activation, Affine, Dropout, GluMlp, LayerNorm, Linear, Mlp, PatchEmbed, Regularisation, StochasticDepth, add,
+    mean_of_tokens, multiply, scale_and_shift,
 };
 use crate::taps::Taps;
 
@@ -26,6 +29,8 @@ pub struct Config {
     pub depth: usize,
     /// Hidden channels of the perceptron over the channels, as a multiple of the token's.
     pub mlp_ratio: usize,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -57,6 +62,7 @@ const MIXER_S: Config = Config {
     embed_dim: 512,
     depth: 8,
     mlp_ratio: 4,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -96,7 +102,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("resmlp_big_24_224", Config { patch_size: 8, embed_dim: 768, ..resmlp(24, 1e-6) }),
 ];
 
-configuration!(MlpMixer, InputRule::Fixed);
+configuration!(MlpMixer, InputRule::Fixed, convert; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -117,6 +123,32 @@ impl Config {
     }
 }
 
+/// The files of ResMLP's authors have other names, and scales and shifts without the axes of an image's tokens.
+fn convert(_: &Config, checkpoint: &mut Checkpoint) {
+    if !checkpoint.contains("patch_embed.proj.weight") {
+        return;
+    }
+    const NAMES: [(&str, &str); 4] =
+        [("patch_embed.", "stem."), ("attn.", "linear_tokens."), ("mlp.", "mlp_channels."), ("gamma_", "ls")];
+    checkpoint.rename(|name| NAMES.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new)));
+    let affine = |name: &&str| name.ends_with(".alpha") || name.ends_with(".beta");
+    let names: Vec<String> = checkpoint.names().filter(affine).map(str::to_owned).collect();
+    for name in names {
+        if let Some(&[channels]) = checkpoint.shape(&name) {
+            checkpoint.reshape(&name, &[1, 1, channels]);
+        }
+    }
+}
+
+/// Patches by LeCun's rule, a classifier that says nothing. timm draws the biases of the perceptrons, too, but of 10⁻⁶.
+fn initial(parameter: &Parameter) -> Option<Initial> {
+    match parameter.key {
+        "stem.proj.weight" => Some(Initial::TruncatedNormal((parameter.inputs() as f64).powf(-0.5))),
+        "head.weight" => Some(Initial::Constant(0.0)),
+        _ => None,
+    }
+}
+
 /// A network of perceptrons. See [`Config`].
 #[derive(Module, Debug)]
 pub struct MlpMixer {
@@ -124,14 +156,16 @@ pub struct MlpMixer {
     blocks: Vec<Block>,
     norm: Norm,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl MlpMixer {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.embed_dim;
-        let stem = PatchEmbed::new(config.input_size, config.patch_size, channels, device);
-        Self {
+        let stem = PatchEmbed::new([config.input_size; 2], config.patch_size, channels, device);
+        let network = Self {
             blocks: (0..config.depth).map(|_| Block::new(config, stem.tokens(), device)).collect(),
             norm: match config.block {
                 BlockKind::Residual { .. } => Norm::Affine(Affine::new(channels, device)),
@@ -139,19 +173,19 @@ impl MlpMixer {
             },
             stem,
             head: Linear::new(channels, num_classes, device),
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, initial)
     }
 }
 
 impl Architecture for MlpMixer {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let mut x = taps.map(|| "stem".into(), self.stem.forward(images));
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = taps.map(|| format!("blocks.{index}"), block.forward(x));
-        }
+        let x = taps.map(|| "stem".into(), self.stem.forward(images));
+        let x = taps.stage(|| "blocks".into(), &self.blocks, x, |block, x| block.forward(x));
         let x = taps.map(|| "norm".into(), self.norm.forward(x));
         let features = mean_of_tokens(x);
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -184,6 +218,7 @@ impl Block {
         let channels = config.embed_dim;
         let hidden = channels * config.mlp_ratio;
         let norm = || LayerNorm::new(channels, 1e-6, device);
+        let drop_path = config.regularisation.constant();
         match config.block {
             BlockKind::Mixer { token_ratio, gated } => {
                 let token_hidden = (channels as f64 * token_ratio) as usize;
@@ -192,6 +227,7 @@ impl Block {
                     mlp_tokens: Perceptron::new(gated, tokens, token_hidden, device),
                     norm2: norm(),
                     mlp_channels: Perceptron::new(gated, channels, hidden, device),
+                    drop_path,
                 })
             }
             BlockKind::Residual { layer_scale } => {
@@ -203,6 +239,7 @@ impl Block {
                     mlp_channels: Mlp::new(channels, hidden, Activation::Gelu, device),
                     ls1: scale(),
                     ls2: scale(),
+                    drop_path,
                 })
             }
             BlockKind::SpatialGating => Self::SpatialGating(SpatialGatingBlock {
@@ -212,6 +249,7 @@ impl Block {
                     gate: SpatialGate::new(hidden / 2, tokens, device),
                     fc2: Linear::new(hidden / 2, channels, device),
                 },
+                drop_path,
             }),
         }
     }
@@ -232,20 +270,22 @@ struct MixerBlock {
     mlp_tokens: Perceptron,
     norm2: LayerNorm,
     mlp_channels: Perceptron,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl MixerBlock {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = match &self.mlp_tokens {
+        let x = self.drop_path.residual(x, |x| match &self.mlp_tokens {
             Perceptron::Plain(mlp) => mlp.forward_across(y, x),
             Perceptron::Gated(mlp) => mlp.forward_across(y, x),
-        };
+        });
         let y = self.norm2.forward(x.clone());
-        match &self.mlp_channels {
+        self.drop_path.residual(x, |x| match &self.mlp_channels {
             Perceptron::Plain(mlp) => mlp.forward_residual(y, None, x),
             Perceptron::Gated(mlp) => mlp.forward_residual(y, x),
-        }
+        })
     }
 }
 
@@ -275,6 +315,8 @@ struct ResidualBlock {
     mlp_channels: Mlp,
     ls1: Param<Tensor<1>>,
     ls2: Param<Tensor<1>>,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl ResidualBlock {
@@ -282,9 +324,9 @@ impl ResidualBlock {
         let y = self.norm1.forward(x.clone());
         let y = self.linear_tokens.forward_across(y, Activation::Identity, None);
         let y = scale_and_shift(y, 2, self.ls1.val(), None);
-        let x = add(y, x, Activation::Identity);
+        let x = self.drop_path.residual(x, |x| add(y, x, Activation::Identity));
         let y = self.norm2.forward(x.clone());
-        self.mlp_channels.forward_residual(y, Some(&self.ls2), x)
+        self.drop_path.residual(x, |x| self.mlp_channels.forward_residual(y, Some(&self.ls2), x))
     }
 }
 
@@ -293,12 +335,14 @@ impl ResidualBlock {
 struct SpatialGatingBlock {
     norm: LayerNorm,
     mlp_channels: SpatialGatingMlp,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl SpatialGatingBlock {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm.forward(x.clone());
-        self.mlp_channels.forward_residual(y, x)
+        self.drop_path.residual(x, |x| self.mlp_channels.forward_residual(y, x))
     }
 }
 
@@ -346,6 +390,39 @@ impl SpatialGate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What timm's `checkpoint_filter_fn` makes of these.
+    #[test]
+    fn the_authors_files_become_timms() {
+        let file: [(&str, &[usize]); 8] = [
+            ("patch_embed.proj.weight", &[384, 3, 16, 16]),
+            ("blocks.3.norm1.alpha", &[384]),
+            ("blocks.3.norm2.beta", &[384]),
+            ("blocks.3.attn.weight", &[196, 196]),
+            ("blocks.3.mlp.fc1.bias", &[1536]),
+            ("blocks.3.gamma_1", &[384]),
+            ("norm.alpha", &[384]),
+            ("head.weight", &[1000, 384]),
+        ];
+        let expected: [(&str, &[usize]); 8] = [
+            ("blocks.3.linear_tokens.weight", &[196, 196]),
+            ("blocks.3.ls1", &[384]),
+            ("blocks.3.mlp_channels.fc1.bias", &[1536]),
+            ("blocks.3.norm1.alpha", &[1, 1, 384]),
+            ("blocks.3.norm2.beta", &[1, 1, 384]),
+            ("head.weight", &[1000, 384]),
+            ("norm.alpha", &[1, 1, 384]),
+            ("stem.proj.weight", &[384, 3, 16, 16]),
+        ];
+        let mut checkpoint = Checkpoint::new(file.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
+        convert(&resmlp(12, 1e-4), &mut checkpoint);
+        let found: Vec<_> = checkpoint.names().map(|name| (name, checkpoint.shape(name).unwrap())).collect();
+        assert_eq!(found, expected);
+        // And timm's own files stay.
+        let mut checkpoint = Checkpoint::new(expected.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
+        convert(&resmlp(12, 1e-4), &mut checkpoint);
+        assert!(expected.iter().all(|(name, shape)| checkpoint.shape(name) == Some(*shape)));
+    }
 
     #[test]
     fn the_spatial_gate_begins_open() {

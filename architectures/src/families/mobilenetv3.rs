@@ -9,7 +9,8 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{Activation, BatchNorm2d, Conv2d, Linear, Then, global_average_pool};
+use crate::initial::{Initial, initialised};
+use crate::layers::{Activation, BatchNorm2d, Conv2d, Dropout, Linear, Regularisation, Then, global_average_pool};
 use crate::mobile::{
     Blocks, Depth, MobileBlock, MobileBody, Squeeze, convolution, edge, inverted, run_stages, separable, universal,
 };
@@ -26,6 +27,8 @@ pub struct Config {
     pub head_kind: HeadKind,
     /// Whether the blocks were found by search (all but LCNet's).
     pub searched: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -361,7 +364,15 @@ const fn network(width: f64, stem: usize, stages: &'static [&'static [Blocks]], 
         epsilon: 1e-5,
         squeeze: SQUEEZE,
     };
-    Config { body, head, head_kind: HeadKind::Biased, searched: true, input_size: 224, num_classes: 1000 }
+    Config {
+        body,
+        head,
+        head_kind: HeadKind::Biased,
+        searched: true,
+        regularisation: Regularisation::NONE,
+        input_size: 224,
+        num_classes: 1000,
+    }
 }
 const fn large(width: f64) -> Config {
     network(width, 16, LARGE, 1280)
@@ -434,7 +445,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("tf_mobilenetv3_small_minimal_100", tensorflow(relu(network(1.0, 16, SMALL_MINIMAL, 1024)))),
 ];
 
-configuration!(MobileNetV3, InputRule::Any);
+configuration!(MobileNetV3, InputRule::Any; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -454,6 +465,8 @@ pub struct MobileNetV3 {
     classifier: Linear,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl MobileNetV3 {
@@ -461,10 +474,10 @@ impl MobileNetV3 {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let Config { body, head, head_kind, .. } = config;
         let (conv_stem, bn1) = body.stem(device);
-        let (blocks, channels) = body.blocks(device);
+        let (blocks, channels) = body.blocks(config.regularisation, device);
         let conv_head = body.conv(channels, *head, 1);
         let conv_head = if *head_kind == HeadKind::Biased { conv_head.bias() } else { conv_head };
-        Self {
+        let network = Self {
             conv_stem,
             bn1,
             blocks,
@@ -472,7 +485,10 @@ impl MobileNetV3 {
             norm_head: (*head_kind == HeadKind::Normalised).then(|| body.norm(*head, device)),
             classifier: Linear::new(*head, num_classes, device),
             activation: body.activation,
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        let bound = (num_classes as f64).powf(-0.5);
+        initialised(network, |parameter| (parameter.key == "classifier.weight").then_some(Initial::Uniform(bound)))
     }
 }
 
@@ -489,6 +505,6 @@ impl Architecture for MobileNetV3 {
             None => Then::activation(self.activation),
         };
         let features = taps.map(|| "act2".into(), self.conv_head.forward_then(x, then)).flatten(1, 3);
-        Outputs { logits: self.classifier.forward(features.clone()), features }
+        Outputs { logits: self.classifier.forward(self.dropout.forward(features.clone())), features }
     }
 }

@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::family::{Architecture, Configuration, Construct, Outputs};
+use crate::layers::Regularisation;
 use crate::taps::Taps;
 
 macro_rules! families {
@@ -97,7 +98,10 @@ pub trait AnyConfiguration: Configuration {
     /// See [`Construct::construct`].
     fn build(&self, num_classes: usize, device: &Device) -> Network;
     /// See [`Construct::at_size`].
-    fn resized(&self, pixels: usize) -> Box<dyn AnyConfiguration>;
+    fn resized(&self, size: [usize; 2]) -> Box<dyn AnyConfiguration>;
+    /// The same network, of which so much is left out in training (within [`stochastic`](crate::stochastic)); `None` if its
+    /// family leaves nothing out.
+    fn regularised(&self, regularisation: Regularisation) -> Option<Box<dyn AnyConfiguration>>;
 }
 
 impl<C: Construct> AnyConfiguration for C
@@ -108,7 +112,11 @@ where
         self.construct(num_classes, device).into()
     }
 
-    fn resized(&self, pixels: usize) -> Box<dyn AnyConfiguration> {
-        Box::new(self.at_size(pixels))
+    fn resized(&self, size: [usize; 2]) -> Box<dyn AnyConfiguration> {
+        Box::new(self.at_size(size))
+    }
+
+    fn regularised(&self, regularisation: Regularisation) -> Option<Box<dyn AnyConfiguration>> {
+        Some(Box::new(self.with_regularisation(regularisation)?))
     }
 }

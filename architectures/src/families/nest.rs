@@ -6,12 +6,13 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::initialised;
 use crate::layers::{
-    Activation, Conv2d, LayerNorm, LayerNorm2d, Linear, Mlp, Padding, Windows, global_average_pool, image_to_tokens,
-    max_pool, max_pool_ceil, self_attention, tokens_to_image, transposed,
+    Activation, Conv2d, Dropout, LayerNorm, LayerNorm2d, Linear, Mlp, Padding, Regularisation, StochasticDepth,
+    Windows, global_average_pool, image_to_tokens, max_pool, max_pool_ceil, self_attention, tokens_to_image,
+    transposed,
 };
 use crate::taps::Taps;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub depths: [usize; 3],
     /// Whether pooling pads below and to the right only.
     pub jax: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -37,6 +40,7 @@ const BASE: Config = Config {
     heads: [4, 8, 16],
     depths: [2, 2, 20],
     jax: false,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -62,7 +66,7 @@ const PATCH: usize = 4;
 const BLOCKS: [usize; 3] = [4, 2, 1];
 const EPSILON: f64 = 1e-6;
 
-configuration!(Nest, InputRule::Multiple(PATCH * BLOCKS[0]), convert);
+configuration!(Nest, InputRule::Retrained(PATCH * BLOCKS[0]); regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -75,14 +79,6 @@ impl Config {
     }
 }
 
-/// The positions may be those of another image size. (timm means to resample them too, but looks for them under names that
-/// they no longer have.)
-fn convert(config: &Config, checkpoint: &mut Checkpoint) {
-    for level in 0..BLOCKS.len() {
-        checkpoint.resample_block_positions(&format!("levels.{level}.pos_embed"), config.side());
-    }
-}
-
 /// A nested Transformer. See [`Config`].
 #[derive(Module, Debug)]
 pub struct Nest {
@@ -90,6 +86,8 @@ pub struct Nest {
     levels: Vec<Level>,
     norm: LayerNorm,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 #[derive(Module, Debug)]
@@ -102,12 +100,14 @@ impl Nest {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let [first, .., last] = config.embed_dims;
         let proj = Conv2d::config(3, first, PATCH).stride(PATCH).padding(Padding::Symmetric(0)).bias();
-        Self {
+        let network = Self {
             patch_embed: Patches { proj: proj.build(device) },
             levels: (0..3).map(|index| Level::new(config, index, device)).collect(),
             norm: LayerNorm::new(last, EPSILON, device),
             head: Linear::new(last, num_classes, device),
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| parameter.normal(0.02))
     }
 }
 
@@ -122,7 +122,7 @@ impl Architecture for Nest {
         let [_, _, height, width] = x.dims();
         let x = tokens_to_image(self.norm.forward(image_to_tokens(x)), [height, width]);
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -148,19 +148,22 @@ struct Pool {
 impl Level {
     fn new(config: &Config, index: usize, device: &Device) -> Self {
         let channels = config.embed_dims[index];
-        let blocks = Windows::new([config.side() * BLOCKS[index]; 2], config.side(), 0);
+        let blocks = Windows::new([config.side() * BLOCKS[index]; 2], [config.side(); 2], [0; 2]);
         let pool = || Pool {
             conv: Conv2d::config(config.embed_dims[index - 1], channels, 3).bias().build(device),
             norm: LayerNorm2d::new(channels, EPSILON, device),
             jax: config.jax,
         };
+        let layer = |position| {
+            // The blocks of an image are one behind the other.
+            let drop_path = config.regularisation.growing(&config.depths, index, position).of_parts(blocks.count);
+            Layer::new(channels, config.heads[index], drop_path, device)
+        };
         Self {
             pos_embed: Initializer::Normal { mean: 0.0, std: 0.02 }
                 .init([1, blocks.count, blocks.tokens(), channels], device),
             pool: (index > 0).then(pool),
-            transformer_encoder: (0..config.depths[index])
-                .map(|_| Layer::new(channels, config.heads[index], device))
-                .collect(),
+            transformer_encoder: (0..config.depths[index]).map(layer).collect(),
             blocks,
         }
     }
@@ -193,6 +196,8 @@ struct Layer {
     attn: Attention,
     norm2: LayerNorm,
     mlp: Mlp,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 /// Attention whose heads take turns in the channels of the result.
@@ -204,7 +209,7 @@ struct Attention {
 }
 
 impl Layer {
-    fn new(channels: usize, heads: usize, device: &Device) -> Self {
+    fn new(channels: usize, heads: usize, drop_path: StochasticDepth, device: &Device) -> Self {
         let norm = || LayerNorm::new(channels, EPSILON, device);
         Self {
             norm1: norm(),
@@ -215,6 +220,7 @@ impl Layer {
             },
             norm2: norm(),
             mlp: Mlp::new(channels, 4 * channels, Activation::Gelu, device),
+            drop_path,
         }
     }
 
@@ -223,7 +229,9 @@ impl Layer {
         let mixed = self_attention(qkv.forward(self.norm1.forward(x.clone())), *heads);
         let [blocks, tokens, channels] = mixed.dims();
         let turns = transposed(mixed.reshape([blocks * tokens, *heads, channels / heads]));
-        let x = proj.forward_residual(turns.reshape([blocks, tokens, channels]), None, x);
-        self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
+        let y = turns.reshape([blocks, tokens, channels]);
+        let x = self.drop_path.residual(x, |x| proj.forward_residual(y, None, x));
+        let y = self.norm2.forward(x.clone());
+        self.drop_path.residual(x, |x| self.mlp.forward_residual(y, None, x))
     }
 }

@@ -317,10 +317,7 @@ impl Architecture for NormFreeNet {
             x = max_pool(x, 3, 2, 1);
         }
         for (index, blocks) in self.stages.iter().enumerate() {
-            for (position, block) in blocks.iter().enumerate() {
-                x = taps.map(|| format!("stages.{index}.{position}"), block.forward(x));
-            }
-            x = taps.map(|| format!("stages.{index}"), x);
+            x = taps.stage(|| format!("stages.{index}"), blocks, x, |block, x| block.forward(x));
         }
         if let Some(conv) = &self.final_conv {
             x = taps.map(|| "final_conv".into(), conv.forward(x));

@@ -8,8 +8,10 @@ use burn::tensor::{Device, Tensor};
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::initialised;
 use crate::layers::{
-    Conv2d, LayerNorm, Linear, Padding, TransformerBlock, image_to_tokens, prepend_class_token, tokens_to_image,
+    Conv2d, Dropout, LayerNorm, Linear, Padding, Regularisation, TransformerBlock, image_to_tokens,
+    prepend_class_token, tokens_to_image,
 };
 use crate::taps::Taps;
 
@@ -28,6 +30,8 @@ pub struct Config {
     pub depths: [usize; 3],
     /// Whether there is a distillation token with a head of its own.
     pub distilled: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -41,6 +45,7 @@ const SMALL: Config = Config {
     heads: [3, 6, 12],
     depths: [2, 6, 4],
     distilled: false,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -64,7 +69,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("pit_xs_distilled_224", distilled(EXTRA_SMALL)),
 ];
 
-configuration!(PoolingVisionTransformer, |config| InputRule::Multiple(config.stride), convert);
+configuration!(PoolingVisionTransformer, |config| InputRule::Retrained(config.stride), convert; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -86,9 +91,8 @@ impl Config {
     }
 }
 
-/// The authors' files number the pools by themselves. Positions are resampled, which timm leaves for later.
-fn convert(config: &Config, checkpoint: &mut Checkpoint) {
-    checkpoint.resample_position_planes("pos_embed", config.grid());
+/// The authors' files number the pools by themselves.
+fn convert(_: &Config, checkpoint: &mut Checkpoint) {
     checkpoint.rename(|name| match name.strip_prefix("pools.").and_then(|rest| rest.split_once('.')) {
         Some((number, rest)) => match number.parse::<usize>() {
             Ok(number) => format!("transformers.{}.pool.{rest}", number + 1),
@@ -110,6 +114,8 @@ pub struct PoolingVisionTransformer {
     norm: LayerNorm,
     head: Linear,
     head_dist: Option<Linear>,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 /// Patches that overlap.
@@ -126,7 +132,7 @@ impl PoolingVisionTransformer {
         let patches = Conv2d::config(3, first, config.patch_size).stride(config.stride).padding(Padding::Symmetric(0));
         let drawn = Initializer::Normal { mean: 0.0, std: 0.02 };
         let head = || Linear::new(last, num_classes, device);
-        Self {
+        let network = Self {
             patch_embed: Patches { conv: patches.bias().build(device) },
             pos_embed: drawn.init([1, first, rows, columns], device),
             cls_token: drawn.init([1, if config.distilled { 2 } else { 1 }, first], device),
@@ -134,7 +140,9 @@ impl PoolingVisionTransformer {
             norm: LayerNorm::new(last, 1e-6, device),
             head: head(),
             head_dist: config.distilled.then(head),
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| parameter.pytorch())
     }
 }
 
@@ -148,18 +156,18 @@ impl Architecture for PoolingVisionTransformer {
         for (index, stage) in self.transformers.iter().enumerate() {
             let name = |position| format!("transformers.{index}.blocks.{position}");
             (x, class) = stage.forward(x, class, |position, x| taps.map(|| name(position), x));
-            x = taps.map(|| format!("transformers.{index}"), x);
+            (x, class) = taps.map_both(|| format!("transformers.{index}"), x, class);
         }
         let class = taps.map(|| "norm".into(), self.norm.forward(class));
         let token = |index| class.clone().narrow(1, index, 1).squeeze_dim::<2>(1);
         let features = token(0);
-        let logits = self.head.forward(features.clone());
+        let logits = self.head.forward(self.dropout.forward(features.clone()));
         match &self.head_dist {
             None => Outputs { logits, features },
             Some(head) => {
                 let distillation = token(1);
                 Outputs {
-                    logits: (logits + head.forward(distillation.clone())) / 2.0,
+                    logits: (logits + head.forward(self.dropout.forward(distillation.clone()))) / 2.0,
                     features: (features + distillation) / 2.0,
                 }
             }
@@ -189,7 +197,10 @@ impl Stage {
             let conv = Conv2d::config(inputs, channels, 3).stride(2).padding(Padding::Symmetric(1));
             Pool { conv: conv.groups(inputs).bias().build(device), fc: Linear::new(inputs, channels, device) }
         };
-        let block = |_| TransformerBlock::new(channels, config.heads[index], 4 * channels, None, device);
+        let block = |position| {
+            let block = TransformerBlock::new(channels, config.heads[index], 4 * channels, None, device);
+            block.stochastic(config.regularisation.growing(&config.depths, index, position))
+        };
         Self { pool: (index > 0).then(pool), blocks: (0..config.depths[index]).map(block).collect() }
     }
 

@@ -10,9 +10,10 @@ use super::resnet::HalvingPool;
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::{Initial, initialised};
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvNorm, Linear, Named, Padding, SqueezeExcite, Then,
-    global_average_pool, make_divisible,
+    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvNorm, Dropout, Linear, Named, Padding, Regularisation,
+    SqueezeExcite, StochasticDepth, Then, global_average_pool, make_divisible,
 };
 use crate::taps::Taps;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub head: Option<usize>,
     /// Of the whole network.
     pub activation: Activation,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -66,6 +69,7 @@ const fn x(depth: usize, width: usize, slope: f64, factor: f64, group_width: usi
         average_down: false,
         head: None,
         activation: Activation::Relu,
+        regularisation: Regularisation::NONE,
         input_size: 224,
         num_classes: 1000,
     }
@@ -128,7 +132,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("regnetz_040_h", sized(256, z(28, 48, 14.5, 2.226, 8, Some(1536)))),
 ];
 
-configuration!(RegNet, InputRule::Any, convert);
+configuration!(RegNet, InputRule::Any, convert; regularisation);
 
 const STEM: usize = 32;
 
@@ -174,32 +178,50 @@ impl Config {
     }
 }
 
-/// From torchvision's layout.
+/// From the layouts of torchvision and of Classy Vision, in which SEER's networks are, deep in the state of their training.
 fn convert(_: &Config, checkpoint: &mut Checkpoint) {
-    if checkpoint.contains("stem.0.weight") {
-        checkpoint.rename(from_torchvision);
+    const CLASSY: &str = "classy_state_dict.base_model.model.";
+    if checkpoint.names().any(|name| name.starts_with(CLASSY)) {
+        checkpoint.keep_under(CLASSY);
+        checkpoint.remove(|name| name.contains("projection_head") || name.contains("prototypes"));
+        checkpoint.rename(|name| {
+            let part = name.strip_prefix("trunk._feature_blocks.").or_else(|| name.strip_prefix("heads."));
+            renamed(part.unwrap_or(name))
+        });
+    } else if checkpoint.contains("stem.0.weight") {
+        checkpoint.rename(renamed);
     }
 }
 
-fn from_torchvision(name: &str) -> String {
-    const PARTS: [(&str, &str); 12] = [
+fn renamed(name: &str) -> String {
+    const PARTS: [(&str, &str); 21] = [
         ("f.a.0.", "conv1.conv."),
         ("f.a.1.", "conv1.bn."),
         ("f.b.0.", "conv2.conv."),
         ("f.b.1.", "conv2.bn."),
+        ("f.final_bn.", "conv3.bn."),
+        ("f.se.excitation.0.", "se.fc1."),
+        ("f.se.excitation.2.", "se.fc2."),
         ("f.se.", "se."),
         ("f.c.0.", "conv3.conv."),
         ("f.c.1.", "conv3.bn."),
+        ("f.c.", "conv3.conv."),
         ("proj.0.", "downsample.conv."),
         ("proj.1.", "downsample.bn."),
+        ("proj.", "downsample.conv."),
+        ("bn.", "downsample.bn."),
+        ("conv1.stem.0.", "stem.conv."),
+        ("conv1.stem.1.", "stem.bn."),
         ("stem.0.", "stem.conv."),
         ("stem.1.", "stem.bn."),
         ("fc.", "head.fc."),
+        ("0.clf.0.", "head.fc."),
     ];
-    // Blocks are called `trunk_output.block2.block2-0.` there, and `s2.b1.` here.
+    // Blocks are called `trunk_output.block2.block2-0.` there, or `res2.block2-0.`, and `s2.b1.` here.
     let in_block = || {
-        let (stage, rest) = name.strip_prefix("trunk_output.block")?.split_once('.')?;
-        let (position, part) = rest.split_once('-')?.1.split_once('.')?;
+        let rest = name.strip_prefix("trunk_output.block").or_else(|| name.strip_prefix("res"))?;
+        let (stage, rest) = rest.split_once(".block")?.1.split_once('-')?;
+        let (position, part) = rest.split_once('.')?;
         Some((format!("s{stage}.b{}.", position.parse::<usize>().ok()? + 1), part))
     };
     let (block, part) = in_block().unwrap_or((String::new(), name));
@@ -221,6 +243,8 @@ pub struct RegNet {
     head: Head,
     #[module(skip)]
     last_activation: Activation,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 #[derive(Module, Debug)]
@@ -232,11 +256,14 @@ impl RegNet {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let mut inputs = STEM;
-        let stages = config.stages().into_iter().map(|[width, group, blocks]| {
+        let stages = config.stages();
+        let depths: Vec<usize> = stages.iter().map(|[_, _, blocks]| *blocks).collect();
+        let stages = stages.into_iter().enumerate().map(|(stage, [width, group, blocks])| {
             let block = |position| {
                 let stride = if position == 0 { 2 } else { 1 };
                 let middle = width * config.bottle_ratio;
-                let shape = BlockShape { inputs, middle, outputs: width, group, stride };
+                let drop_path = config.regularisation.growing(&depths, stage, position);
+                let shape = BlockShape { inputs, middle, outputs: width, group, stride, drop_path };
                 let block = Block::new(config, &shape, device);
                 inputs = width;
                 (format!("b{}", position + 1), block)
@@ -248,7 +275,7 @@ impl RegNet {
         let head = |channels| ConvNorm::new(Conv2d::config(inputs, channels, 1), config.activation, device);
         let activated_last = (config.linear || config.preactivated) && config.head.is_none();
         let stem = Conv2d::config(3, STEM, 3).stride(2);
-        Self {
+        let network = Self {
             stem: if config.preactivated {
                 Stem::Plain(stem.build(device))
             } else {
@@ -261,7 +288,14 @@ impl RegNet {
             final_conv: config.head.map(head),
             head: Head { fc: Linear::new(config.head.unwrap_or(inputs), num_classes, device) },
             last_activation: if activated_last { config.activation } else { Activation::Identity },
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| match parameter.key {
+            "head.fc.weight" => Some(Initial::Normal(0.01)),
+            // Residual branches begin as nothing, but those of Z.
+            key if key.ends_with(".conv3.bn.weight") && !config.linear => Some(Initial::Constant(0.0)),
+            _ => None,
+        })
     }
 }
 
@@ -283,7 +317,7 @@ impl Architecture for RegNet {
             None => self.last_activation.forward(x),
         };
         let features = taps.map(|| "head.global_pool".into(), global_average_pool(x));
-        Outputs { logits: self.head.fc.forward(features.clone()), features }
+        Outputs { logits: self.head.fc.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -302,12 +336,13 @@ struct BlockShape {
     /// Channels of a group.
     group: usize,
     stride: usize,
+    drop_path: StochasticDepth,
 }
 
 impl BlockShape {
     /// 1×1, grouped 3×3, 1×1.
     fn convolutions(&self) -> [Conv2dConfig; 3] {
-        let Self { inputs, middle, outputs, group, stride } = *self;
+        let Self { inputs, middle, outputs, group, stride, .. } = *self;
         let grouped = Conv2d::config(middle, middle, 3).stride(stride).groups(middle / group);
         [Conv2d::config(inputs, middle, 1), grouped, Conv2d::config(middle, outputs, 1)]
     }
@@ -364,6 +399,8 @@ struct PlainBlock {
     shortcut: bool,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl PlainBlock {
@@ -379,6 +416,7 @@ impl PlainBlock {
             downsample: (!shape.same() && !config.linear).then(downsample),
             shortcut: shape.same() || !config.linear,
             activation: if config.linear { Activation::Identity } else { config.activation },
+            drop_path: shape.drop_path,
         }
     }
 
@@ -394,7 +432,9 @@ impl PlainBlock {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        self.conv3.forward_residual(y, shortcut, self.activation)
+        self.drop_path.residual_activated(shortcut, self.activation, |shortcut, activation| {
+            self.conv3.forward_residual(y, shortcut, activation)
+        })
     }
 }
 
@@ -411,6 +451,8 @@ struct PreactivatedBlock {
     downsample: Option<Downsample>,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 /// What brings the input to the output's shape.
@@ -443,6 +485,7 @@ impl PreactivatedBlock {
             conv3,
             downsample: (!shape.same()).then(downsample),
             activation: config.activation,
+            drop_path: shape.drop_path,
         }
     }
 
@@ -459,7 +502,9 @@ impl PreactivatedBlock {
             Some(Downsample::Average((pool, conv))) => conv.forward(pool.forward(x)),
             None => x,
         };
-        self.conv3.forward_then(y, Then::activation(Activation::Identity).residual(shortcut))
+        self.drop_path.residual(shortcut, |shortcut| {
+            self.conv3.forward_then(y, Then::activation(Activation::Identity).residual(shortcut))
+        })
     }
 }
 
@@ -492,5 +537,39 @@ mod tests {
         let mut converted = Checkpoint::new(names.map(|(_, here)| (here.to_owned(), vec![1])));
         convert(&VARIANTS[0].1, &mut converted);
         assert!(names.iter().all(|(_, here)| converted.unchanged(here) == Some(*here)));
+    }
+
+    /// What timm's `_filter_fn` makes of these.
+    #[test]
+    fn names_of_classy_vision_become_timms() {
+        let names = [
+            ("trunk._feature_blocks.conv1.stem.0.weight", "stem.conv.weight"),
+            ("trunk._feature_blocks.conv1.stem.1.running_mean", "stem.bn.running_mean"),
+            ("trunk._feature_blocks.res1.block1-0.proj.weight", "s1.b1.downsample.conv.weight"),
+            ("trunk._feature_blocks.res1.block1-0.bn.bias", "s1.b1.downsample.bn.bias"),
+            ("trunk._feature_blocks.res3.block3-11.f.a.0.weight", "s3.b12.conv1.conv.weight"),
+            ("trunk._feature_blocks.res3.block3-11.f.a.1.weight", "s3.b12.conv1.bn.weight"),
+            ("trunk._feature_blocks.res3.block3-11.f.b.0.weight", "s3.b12.conv2.conv.weight"),
+            ("trunk._feature_blocks.res3.block3-11.f.b.1.running_var", "s3.b12.conv2.bn.running_var"),
+            ("trunk._feature_blocks.res3.block3-11.f.se.excitation.0.weight", "s3.b12.se.fc1.weight"),
+            ("trunk._feature_blocks.res3.block3-11.f.se.excitation.2.bias", "s3.b12.se.fc2.bias"),
+            ("trunk._feature_blocks.res3.block3-11.f.c.weight", "s3.b12.conv3.conv.weight"),
+            ("trunk._feature_blocks.res3.block3-11.f.final_bn.bias", "s3.b12.conv3.bn.bias"),
+            ("heads.0.clf.0.weight", "head.fc.weight"),
+        ];
+        let names = names.map(|(there, here)| (format!("classy_state_dict.base_model.model.{there}"), here));
+        // These belong to the training.
+        let left = [
+            "classy_state_dict.base_model.model.heads.0.projection_head.0.bias",
+            "classy_state_dict.base_model.model.heads.1.prototypes0.weight",
+            "classy_state_dict.optimizer.optim.state.0.momentum_buffer",
+        ];
+        let all = names.iter().map(|(there, _)| there.clone()).chain(left.map(str::to_owned));
+        let mut checkpoint = Checkpoint::new(all.map(|name| (name, vec![1])));
+        convert(&VARIANTS[0].1, &mut checkpoint);
+        assert_eq!(checkpoint.names().count(), names.len());
+        for (there, here) in &names {
+            assert_eq!(checkpoint.unchanged(here), Some(there.as_str()));
+        }
     }
 }

@@ -114,9 +114,7 @@ impl Architecture for RepVit {
             if let Some(downsample) = &stage.downsample {
                 x = taps.map(|| format!("stages.{index}.downsample"), downsample.forward(x));
             }
-            for (position, block) in stage.blocks.iter().enumerate() {
-                x = taps.map(|| format!("stages.{index}.blocks.{position}"), block.forward(x));
-            }
+            x = taps.stage(|| format!("stages.{index}.blocks"), &stage.blocks, x, |block, x| block.forward(x));
             x = taps.map(|| format!("stages.{index}"), x);
         }
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));

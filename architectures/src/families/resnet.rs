@@ -9,9 +9,10 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::{Initial, initialised};
 use crate::layers::{
-    Activation, Conv2d, Linear, Norm2d, Padding, SqueezeExcite, add, average_pool, blur_pool, global_average_pool,
-    make_divisible_limited, max_pool,
+    Activation, Conv2d, Dropout, Linear, Norm2d, Padding, Regularisation, SqueezeExcite, StochasticDepth, add,
+    average_pool, blur_pool, global_average_pool, make_divisible_limited, max_pool,
 };
 use crate::taps::Taps;
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub blur: bool,
     /// Group normalisation in place of batch normalisation.
     pub group_norm: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -77,6 +80,7 @@ const BASIC: Config = Config {
     squeeze_excite: false,
     blur: false,
     group_norm: false,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -112,6 +116,9 @@ const fn se(config: Config) -> Config {
 const fn blur(config: Config) -> Config {
     Config { blur: true, ..config }
 }
+const fn at(input_size: usize, config: Config) -> Config {
+    Config { input_size, ..config }
+}
 
 /// For 28 × 28 images of ten classes.
 const DEMO: Config = Config {
@@ -132,13 +139,13 @@ pub const VARIANTS: &[(&str, Config)] = &[
         Config { block: BlockKind::Bottleneck, cardinality: 8, base_width: 8, channels: [16, 24, 48, 64], ..DEMO },
     ),
     ("demo_seresnet", Config { channels: [16, 32, 64, 96], ..se(DEMO) }),
-    ("resnet10t", Config { block: BlockKind::Basic, ..t([1, 1, 1, 1]) }),
-    ("resnet14t", t([1, 1, 1, 1])),
+    ("resnet10t", at(176, Config { block: BlockKind::Basic, ..t([1, 1, 1, 1]) })),
+    ("resnet14t", at(176, t([1, 1, 1, 1]))),
     ("resnet18", BASIC),
     ("resnet18d", Config { block: BlockKind::Basic, ..d([2, 2, 2, 2]) }),
     ("resnet26", plain([2, 2, 2, 2])),
     ("resnet26d", d([2, 2, 2, 2])),
-    ("resnet26t", t([2, 2, 2, 2])),
+    ("resnet26t", at(256, t([2, 2, 2, 2]))),
     ("resnet34", Config { layers: LAYERS_34, ..BASIC }),
     ("resnet34d", Config { block: BlockKind::Basic, ..d(LAYERS_34) }),
     ("resnet50", plain(LAYERS_50)),
@@ -149,14 +156,14 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("resnet50t", t(LAYERS_50)),
     ("resnet101", plain(LAYERS_101)),
     ("resnet101c", c(LAYERS_101)),
-    ("resnet101d", d(LAYERS_101)),
+    ("resnet101d", at(256, d(LAYERS_101))),
     ("resnet101s", s(LAYERS_101)),
     ("resnet152", plain(LAYERS_152)),
     ("resnet152c", c(LAYERS_152)),
-    ("resnet152d", d(LAYERS_152)),
+    ("resnet152d", at(256, d(LAYERS_152))),
     ("resnet152s", s(LAYERS_152)),
     ("resnet200", plain(LAYERS_200)),
-    ("resnet200d", d(LAYERS_200)),
+    ("resnet200d", at(256, d(LAYERS_200))),
     ("resnetblur18", blur(BASIC)),
     ("resnetblur50", blur(plain(LAYERS_50))),
     ("resnetblur50d", blur(d(LAYERS_50))),
@@ -173,8 +180,8 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("seresnet50t", se(t(LAYERS_50))),
     ("seresnet101", se(plain(LAYERS_101))),
     ("seresnet152", se(plain(LAYERS_152))),
-    ("seresnet152d", se(d(LAYERS_152))),
-    ("seresnet200d", se(d(LAYERS_200))),
+    ("seresnet152d", at(256, se(d(LAYERS_152)))),
+    ("seresnet200d", at(256, se(d(LAYERS_200)))),
     ("seresnext26d_32x4d", se(next(32, 4, d([2, 2, 2, 2])))),
     ("seresnext26t_32x4d", se(next(32, 4, t([2, 2, 2, 2])))),
     ("seresnext50_32x4d", se(next(32, 4, plain(LAYERS_50)))),
@@ -186,7 +193,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("wide_resnet101_2", next(1, 128, plain(LAYERS_101))),
 ];
 
-configuration!(ResNet, InputRule::Any);
+configuration!(ResNet, InputRule::Any; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -215,6 +222,8 @@ pub struct ResNet {
     layer4: Vec<Block>,
     fc: Linear,
     blur: bool,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl ResNet {
@@ -228,12 +237,13 @@ impl ResNet {
                     let stride = if index > 0 && position == 0 { 2 } else { 1 };
                     let shape = BlockShape { inputs, channels: config.channels[index], stride };
                     inputs = shape.outputs(config);
-                    Block::new(config, shape, device)
+                    let drop_path = config.regularisation.growing(&config.layers, index, position);
+                    Block { drop_path, ..Block::new(config, shape, device) }
                 })
                 .collect::<Vec<_>>()
         };
         let [layer1, layer2, layer3, layer4] = [stage(0), stage(1), stage(2), stage(3)];
-        Self {
+        let network = Self {
             conv1,
             bn1,
             layer1,
@@ -242,7 +252,18 @@ impl ResNet {
             layer4,
             fc: Linear::new(inputs, num_classes, device),
             blur: config.blur,
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        let last_norm = match config.block {
+            BlockKind::Basic => ".bn2.weight",
+            BlockKind::Bottleneck => ".bn3.weight",
+        };
+        initialised(network, |parameter| match parameter.key {
+            // Residual branches begin as nothing (Goyal et al. 2017).
+            key if key.starts_with("layer") && key.ends_with(last_norm) => Some(Initial::Constant(0.0)),
+            key if key.starts_with("fc.") || key.ends_with(".bias") => parameter.pytorch(),
+            _ => parameter.convolution(),
+        })
     }
 }
 
@@ -253,13 +274,10 @@ impl Architecture for ResNet {
         let mut x = taps.map(|| "maxpool".into(), x);
         let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
         for (stage, blocks) in stages.into_iter().enumerate() {
-            for (index, block) in blocks.iter().enumerate() {
-                x = taps.map(|| format!("layer{}.{index}", stage + 1), block.forward(x));
-            }
-            x = taps.map(|| format!("layer{}", stage + 1), x);
+            x = taps.stage(|| format!("layer{}", stage + 1), blocks, x, |block, x| block.forward(x));
         }
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
-        Outputs { logits: self.fc.forward(features.clone()), features }
+        Outputs { logits: self.fc.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -341,6 +359,8 @@ pub(super) struct Block {
     downsample: Option<Shortcut>,
     /// The stride of the blur behind the strided convolution, which then keeps the size.
     blur: Option<usize>,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
@@ -387,6 +407,7 @@ impl Block {
             downsample: (stride != 1 || inputs != outputs)
                 .then(|| Shortcut::new(config, inputs, outputs, stride, device)),
             blur,
+            drop_path: StochasticDepth::NONE,
         }
     }
 
@@ -408,13 +429,13 @@ impl Block {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        match &self.se {
-            None => norm.after(conv, y, Some(shortcut), Activation::Relu),
+        self.drop_path.residual_activated(shortcut, Activation::Relu, |shortcut, activation| match &self.se {
+            None => norm.after(conv, y, Some(shortcut), activation),
             Some(se) => {
                 let y = se.forward(norm.after(conv, y, None, Activation::Identity));
-                add(y, shortcut, Activation::Relu)
+                add(y, shortcut, activation)
             }
-        }
+        })
     }
 }
 

@@ -10,9 +10,10 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::{Initial, initialised};
 use crate::layers::{
-    Activation, Conv2d, Conv2dConfig, EvoNorm, FilterResponseNorm, Norm2d, Padding, Then, average_pool,
-    global_average_pool, max_pool, max_pool_ceil,
+    Activation, Conv2d, Conv2dConfig, Dropout, EvoNorm, FilterResponseNorm, Norm2d, Padding, Regularisation,
+    StochasticDepth, Then, average_pool, global_average_pool, max_pool, max_pool_ceil,
 };
 use crate::taps::Taps;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub standardised: bool,
     /// What is beyond the border of an image.
     pub border: Border,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -94,6 +97,7 @@ const RESNET50: Config = Config {
     average_down: false,
     standardised: false,
     border: Border::Usual,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -144,7 +148,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("resnetv2_152d", d(RESNET152)),
 ];
 
-configuration!(ResNetV2, InputRule::Any);
+configuration!(ResNetV2, InputRule::Any; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -206,6 +210,8 @@ pub struct ResNetV2 {
     stages: Vec<Stage>,
     norm: Norm2d,
     head: Head,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 /// A classifier that is kept as a 1×1 convolution.
@@ -217,12 +223,14 @@ struct Head {
 impl ResNetV2 {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
-        Self {
+        let network = Self {
             stem: Stem::new(config, device),
             stages: stages(config, device),
             norm: config.norm(config.outputs(), device),
             head: Head { fc: Conv2d::config(config.outputs(), num_classes, 1).bias().build(device) },
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| (parameter.key == "head.fc.weight").then_some(Initial::Normal(0.01)))
     }
 }
 
@@ -232,7 +240,7 @@ impl Architecture for ResNetV2 {
         let x = forward_stages(&self.stages, x, taps, "stages");
         let x = taps.map(|| "norm".into(), self.norm.forward(x, Activation::Relu));
         let features = taps.map(|| "head.global_pool".into(), global_average_pool(x));
-        Outputs { logits: self.head.fc.forward_vectors(features.clone()), features }
+        Outputs { logits: self.head.fc.forward_vectors(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -262,7 +270,9 @@ fn stages(config: &Config, device: &Device) -> Vec<Stage> {
         let block = |position| {
             let first = position == 0;
             let stride = if first && index > 0 { 2 } else { 1 };
-            Block::new(config, if first { before } else { outputs }, outputs, stride, first, device)
+            let drop_path = config.regularisation.growing(config.layers, index, position);
+            let inputs = if first { before } else { outputs };
+            Block { drop_path, ..Block::new(config, inputs, outputs, stride, first, device) }
         };
         Stage { blocks: (0..layers).map(block).collect() }
     };
@@ -271,9 +281,7 @@ fn stages(config: &Config, device: &Device) -> Vec<Stage> {
 
 fn forward_stages(stages: &[Stage], mut x: Tensor<4>, taps: &mut Taps, path: &str) -> Tensor<4> {
     for (index, stage) in stages.iter().enumerate() {
-        for (position, block) in stage.blocks.iter().enumerate() {
-            x = taps.map(|| format!("{path}.{index}.blocks.{position}"), block.forward(x));
-        }
+        x = taps.stage(|| format!("{path}.{index}.blocks"), &stage.blocks, x, |block, x| block.forward(x));
         x = taps.map(|| format!("{path}.{index}"), x);
     }
     x
@@ -364,6 +372,8 @@ struct Block {
     norm3: Option<Norm2d>,
     conv3: Option<Conv2d>,
     norm_first: bool,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
@@ -387,6 +397,7 @@ impl Block {
             norm3: (!basic).then(|| side(middle, outputs)),
             conv3: (!basic).then(|| conv(middle, outputs, 1).build(device)),
             norm_first,
+            drop_path: StochasticDepth::NONE,
         }
     }
 
@@ -400,7 +411,9 @@ impl Block {
             let shortcut = shortcut(&x, &x);
             let y = self.norm1.after(&self.conv1, x, None, RELU);
             let y = self.norm2.after(&self.conv2, y, None, RELU);
-            return norm3.after(conv3, y, Some(shortcut), RELU);
+            return self.drop_path.residual_activated(shortcut, RELU, |shortcut, activation| {
+                norm3.after(conv3, y, Some(shortcut), activation)
+            });
         }
         let y = self.norm1.forward(x.clone(), RELU);
         let shortcut = shortcut(&y, &x);
@@ -409,7 +422,9 @@ impl Block {
             (Some(norm), Some(conv)) => (norm.after(&self.conv2, y, None, RELU), conv),
             _ => (y, &self.conv2),
         };
-        last.forward_then(y, Then::activation(Activation::Identity).residual(shortcut))
+        self.drop_path.residual(shortcut, |shortcut| {
+            last.forward_then(y, Then::activation(Activation::Identity).residual(shortcut))
+        })
     }
 }
 

@@ -147,10 +147,7 @@ impl Architecture for SeNet {
         let mut x = taps.map(|| "pool0".into(), max_pool_ceil(x, 3, 2));
         let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
         for (stage, blocks) in stages.into_iter().enumerate() {
-            for (index, block) in blocks.iter().enumerate() {
-                x = taps.map(|| format!("layer{}.{index}", stage + 1), block.forward(x));
-            }
-            x = taps.map(|| format!("layer{}", stage + 1), x);
+            x = taps.stage(|| format!("layer{}", stage + 1), blocks, x, |block, x| block.forward(x));
         }
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
         Outputs { logits: self.last_linear.forward(features.clone()), features }

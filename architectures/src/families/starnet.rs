@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor};
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvNorm, Linear, Then, global_average_pool, multiply,
+    Activation, BatchNorm2d, Conv2d, Conv2dConfig, ConvNorm, Dropout, Linear, Regularisation, StochasticDepth, Then,
+    global_average_pool, multiply,
 };
 use crate::taps::Taps;
 
@@ -21,6 +22,8 @@ pub struct Config {
     pub depths: [usize; 4],
     /// Channels of the maps that are multiplied, as a multiple of a block's.
     pub ratio: usize,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -28,7 +31,7 @@ pub struct Config {
 }
 
 const fn starnet(channels: usize, depths: [usize; 4]) -> Config {
-    Config { channels, depths, ratio: 4, input_size: 224, num_classes: 1000 }
+    Config { channels, depths, ratio: 4, regularisation: Regularisation::NONE, input_size: 224, num_classes: 1000 }
 }
 const fn very_small(channels: usize, depths: [usize; 4], ratio: usize) -> Config {
     Config { ratio, ..starnet(channels, depths) }
@@ -45,7 +48,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("starnet_s150", very_small(24, [1, 2, 4, 2], 3)),
 ];
 
-configuration!(StarNet, InputRule::Any);
+configuration!(StarNet, InputRule::Any; regularisation);
 
 /// Channels behind the stem.
 const STEM: usize = 32;
@@ -70,6 +73,8 @@ pub struct StarNet {
     stages: Vec<Vec<Part>>,
     norm: BatchNorm2d,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 /// A stage begins with what halves the image.
@@ -90,7 +95,10 @@ impl StarNet {
             let channels = config.channels << index;
             let first =
                 Part::Halving(halving(std::mem::replace(&mut inputs, channels), channels, Activation::Identity));
-            let blocks = (0..depth).map(|_| Part::Block(Block::new(channels, config.ratio, device)));
+            let blocks = (0..depth).map(|position| {
+                let drop_path = config.regularisation.growing(&config.depths, index, position);
+                Part::Block(Block { drop_path, ..Block::new(channels, config.ratio, device) })
+            });
             [first].into_iter().chain(blocks).collect()
         };
         Self {
@@ -98,6 +106,7 @@ impl StarNet {
             stages: config.depths.into_iter().enumerate().map(stage).collect(),
             norm: BatchNorm2d::new(inputs, device),
             head: Linear::new(inputs, num_classes, device),
+            dropout: config.regularisation.dropout(),
         }
     }
 }
@@ -106,19 +115,16 @@ impl Architecture for StarNet {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         let x = self.stem.iter().fold(images, |x, layer| layer.forward(x));
         let mut x = taps.map(|| "stem".into(), x);
+        let run = |part: &Part, x| match part {
+            Part::Halving(layer) => layer.forward(x),
+            Part::Block(block) => block.forward(x),
+        };
         for (index, stage) in self.stages.iter().enumerate() {
-            for (position, part) in stage.iter().enumerate() {
-                x = match part {
-                    Part::Halving(layer) => layer.forward(x),
-                    Part::Block(block) => block.forward(x),
-                };
-                x = taps.map(|| format!("stages.{index}.{position}"), x);
-            }
-            x = taps.map(|| format!("stages.{index}"), x);
+            x = taps.stage(|| format!("stages.{index}"), stage, x, run);
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(x, Activation::Identity));
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -130,6 +136,8 @@ struct Block {
     f2: Plain,
     g: ConvNorm,
     dwconv2: Plain,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 /// A convolution without a normalisation.
@@ -150,6 +158,7 @@ impl Block {
             f2: plain(Conv2d::config(channels, wide, 1)),
             g: normalised(Conv2d::config(wide, channels, 1)),
             dwconv2: plain(depthwise()),
+            drop_path: StochasticDepth::NONE,
         }
     }
 
@@ -157,6 +166,7 @@ impl Block {
         let y = self.dwconv.forward(x.clone());
         let gates = self.f1.conv.forward_then(y.clone(), Then::activation(Activation::Relu6));
         let y = self.g.forward(multiply(gates, self.f2.conv.forward(y)));
-        self.dwconv2.conv.forward_then(y, Then::activation(Activation::Identity).residual(x))
+        self.drop_path
+            .residual(x, |x| self.dwconv2.conv.forward_then(y, Then::activation(Activation::Identity).residual(x)))
     }
 }

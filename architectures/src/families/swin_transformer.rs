@@ -14,9 +14,10 @@ use netkin_kernels::RowOrder;
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::{Initial, initialised};
 use crate::layers::{
-    Activation, LayerNorm, Linear, Mlp, PatchEmbed, WindowAttention, Windows, add, biased_self_attention, gather_rows,
-    mean_of_tokens,
+    Activation, Dropout, LayerNorm, Linear, Mlp, PatchEmbed, Regularisation, StochasticDepth, WindowAttention, Windows,
+    add, biased_self_attention, gather_rows, mean_of_tokens,
 };
 use crate::taps::Taps;
 
@@ -35,8 +36,10 @@ pub struct Config {
     pub version: Version,
     /// Whether the sizes were found by search.
     pub searched: bool,
-    /// Pixels, both ways.
-    pub input_size: usize,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
+    /// Height and width in pixels.
+    pub input_size: [usize; 2],
     /// Classes of the published weights.
     pub num_classes: usize,
 }
@@ -60,7 +63,8 @@ const TINY: Config = Config {
     windows: [7; 4],
     version: Version::V1,
     searched: false,
-    input_size: 224,
+    regularisation: Regularisation::NONE,
+    input_size: [224; 2],
     num_classes: 1000,
 };
 const SMALL: Config = Config { depths: [2, 2, 18, 2], ..TINY };
@@ -68,13 +72,13 @@ const BASE: Config = Config { embed_dim: 128, heads: [4, 8, 16, 32], ..SMALL };
 const LARGE: Config = Config { embed_dim: 192, heads: [6, 12, 24, 48], ..SMALL };
 
 const fn at_384(config: Config) -> Config {
-    Config { windows: [12; 4], input_size: 384, ..config }
+    Config { windows: [12; 4], input_size: [384; 2], ..config }
 }
 const fn s3(depths: [usize; 4], windows: [usize; 4]) -> Config {
     Config { depths, windows, searched: true, ..TINY }
 }
 const fn v2(window: usize, config: Config) -> Config {
-    Config { windows: [window; 4], version: Version::V2 { measure: None }, input_size: 256, ..config }
+    Config { windows: [window; 4], version: Version::V2 { measure: None }, input_size: [256; 2], ..config }
 }
 /// Trained at first with windows of 12.
 const fn v2_from_12(window: usize, config: Config) -> Config {
@@ -92,9 +96,9 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("swin_s3_tiny_224", s3([2, 2, 6, 2], [7, 7, 14, 7])),
     ("swin_small_patch4_window7_224", SMALL),
     ("swin_tiny_patch4_window7_224", TINY),
-    ("swinv2_base_window12_192", Config { input_size: 192, num_classes: 21841, ..v2(12, BASE) }),
+    ("swinv2_base_window12_192", Config { input_size: [192; 2], num_classes: 21841, ..v2(12, BASE) }),
     ("swinv2_base_window12to16_192to256", v2_from_12(16, BASE)),
-    ("swinv2_base_window12to24_192to384", Config { input_size: 384, ..v2_from_12(24, BASE) }),
+    ("swinv2_base_window12to24_192to384", Config { input_size: [384; 2], ..v2_from_12(24, BASE) }),
     ("swinv2_base_window16_256", v2(16, BASE)),
     ("swinv2_base_window8_256", v2(8, BASE)),
     ("swinv2_small_window16_256", v2(16, SMALL)),
@@ -106,7 +110,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
 const PATCH: usize = 4;
 const EPSILON: f64 = 1e-5;
 
-configuration!(SwinTransformer, |_config| InputRule::Multiple(PATCH), convert);
+configuration!(SwinTransformer, |_config| InputRule::Multiple(PATCH), convert; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -123,19 +127,19 @@ impl Config {
         self.embed_dim << stage
     }
 
-    /// Tokens of a stage, both ways.
-    fn side(&self, stage: usize) -> usize {
-        (self.input_size / PATCH).div_ceil(1 << stage)
+    /// Rows and columns of a stage's tokens.
+    fn grid(&self, stage: usize) -> [usize; 2] {
+        self.input_size.map(|side| (side / PATCH).div_ceil(1 << stage))
     }
 
-    /// Tokens of a stage's windows, both ways; where there are fewer, the only window is all of them.
-    fn window(&self, stage: usize) -> usize {
-        self.windows[stage].min(self.side(stage))
+    /// Rows and columns of a stage's windows; where there are fewer, a window has all of them.
+    fn window(&self, stage: usize) -> [usize; 2] {
+        self.grid(stage).map(|side| side.min(self.windows[stage]))
     }
 }
 
 /// The authors' files shrink at the end of a stage, timm's at the beginning of the next, and both kept what is computed; the
-/// positions may be those of other windows.
+/// positions may be those of other windows, and the patches of another size.
 fn convert(config: &Config, checkpoint: &mut Checkpoint) {
     const COMPUTED: [&str; 3] = ["relative_position_index", "relative_coords_table", "attn_mask"];
     checkpoint.remove(|name| COMPUTED.iter().any(|end| name.ends_with(end)));
@@ -149,6 +153,7 @@ fn convert(config: &Config, checkpoint: &mut Checkpoint) {
             _ => name.into(),
         });
     }
+    checkpoint.resample_patches("patch_embed.proj.weight", PATCH);
     for (stage, depth) in config.depths.into_iter().enumerate() {
         for block in 0..depth {
             let table = format!("layers.{stage}.blocks.{block}.attn.relative_position_bias_table");
@@ -164,6 +169,8 @@ pub struct SwinTransformer {
     layers: Vec<Stage>,
     norm: LayerNorm,
     head: Head,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 #[derive(Module, Debug)]
@@ -176,36 +183,47 @@ impl SwinTransformer {
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.channels(3);
         let patches = PatchEmbed::new(config.input_size, PATCH, config.embed_dim, device);
-        Self {
+        let network = Self {
             patch_embed: patches.with_norm(EPSILON, device),
             layers: (0..4).map(|index| Stage::new(config, index, device)).collect(),
             norm: LayerNorm::new(channels, EPSILON, device),
             head: Head { fc: Linear::new(channels, num_classes, device) },
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        // What is normalised at the end of a branch begins as nothing.
+        let ends = matches!(config.version, Version::V2 { .. });
+        initialised(network, |parameter| {
+            if ends && [".norm1.weight", ".norm2.weight"].iter().any(|end| parameter.key.ends_with(end)) {
+                return Some(Initial::Constant(0.0));
+            }
+            parameter.linear(0.02).or_else(|| parameter.pytorch())
+        })
     }
 }
 
 impl Architecture for SwinTransformer {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
         // timm keeps rows and columns apart.
-        let mut show = |name: &dyn Fn() -> String, x: Tensor<3>| {
+        let mut show = |name: &dyn Fn() -> String, [rows, columns]: [usize; 2], x: Tensor<3>| {
             let [batch, tokens, channels] = x.dims();
-            let side = tokens.isqrt();
-            taps.map(name, x.reshape([batch, side, side, channels])).reshape([batch, tokens, channels])
+            taps.map(name, x.reshape([batch, rows, columns, channels])).reshape([batch, tokens, channels])
         };
-        let mut x = show(&|| "patch_embed".into(), self.patch_embed.forward(images));
+        let [first, .., last] = self.layers.as_slice() else {
+            unreachable!("a network of several stages");
+        };
+        let mut x = show(&|| "patch_embed".into(), first.grid, self.patch_embed.forward(images));
         for (index, stage) in self.layers.iter().enumerate() {
             if let Some(merging) = &stage.downsample {
                 x = merging.forward(x);
             }
             for (position, block) in stage.blocks.iter().enumerate() {
-                x = show(&|| format!("layers.{index}.blocks.{position}"), block.forward(x));
+                x = show(&|| format!("layers.{index}.blocks.{position}"), stage.grid, block.forward(x));
             }
-            x = show(&|| format!("layers.{index}"), x);
+            x = show(&|| format!("layers.{index}"), stage.grid, x);
         }
-        let x = show(&|| "norm".into(), self.norm.forward(x));
+        let x = show(&|| "norm".into(), last.grid, self.norm.forward(x));
         let features = taps.map(|| "head.global_pool".into(), mean_of_tokens(x));
-        Outputs { logits: self.head.fc.forward(features.clone()), features }
+        Outputs { logits: self.head.fc.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -214,21 +232,24 @@ impl Architecture for SwinTransformer {
 struct Stage {
     downsample: Option<PatchMerging>,
     blocks: Vec<Block>,
+    /// Rows and columns.
+    grid: [usize; 2],
 }
 
 impl Stage {
     fn new(config: &Config, index: usize, device: &Device) -> Self {
-        let (channels, side, window) = (config.channels(index), config.side(index), config.window(index));
+        let (channels, grid, window) = (config.channels(index), config.grid(index), config.window(index));
         let block = |position: usize| {
-            // A window that is the whole grid is not shifted.
-            let shift = if position % 2 == 1 && side > window { window / 2 } else { 0 };
-            let windows = Windows::new([side; 2], window, shift);
+            // Every other block's windows are shifted, but not in a direction in which they have the whole grid.
+            let moves = |axis: usize| position % 2 == 1 && grid[axis] > window[axis];
+            let shift = [0, 1].map(|axis| if moves(axis) { window[axis] / 2 } else { 0 });
+            let windows = Windows::new(grid, window, shift);
             let norm = || LayerNorm::new(channels, EPSILON, device);
             let heads = config.heads[index];
             let attn = match config.version {
                 Version::V1 => Attention::Biased(WindowAttention::new(channels, heads, windows, device)),
                 Version::V2 { measure } => {
-                    let measure = measure.map_or(window, |windows| windows[index]);
+                    let measure = measure.map_or(window, |windows| [windows[index]; 2]);
                     Attention::Cosine(CosineAttention::new(channels, heads, windows, measure, device))
                 }
             };
@@ -237,10 +258,15 @@ impl Stage {
                 attn,
                 norm2: norm(),
                 mlp: Mlp::new(channels, 4 * channels, Activation::Gelu, device),
+                drop_path: config.regularisation.growing(&config.depths, index, position),
             }
         };
         let merging = |before| PatchMerging::new(config, before, device);
-        Self { downsample: index.checked_sub(1).map(merging), blocks: (0..config.depths[index]).map(block).collect() }
+        Self {
+            downsample: index.checked_sub(1).map(merging),
+            blocks: (0..config.depths[index]).map(block).collect(),
+            grid,
+        }
     }
 }
 
@@ -251,6 +277,8 @@ struct Block {
     attn: Attention,
     norm2: LayerNorm,
     mlp: Mlp,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 #[derive(Module, Debug)]
@@ -263,12 +291,16 @@ impl Block {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match &self.attn {
             Attention::Biased(attention) => {
-                let x = attention.forward_residual(self.norm1.forward(x.clone()), x);
-                self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
+                let y = self.norm1.forward(x.clone());
+                let x = self.drop_path.residual(x, |x| attention.forward_residual(y, x));
+                let y = self.norm2.forward(x.clone());
+                self.drop_path.residual(x, |x| self.mlp.forward_residual(y, None, x))
             }
             Attention::Cosine(attention) => {
-                let x = add(self.norm1.forward(attention.forward(x.clone())), x, Activation::Identity);
-                add(self.norm2.forward(self.mlp.forward(x.clone())), x, Activation::Identity)
+                let y = self.norm1.forward(attention.forward(x.clone()));
+                let x = self.drop_path.residual(x, |x| add(y, x, Activation::Identity));
+                let y = self.norm2.forward(self.mlp.forward(x.clone()));
+                self.drop_path.residual(x, |x| add(y, x, Activation::Identity))
             }
         }
     }
@@ -287,12 +319,12 @@ struct CosineAttention {
     proj: Linear,
     #[module(skip)]
     windows: Windows,
-    /// The side of the window by which distances are measured.
-    measure: usize,
+    /// Rows and columns of the window by which distances are measured.
+    measure: [usize; 2],
 }
 
 impl CosineAttention {
-    fn new(channels: usize, heads: usize, windows: Windows, measure: usize, device: &Device) -> Self {
+    fn new(channels: usize, heads: usize, windows: Windows, measure: [usize; 2], device: &Device) -> Self {
         let zeros = || Initializer::Zeros.init([channels], device);
         Self {
             logit_scale: Initializer::Constant { value: 10f64.ln() }.init([heads, 1, 1], device),
@@ -329,20 +361,23 @@ impl CosineAttention {
         self.proj.forward(self.windows.merge(biased_self_attention(qkv, heads, Some(bias))))
     }
 
-    /// The bias of each relative position, `[(2 · side − 1)², head]`.
+    /// The bias of each relative position, `[(2 · rows − 1) · (2 · columns − 1), head]`.
     fn table(&self) -> Tensor<2> {
-        let (last, measure) = (self.windows.side as i32 - 1, (self.measure - 1).max(1) as f32);
         // As timm does, in single precision.
-        let coordinate = |distance: i32| {
-            let relative = distance as f32 / measure * 8.0;
-            f64::from(relative.signum() * (relative.abs() + 1.0).log2() / 3.0)
+        let along = |axis: usize| {
+            let (last, measure) = (self.windows.size[axis] as i32 - 1, (self.measure[axis] - 1).max(1) as f32);
+            let coordinate = |distance: i32| {
+                let relative = distance as f32 / measure * 8.0;
+                f64::from(relative.signum() * (relative.abs() + 1.0).log2() / 3.0)
+            };
+            (-last..=last).map(coordinate).collect::<Vec<f64>>()
         };
-        let along: Vec<f64> = (-last..=last).map(coordinate).collect();
+        let (down, across) = (along(0), along(1));
         let pairs: Vec<f64> =
-            along.iter().flat_map(|&row| along.iter().flat_map(move |&column| [row, column])).collect();
+            down.iter().flat_map(|&row| across.iter().flat_map(move |&column| [row, column])).collect();
         let (first, _, second) = &self.cpb_mlp;
         let options = (&first.weight.device().without_autodiff(), first.weight.val().dtype());
-        let pairs = Tensor::<2>::from_data(TensorData::new(pairs, [along.len() * along.len(), 2]), options);
+        let pairs = Tensor::<2>::from_data(TensorData::new(pairs, [down.len() * across.len(), 2]), options);
         let hidden = first.forward_activated(pairs, Activation::Relu);
         Activation::Sigmoid.forward(second.forward(hidden)) * 16.0
     }
@@ -361,20 +396,20 @@ struct PatchMerging {
 impl PatchMerging {
     /// Behind a stage.
     fn new(config: &Config, stage: usize, device: &Device) -> Self {
-        let (channels, side) = (config.channels(stage), config.side(stage));
-        let half = side.div_ceil(2);
+        let (channels, [rows, columns]) = (config.channels(stage), config.grid(stage));
+        let across = columns.div_ceil(2);
         // Of the four, those of the left column come first.
-        let sources = (0..4 * half * half).map(|index| {
+        let sources = (0..4 * rows.div_ceil(2) * across).map(|index| {
             let (token, column, row) = (index / 4, index / 2 % 2, index % 2);
-            let (row, column) = (2 * (token / half) + row, 2 * (token % half) + column);
-            (row < side && column < side).then_some(row * side + column)
+            let (row, column) = (2 * (token / across) + row, 2 * (token % across) + column);
+            (row < rows && column < columns).then_some(row * columns + column)
         });
         let norm_first = config.version == Version::V1;
         Self {
             norm: LayerNorm::new(if norm_first { 4 * channels } else { 2 * channels }, EPSILON, device),
             reduction: Linear::without_bias(4 * channels, 2 * channels, device),
             norm_first,
-            order: Arc::new(RowOrder::new(side * side, sources.collect())),
+            order: Arc::new(RowOrder::new(rows * columns, sources.collect())),
         }
     }
 
@@ -399,6 +434,7 @@ mod tests {
     #[test]
     fn the_authors_files_become_timms() {
         let table = "layers.1.blocks.0.attn.relative_position_bias_table";
+        let patches = "patch_embed.proj.weight";
         let names = [
             "layers.0.downsample.reduction.weight",
             "layers.0.blocks.1.attn_mask",
@@ -407,17 +443,20 @@ mod tests {
             "layers.1.blocks.0.norm1.weight",
             "head.weight",
         ];
-        let shapes = names.map(|name| (name.to_owned(), vec![1])).into_iter().chain([(table.into(), vec![169, 6])]);
+        let shaped = [(table.to_owned(), vec![169, 6]), (patches.to_owned(), vec![96, 3, 8, 8])];
+        let shapes = names.map(|name| (name.to_owned(), vec![1])).into_iter().chain(shaped);
         let mut checkpoint = Checkpoint::new(shapes);
-        convert(&Config { windows: [8; 4], input_size: 256, ..TINY }, &mut checkpoint);
+        convert(&Config { windows: [8; 4], input_size: [256; 2], ..TINY }, &mut checkpoint);
         let expected = [
             "head.fc.weight",
             table,
             "layers.1.blocks.0.norm1.weight",
             "layers.1.downsample.reduction.weight",
             "layers.2.downsample.norm.bias",
+            patches,
         ];
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), expected);
+        assert_eq!(checkpoint.shape(patches), Some([96, 3, 4, 4].as_slice()));
         assert_eq!(checkpoint.shape(table), Some([225, 6].as_slice()));
     }
 }

@@ -9,8 +9,8 @@ use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, Conv2d, LayerNorm, Linear, Mlp, Padding, add, image_to_tokens, prepend_class_token, self_attention,
-    split_class_token,
+    Activation, Conv2d, Dropout, LayerNorm, Linear, Mlp, Padding, Regularisation, StochasticDepth, add, assert_size,
+    image_to_tokens, prepend_class_token, self_attention, split_class_token,
 };
 use crate::taps::Taps;
 
@@ -26,8 +26,10 @@ pub struct Config {
     /// Whether the image is cut into patches behind the first convolution, and what the pixels give to their patch is
     /// normalised pixel by pixel: the network of the weights that came first.
     pub legacy: bool,
-    /// Pixels, both ways.
-    pub input_size: usize,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
+    /// Height and width in pixels.
+    pub input_size: [usize; 2],
     /// Classes of the published weights.
     pub num_classes: usize,
 }
@@ -43,8 +45,15 @@ const SIDE: usize = PATCH_SIZE / STRIDE;
 const INNER_HEADS: usize = 4;
 const EPSILON: f64 = 1e-5;
 
-const SMALL: Config =
-    Config { embed_dim: 384, inner_dim: 24, heads: 6, legacy: false, input_size: 224, num_classes: 1000 };
+const SMALL: Config = Config {
+    embed_dim: 384,
+    inner_dim: 24,
+    heads: 6,
+    legacy: false,
+    regularisation: Regularisation::NONE,
+    input_size: [224; 2],
+    num_classes: 1000,
+};
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] = &[
@@ -53,11 +62,12 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("tnt_s_patch16_224", SMALL),
 ];
 
-configuration!(TransformerInTransformer, InputRule::Multiple(PATCH_SIZE), convert);
+configuration!(TransformerInTransformer, InputRule::Multiple(PATCH_SIZE), convert; regularisation);
 
 impl Config {
-    fn patches(&self) -> usize {
-        self.input_size / PATCH_SIZE
+    /// Rows and columns of patches.
+    fn patches(&self) -> [usize; 2] {
+        self.input_size.map(|side| side / PATCH_SIZE)
     }
 
     fn components(&self) -> Components {
@@ -95,7 +105,7 @@ fn convert(config: &Config, checkpoint: &mut Checkpoint) {
             checkpoint.compute("pixel_pos", &[1, channels, side, pixels / side], transpose);
         }
     }
-    checkpoint.resample_positions("patch_pos", 1, [config.patches(); 2]);
+    checkpoint.resample_positions("patch_pos", 1, config.patches());
 }
 
 /// A Transformer in Transformer. See [`Config`].
@@ -112,6 +122,8 @@ pub struct TransformerInTransformer {
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl TransformerInTransformer {
@@ -126,11 +138,12 @@ impl TransformerInTransformer {
             proj: Linear::new(pixels, outer, device),
             norm2_proj: LayerNorm::new(outer, EPSILON, device),
             cls_token: positions.init([1, 1, outer], device),
-            patch_pos: positions.init([1, 1 + config.patches().pow(2), outer], device),
+            patch_pos: positions.init([1, 1 + config.patches().iter().product::<usize>(), outer], device),
             pixel_pos: positions.init([1, inner, SIDE, SIDE], device),
-            blocks: (0..DEPTH).map(|_| Block::new(config, device)).collect(),
+            blocks: (0..DEPTH).map(|index| Block::new(config, index, device)).collect(),
             norm: LayerNorm::new(outer, EPSILON, device),
             head: Linear::new(outer, num_classes, device),
+            dropout: config.regularisation.dropout(),
         }
     }
 }
@@ -143,15 +156,11 @@ impl Architecture for TransformerInTransformer {
         let mut patches = prepend_class_token(self.cls_token.val(), patches) + self.patch_pos.val();
         for (index, block) in self.blocks.iter().enumerate() {
             (pixels, patches) = block.forward(pixels, patches);
-            // timm has the patches of all images in one axis.
-            let [batch, count, places, channels] = pixels.dims();
-            let flat = taps.map(|| format!("blocks.{index}.0"), pixels.reshape([batch * count, places, channels]));
-            pixels = flat.reshape([batch, count, places, channels]);
-            patches = taps.map(|| format!("blocks.{index}.1"), patches);
+            (pixels, patches) = taps.map_both(|| format!("blocks.{index}"), pixels, patches);
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(patches));
         let features = x.narrow(1, 0, 1).squeeze_dim(1);
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -167,7 +176,7 @@ fn joined(pixels: Tensor<4>) -> Tensor<3> {
 struct PixelEmbed {
     proj: Conv2d,
     legacy: bool,
-    image_size: usize,
+    image_size: [usize; 2],
 }
 
 impl PixelEmbed {
@@ -178,12 +187,8 @@ impl PixelEmbed {
 
     /// `[batch, patch, pixel, channel]`.
     fn forward(&self, images: Tensor<4>, positions: Tensor<4>) -> Tensor<4> {
-        let [batch, _, height, width] = images.dims();
-        let size = self.image_size;
-        assert!(
-            [height, width] == [size; 2],
-            "images of {height} × {width} pixels given to a network for {size} × {size}: resize them"
-        );
+        let [batch, ..] = images.dims();
+        assert_size(&images, self.image_size);
         let patches = if self.legacy {
             squares(self.proj.forward(images), SIDE)
         } else {
@@ -221,10 +226,13 @@ struct Block {
     attn_out: Attention,
     norm_mlp: LayerNorm,
     mlp: Mlp,
+    /// Of both blocks; the patches of an image lose their pixels' one by one.
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
-    fn new(config: &Config, device: &Device) -> Self {
+    fn new(config: &Config, index: usize, device: &Device) -> Self {
         let (outer, inner, legacy) = (config.embed_dim, config.inner_dim, config.legacy);
         let pixels = inner * SIDE * SIDE;
         let norm = |channels| LayerNorm::new(channels, EPSILON, device);
@@ -241,6 +249,7 @@ impl Block {
             attn_out: Attention::new(outer, config.heads, device),
             norm_mlp: norm(outer),
             mlp: mlp(outer),
+            drop_path: config.regularisation.growing(&[DEPTH], 0, index),
         }
     }
 
@@ -248,8 +257,11 @@ impl Block {
     fn forward(&self, pixels: Tensor<4>, patches: Tensor<3>) -> (Tensor<4>, Tensor<3>) {
         let shape @ [batch, count, inside, channels] = pixels.dims();
         let x = pixels.reshape([batch * count, inside, channels]);
-        let x = self.attn_in.forward_residual(self.norm_in.forward(x.clone()), x);
-        let pixels = self.mlp_in.forward_residual(self.norm_mlp_in.forward(x.clone()), None, x).reshape(shape);
+        let y = self.norm_in.forward(x.clone());
+        let x = self.drop_path.residual(x, |x| self.attn_in.forward_residual(y, x));
+        let y = self.norm_mlp_in.forward(x.clone());
+        let x = self.drop_path.residual(x, |x| self.mlp_in.forward_residual(y, None, x));
+        let pixels = x.reshape(shape);
 
         let [class, others] = split_class_token(patches);
         let others = match &self.norm2_proj {
@@ -260,8 +272,10 @@ impl Block {
             None => self.proj.forward_residual(joined(self.norm1_proj.forward(pixels.clone())), None, others),
         };
         let x = Tensor::cat(vec![class, others], 1);
-        let x = self.attn_out.forward_residual(self.norm_out.forward(x.clone()), x);
-        let patches = self.mlp.forward_residual(self.norm_mlp.forward(x.clone()), None, x);
+        let y = self.norm_out.forward(x.clone());
+        let x = self.drop_path.residual(x, |x| self.attn_out.forward_residual(y, x));
+        let y = self.norm_mlp.forward(x.clone());
+        let patches = self.drop_path.residual(x, |x| self.mlp.forward_residual(y, None, x));
         (pixels, patches)
     }
 }
@@ -304,9 +318,9 @@ mod tests {
             "inner_pos" => (name.to_string(), vec![1, 4, 3]),
             _ => (name.to_string(), vec![1, 1 + 14 * 14, 384]),
         }));
-        convert(&Config { input_size: 64, ..SMALL }, &mut checkpoint);
+        convert(&Config { input_size: [64, 48], ..SMALL }, &mut checkpoint);
         assert!(checkpoint.names().eq(["blocks.0.mlp.fc1.bias", "blocks.0.norm1_proj.bias", "patch_pos", "pixel_pos"]));
-        assert_eq!(checkpoint.shape("patch_pos"), Some([1, 1 + 4 * 4, 384].as_slice()));
+        assert_eq!(checkpoint.shape("patch_pos"), Some([1, 1 + 4 * 3, 384].as_slice()));
         assert_eq!(checkpoint.shape("pixel_pos"), Some([1, 3, 2, 2].as_slice()));
         let read = |_: &str| Ok::<_, ()>((0..12).map(f64::from).collect());
         let transposed = vec![0.0, 3.0, 6.0, 9.0, 1.0, 4.0, 7.0, 10.0, 2.0, 5.0, 8.0, 11.0];

@@ -8,9 +8,10 @@ use burn::tensor::{Device, Tensor};
 
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::initialised;
 use crate::layers::{
-    Activation, Conv2d, LayerNorm, Linear, Mlp, Padding, Then, Windows, attention, image_to_tokens, mean_of_tokens,
-    self_attention, tokens_to_image,
+    Activation, Conv2d, Dropout, LayerNorm, Linear, Mlp, Padding, Regularisation, StochasticDepth, Then, Windows,
+    attention, image_to_tokens, mean_of_tokens, self_attention, tokens_to_image,
 };
 use crate::taps::Taps;
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub depths: [usize; 4],
     /// Whether every other block attends within windows.
     pub windows: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -40,6 +43,7 @@ const fn pcpvt(depths: [usize; 4]) -> Config {
         mlp_ratios: [8, 8, 4, 4],
         depths,
         windows: false,
+        regularisation: Regularisation::NONE,
         input_size: 224,
         num_classes: 1000,
     }
@@ -73,7 +77,7 @@ const EPSILON: f64 = 1e-6;
 /// Of the normalisations for which the authors took PyTorch's default.
 const USUAL_EPSILON: f64 = 1e-5;
 
-configuration!(Twins, InputRule::Any);
+configuration!(Twins, InputRule::Any; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -96,6 +100,8 @@ pub struct Twins {
     pos_block: Vec<Positions>,
     norm: LayerNorm,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl Twins {
@@ -111,35 +117,36 @@ impl Twins {
         let blocks = |stage: usize| {
             (0..config.depths[stage]).map(|position| Block::new(config, stage, position, device)).collect()
         };
-        Self {
+        let network = Self {
             patch_embeds: (0..4).map(patches).collect(),
             blocks: (0..4).map(blocks).collect(),
             pos_block: dims.map(|channels| Positions::new(channels, device)).into(),
             norm: LayerNorm::new(dims[3], EPSILON, device),
             head: Linear::new(dims[3], num_classes, device),
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| parameter.linear(0.02))
     }
 }
 
 impl Architecture for Twins {
     fn forward(&self, images: Tensor<4>, taps: &mut Taps) -> Outputs {
-        let mut last: Option<(Tensor<3>, [usize; 2])> = None;
+        let mut image = images;
         for (stage, patches) in self.patch_embeds.iter().enumerate() {
-            let before = last.map(|(tokens, grid)| tokens_to_image(tokens, grid));
-            let (mut tokens, grid) = patches.forward(before.unwrap_or_else(|| images.clone()));
-            tokens = taps.map(|| format!("patch_embeds.{stage}"), tokens);
+            let (tokens, grid) = patches.forward(image);
+            let mut tokens = taps.map(|| format!("patch_embeds.{stage}"), tokens);
             for (position, block) in self.blocks[stage].iter().enumerate() {
                 tokens = taps.map(|| format!("blocks.{stage}.{position}"), block.forward(tokens, grid));
                 if position == 0 {
                     tokens = taps.map(|| format!("pos_block.{stage}"), self.pos_block[stage].forward(tokens, grid));
                 }
             }
-            last = Some((tokens, grid));
+            // Stages are called so by timm's `feature_info`, though its modules are `blocks`.
+            image = taps.map_again(|| format!("block.{stage}"), tokens_to_image(tokens, grid));
         }
-        let (tokens, _) = last.expect("four stages");
-        let x = taps.map(|| "norm".into(), self.norm.forward(tokens));
+        let x = taps.map(|| "norm".into(), self.norm.forward(image_to_tokens(image)));
         let features = taps.map(|| "global_pool".into(), mean_of_tokens(x));
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -185,6 +192,8 @@ struct Block {
     attn: Attention,
     norm2: LayerNorm,
     mlp: Mlp,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 #[derive(Module, Debug)]
@@ -203,16 +212,23 @@ impl Block {
             Attention::Global(GlobalAttention::new(config, stage, device))
         };
         let hidden = channels * config.mlp_ratios[stage];
-        Self { norm1: norm(), attn, norm2: norm(), mlp: Mlp::new(channels, hidden, Activation::Gelu, device) }
+        Self {
+            norm1: norm(),
+            attn,
+            norm2: norm(),
+            mlp: Mlp::new(channels, hidden, Activation::Gelu, device),
+            drop_path: config.regularisation.growing(&config.depths, stage, position),
+        }
     }
 
     fn forward(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = match &self.attn {
+        let x = self.drop_path.residual(x, |x| match &self.attn {
             Attention::Local(attention) => attention.forward_residual(y, grid, x),
             Attention::Global(attention) => attention.forward_residual(y, grid, x),
-        };
-        self.mlp.forward_residual(self.norm2.forward(x.clone()), None, x)
+        });
+        let y = self.norm2.forward(x.clone());
+        self.drop_path.residual(x, |x| self.mlp.forward_residual(y, None, x))
     }
 }
 
@@ -235,7 +251,7 @@ impl LocalAttention {
     }
 
     fn forward_residual(&self, x: Tensor<3>, grid: [usize; 2], shortcut: Tensor<3>) -> Tensor<3> {
-        let windows = Windows::new(grid, WINDOW, 0);
+        let windows = Windows::new(grid, [WINDOW; 2], [0; 2]);
         let mixed = self_attention(self.qkv.forward(windows.partition(x)), self.heads);
         self.proj.forward_residual(windows.merge(mixed), None, shortcut)
     }

@@ -6,12 +6,11 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::Relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
 use crate::layers::{
-    Activation, BatchNorm2d, Conv2d, Linear, Padding, Then, global_average_pool, image_to_tokens, self_attention,
-    tokens_to_image,
+    Activation, BatchNorm2d, Conv2d, Dropout, Linear, Padding, Regularisation, StochasticDepth, Then,
+    global_average_pool, image_to_tokens, self_attention, tokens_to_image,
 };
 use crate::taps::Taps;
 
@@ -24,19 +23,28 @@ pub struct Config {
     pub embed_dim: usize,
     /// Attention heads.
     pub heads: usize,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
     pub num_classes: usize,
 }
 
-const SMALL: Config = Config { stem: 32, embed_dim: 384, heads: 6, input_size: 224, num_classes: 1000 };
+const SMALL: Config = Config {
+    stem: 32,
+    embed_dim: 384,
+    heads: 6,
+    regularisation: Regularisation::NONE,
+    input_size: 224,
+    num_classes: 1000,
+};
 
 /// The networks of this family.
 pub const VARIANTS: &[(&str, Config)] =
     &[("visformer_small", SMALL), ("visformer_tiny", Config { stem: 16, embed_dim: 192, heads: 3, ..SMALL })];
 
-configuration!(Visformer, InputRule::Multiple(32), convert);
+configuration!(Visformer, InputRule::Retrained(32); regularisation);
 
 /// Blocks in each stage.
 const DEPTHS: [usize; 3] = [7, 4, 4];
@@ -69,13 +77,6 @@ impl Config {
     }
 }
 
-/// Positions are resampled as those of other Transformers; timm has no rule for these.
-fn convert(config: &Config, checkpoint: &mut Checkpoint) {
-    for stage in 0..3 {
-        checkpoint.resample_position_planes(&format!("pos_embed{}", stage + 1), config.grid(stage));
-    }
-}
-
 /// A Visformer. See [`Config`].
 #[derive(Module, Debug)]
 pub struct Visformer {
@@ -92,6 +93,8 @@ pub struct Visformer {
     stage3: Vec<Block>,
     norm: BatchNorm2d,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl Visformer {
@@ -107,7 +110,8 @@ impl Visformer {
             let [rows, columns] = config.grid(stage);
             Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, config.channels(stage), rows, columns], device)
         };
-        let blocks = |stage: usize| (0..DEPTHS[stage]).map(|_| Block::new(config, stage, device)).collect();
+        let blocks =
+            |stage: usize| (0..DEPTHS[stage]).map(|position| Block::new(config, stage, position, device)).collect();
         Self {
             stem: (stem.build(device), BatchNorm2d::new(config.stem, device), Relu),
             patch_embed1: patches(0),
@@ -121,6 +125,7 @@ impl Visformer {
             stage3: blocks(2),
             norm: BatchNorm2d::new(last, device),
             head: Linear::new(last, num_classes, device),
+            dropout: config.regularisation.dropout(),
         }
     }
 }
@@ -136,14 +141,11 @@ impl Architecture for Visformer {
         ];
         for (index, (patches, positions, blocks)) in stages.into_iter().enumerate() {
             x = patches.forward(x) + positions.val();
-            for (position, block) in blocks.iter().enumerate() {
-                x = taps.map(|| format!("stage{}.{position}", index + 1), block.forward(x));
-            }
-            x = taps.map(|| format!("stage{}", index + 1), x);
+            x = taps.stage(|| format!("stage{}", index + 1), blocks, x, |block, x| block.forward(x));
         }
         let x = taps.map(|| "norm".into(), self.norm.forward(x, Activation::Identity));
         let features = taps.map(|| "global_pool".into(), global_average_pool(x));
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -172,10 +174,12 @@ struct Block {
     attn: Option<Attention>,
     norm2: BatchNorm2d,
     mlp: Mlp,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
-    fn new(config: &Config, stage: usize, device: &Device) -> Self {
+    fn new(config: &Config, stage: usize, position: usize, device: &Device) -> Self {
         let channels = config.channels(stage);
         let norm = || BatchNorm2d::new(channels, device);
         let convolves = stage == 0;
@@ -195,6 +199,7 @@ impl Block {
                 conv2: convolves.then(|| Conv2d::config(hidden, hidden, 3).groups(GROUPS).build(device)),
                 conv3: pointwise(hidden, channels),
             },
+            drop_path: config.regularisation.growing(&DEPTHS, stage, position),
         }
     }
 
@@ -202,11 +207,12 @@ impl Block {
         let x = match (&self.norm1, &self.attn) {
             (Some(norm), Some(attention)) => {
                 let y = norm.forward(x.clone(), Activation::Identity);
-                attention.forward_residual(y, x)
+                self.drop_path.residual(x, |x| attention.forward_residual(y, x))
             }
             _ => x,
         };
-        self.mlp.forward_residual(self.norm2.forward(x.clone(), Activation::Identity), x)
+        let y = self.norm2.forward(x.clone(), Activation::Identity);
+        self.drop_path.residual(x, |x| self.mlp.forward_residual(y, x))
     }
 }
 

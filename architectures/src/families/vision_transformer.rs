@@ -11,7 +11,11 @@ use super::resnetv2::{self, Stem, Trunk};
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
-use crate::layers::{Conv2d, LayerNorm, Linear, Padding, PatchEmbed, TransformerBlock, assert_size, image_to_tokens};
+use crate::initial::{Initial, Parameter, initialised};
+use crate::layers::{
+    Conv2d, Dropout, LayerNorm, Linear, Padding, PatchEmbed, Regularisation, TransformerBlock, assert_size,
+    image_to_tokens,
+};
 use crate::taps::Taps;
 
 /// Which Vision Transformer.
@@ -35,8 +39,10 @@ pub struct Config {
     pub embed_class: bool,
     /// Whether there is a distillation token with a head of its own.
     pub distilled: bool,
-    /// Pixels, both ways.
-    pub input_size: usize,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
+    /// Height and width in pixels.
+    pub input_size: [usize; 2],
     /// Classes of the published weights.
     pub num_classes: usize,
 }
@@ -51,7 +57,8 @@ const TINY: Config = Config {
     layer_scale: None,
     embed_class: true,
     distilled: false,
-    input_size: 224,
+    regularisation: Regularisation::NONE,
+    input_size: [224; 2],
     num_classes: 1000,
 };
 const SMALL: Config = Config { embed_dim: 384, heads: 6, ..TINY };
@@ -59,13 +66,13 @@ const MEDIUM: Config = Config { embed_dim: 512, heads: 8, ..TINY };
 const BASE: Config = Config { embed_dim: 768, heads: 12, ..TINY };
 const LARGE: Config = Config { embed_dim: 1024, depth: 24, heads: 16, ..TINY };
 /// For 28 × 28 images of ten classes.
-const DEMO: Config = Config { input_size: 28, num_classes: 10, ..TINY };
+const DEMO: Config = Config { input_size: [28; 2], num_classes: 10, ..TINY };
 
 const fn patch32(config: Config) -> Config {
     Config { patch_size: 32, ..config }
 }
 const fn at_384(config: Config) -> Config {
-    Config { input_size: 384, ..config }
+    Config { input_size: [384; 2], ..config }
 }
 const fn hybrid(resnet: &'static [usize], patch_size: usize, config: Config) -> Config {
     Config { resnet: Some(resnet), patch_size, ..config }
@@ -113,7 +120,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("vit_tiny_r_s16_p8_384", at_384(hybrid(&[], 8, TINY))),
 ];
 
-configuration!(VisionTransformer, |config| InputRule::Multiple(config.stride()), convert);
+configuration!(VisionTransformer, |config| InputRule::Multiple(config.stride()), convert; regularisation);
 
 impl Config {
     fn components(&self) -> Components {
@@ -139,9 +146,9 @@ impl Config {
         }
     }
 
-    /// Tokens of an image, both ways.
-    fn grid(&self) -> usize {
-        self.input_size / self.stride()
+    /// Rows and columns of an image's tokens.
+    fn grid(&self) -> [usize; 2] {
+        self.input_size.map(|side| side / self.stride())
     }
 
     /// Pixels from one token to the next.
@@ -153,13 +160,33 @@ impl Config {
 }
 
 /// Old files keep patches as rows of a matrix, a layer before the classifier that is unused, and (DeiT III) the scales of the
-/// branches elsewhere; the positions may be those of another image size.
+/// branches elsewhere; what stood for masked patches in the training (DINO) is left out, and so is all beside the network
+/// in files of I-JEPA and of OpenCLIP; the positions may be those of another image size, and the patches of another size.
 fn convert(config: &Config, checkpoint: &mut Checkpoint) {
+    const ENCODER: &str = "encoder.module.";
     let size = config.patch_size;
-    checkpoint.remove(|name| name.contains("pre_logits"));
+    if checkpoint.names().any(|name| name.starts_with(ENCODER)) {
+        checkpoint.keep_under(ENCODER);
+    } else if checkpoint.contains("visual.trunk.blocks.0.norm1.weight") {
+        checkpoint.take_from_open_clip("head");
+    }
+    checkpoint.remove(|name| name.contains("pre_logits") || name == "mask_token");
     checkpoint.rename(|name| name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"));
     checkpoint.reshape("patch_embed.proj.weight", &[config.embed_dim, 3, size, size]);
-    checkpoint.resample_positions("pos_embed", config.class_positions(), [config.grid(); 2]);
+    checkpoint.resample_patches("patch_embed.proj.weight", size);
+    checkpoint.resample_positions("pos_embed", config.class_positions(), config.grid());
+}
+
+/// As timm's `init_weights_vit_timm`: but for the patches, which PyTorch's default draws, and a ResNet before them.
+fn initial(parameter: &Parameter) -> Option<Initial> {
+    match parameter.key {
+        "cls_token" => Some(Initial::Normal(1e-6)),
+        key if key.starts_with("patch_embed.proj.") || key.starts_with("patch_embed.backbone.conv.") => {
+            parameter.pytorch()
+        }
+        key if key.starts_with("patch_embed.") => key.ends_with(".norm3.weight").then_some(Initial::Constant(0.0)),
+        _ => parameter.linear(0.02),
+    }
 }
 
 /// A Vision Transformer. See [`Config`].
@@ -174,6 +201,8 @@ pub struct VisionTransformer {
     head: Linear,
     head_dist: Option<Linear>,
     embed_class: bool,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl VisionTransformer {
@@ -184,18 +213,23 @@ impl VisionTransformer {
         let drawn = |tokens: usize| Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, tokens, channels], device);
         let head = || Linear::new(channels, num_classes, device);
         let hidden = channels * config.mlp_ratio;
-        let block = || TransformerBlock::new(channels, config.heads, hidden, config.layer_scale, device);
-        Self {
+        let block = |index| {
+            let block = TransformerBlock::new(channels, config.heads, hidden, config.layer_scale, device);
+            block.stochastic(config.regularisation.growing(&[config.depth], 0, index))
+        };
+        let network = Self {
             cls_token: drawn(1),
             dist_token: config.distilled.then(|| drawn(1)),
-            pos_embed: drawn(config.class_positions() + config.grid().pow(2)),
+            pos_embed: drawn(config.class_positions() + config.grid().iter().product::<usize>()),
             patch_embed,
-            blocks: (0..config.depth).map(|_| block()).collect(),
+            blocks: (0..config.depth).map(block).collect(),
             norm: LayerNorm::new(channels, 1e-6, device),
             head: head(),
             head_dist: config.distilled.then(head),
             embed_class: config.embed_class,
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, initial)
     }
 
     /// As [`Architecture::forward`], with the outputs of the class token's head and, if the network is distilled, those of the
@@ -203,14 +237,11 @@ impl VisionTransformer {
     pub fn forward_heads(&self, images: Tensor<4>, taps: &mut Taps) -> (Outputs, Option<Outputs>) {
         let x = self.patch_embed.forward(images, taps);
         let x = taps.map(|| "patch_embed".into(), x);
-        let mut x = self.embed(x);
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = taps.map(|| format!("blocks.{index}"), block.forward(x));
-        }
+        let x = taps.stage(|| "blocks".into(), &self.blocks, self.embed(x), |block, x| block.forward(x));
         let x = taps.map(|| "norm".into(), self.norm.forward(x));
         let outputs = |token: usize, head: &Linear| {
             let features = x.clone().narrow(1, token, 1).squeeze_dim(1);
-            Outputs { logits: head.forward(features.clone()), features }
+            Outputs { logits: head.forward(self.dropout.forward(features.clone())), features }
         };
         (outputs(0, &self.head), self.head_dist.as_ref().map(|head| outputs(1, head)))
     }
@@ -271,7 +302,7 @@ impl Embedding {
 struct HybridEmbed {
     backbone: Backbone,
     proj: Conv2d,
-    image_size: usize,
+    image_size: [usize; 2],
 }
 
 #[derive(Module, Debug)]
@@ -329,6 +360,39 @@ mod tests {
         assert_eq!(checkpoint.shape("pos_embed"), Some([1, 2 + 24 * 24, 192].as_slice()));
     }
 
+    /// What timm's `checkpoint_filter_fn` makes of files with more than the network, or of other patches.
+    #[test]
+    fn the_network_is_taken_out_of_what_is_around_it() {
+        let converted = |shapes: &[(&str, &[usize])]| {
+            let shapes = shapes.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec()));
+            let mut checkpoint = Checkpoint::new(shapes);
+            convert(&TINY, &mut checkpoint);
+            let line = |name: &str| format!("{name} {:?}", checkpoint.shape(name).expect("a tensor"));
+            checkpoint.names().map(line).collect::<Vec<_>>()
+        };
+        let kept = ["blocks.0.norm1.weight [192]", "pos_embed [1, 197, 192]"];
+        let dino: &[(&str, &[usize])] =
+            &[("mask_token", &[1, 192]), ("pos_embed", &[1, 197, 192]), ("blocks.0.norm1.weight", &[192])];
+        assert_eq!(converted(dino), kept);
+        let ijepa: &[(&str, &[usize])] = &[
+            ("encoder.module.pos_embed", &[1, 197, 192]),
+            ("encoder.module.blocks.0.norm1.weight", &[192]),
+            ("predictor.module.predictor_norm.bias", &[2]),
+        ];
+        assert_eq!(converted(ijepa), kept);
+        let open_clip: &[(&str, &[usize])] = &[
+            ("visual.trunk.pos_embed", &[1, 257, 192]),
+            ("visual.trunk.blocks.0.norm1.weight", &[192]),
+            ("visual.head.proj.weight", &[512, 192]),
+            ("text.ln_final.bias", &[1]),
+            ("logit_scale", &[1]),
+        ];
+        assert_eq!(converted(open_clip), [kept[0], "head.bias [512]", "head.weight [512, 192]", kept[1]]);
+        let other_patches: &[(&str, &[usize])] =
+            &[("patch_embed.proj.weight", &[192, 3, 32, 32]), ("pos_embed", &[1, 50, 192])];
+        assert_eq!(converted(other_patches), ["patch_embed.proj.weight [192, 3, 16, 16]", kept[1]]);
+    }
+
     #[test]
     fn a_distilled_network_answers_with_the_mean_of_its_heads() {
         let device = Device::flex();
@@ -346,7 +410,7 @@ mod tests {
 
     #[test]
     fn old_layouts_are_converted_as_by_timm() {
-        let config = Config { embed_dim: 8, depth: 1, heads: 2, input_size: 48, ..deit3(TINY) };
+        let config = Config { embed_dim: 8, depth: 1, heads: 2, input_size: [48; 2], ..deit3(TINY) };
         // What timm's checkpoint_filter_fn (with adapt_layer_scale) changes, before and after it.
         let before: [(&str, &[usize]); 6] = [
             ("blocks.0.gamma_1", &[8]),

@@ -148,9 +148,7 @@ impl Architecture for VovNet {
             if index > 0 {
                 x = max_pool_ceil(x, 3, 2);
             }
-            for (position, block) in stage.blocks.iter().enumerate() {
-                x = taps.map(|| format!("stages.{index}.blocks.{position}"), block.forward(x));
-            }
+            x = taps.stage(|| format!("stages.{index}.blocks"), &stage.blocks, x, |block, x| block.forward(x));
             x = taps.map(|| format!("stages.{index}"), x);
         }
         let features = taps.map(|| "head.global_pool".into(), global_average_pool(x));

@@ -11,9 +11,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::checkpoint::Checkpoint;
 use crate::components::Components;
 use crate::family::{Architecture, InputRule, Outputs, configuration};
+use crate::initial::initialised;
 use crate::layers::{
-    Activation, BatchNorm2d, ClassAttention, Conv2d, CrossCovarianceAttention, LayerNorm, Linear, Mlp, Named, Then,
-    add, image_to_tokens, prepend_class_token, scale_and_shift, split_class_token, tokens_to_image,
+    Activation, BatchNorm2d, ClassAttention, Conv2d, CrossCovarianceAttention, Dropout, LayerNorm, Linear, Mlp, Named,
+    Regularisation, StochasticDepth, Then, add, image_to_tokens, prepend_class_token, scale_and_shift,
+    split_class_token, tokens_to_image,
 };
 use crate::taps::Taps;
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub layer_scale: f64,
     /// Whether the second normalisation of a block with the class token is for all tokens, else for the class token alone.
     pub norm_patches: bool,
+    /// What is left out in training.
+    pub regularisation: Regularisation,
     /// Pixels, both ways.
     pub input_size: usize,
     /// Classes of the published weights.
@@ -50,6 +54,7 @@ const TINY_12: Config = Config {
     heads: 4,
     layer_scale: 1.0,
     norm_patches: true,
+    regularisation: Regularisation::NONE,
     input_size: 224,
     num_classes: 1000,
 };
@@ -99,7 +104,7 @@ pub const VARIANTS: &[(&str, Config)] = &[
     ("xcit_tiny_24_p8_384", at_384(p8(TINY_24))),
 ];
 
-configuration!(Xcit, |config| InputRule::Multiple(config.patch_size), convert);
+configuration!(Xcit, InputRule::Any, convert; regularisation);
 
 impl Config {
     /// Strided convolutions of the stem, each of which halves the image.
@@ -141,13 +146,15 @@ pub struct Xcit {
     cls_attn_blocks: Vec<ClassBlock>,
     norm: LayerNorm,
     head: Linear,
+    #[module(skip)]
+    dropout: Dropout,
 }
 
 impl Xcit {
     /// Builds the network with `num_classes` outputs.
     pub fn new(config: &Config, num_classes: usize, device: &Device) -> Self {
         let channels = config.embed_dim;
-        Self {
+        let network = Self {
             patch_embed: Stem::new(config, device),
             cls_token: Initializer::Normal { mean: 0.0, std: 0.02 }.init([1, 1, channels], device),
             pos_embed: FourierPositions::new(channels, device),
@@ -155,7 +162,9 @@ impl Xcit {
             cls_attn_blocks: (0..CLASS_BLOCKS).map(|_| ClassBlock::new(config, device)).collect(),
             norm: LayerNorm::new(channels, EPSILON, device),
             head: Linear::new(channels, num_classes, device),
-        }
+            dropout: config.regularisation.dropout(),
+        };
+        initialised(network, |parameter| parameter.linear(0.02).or_else(|| parameter.pytorch()))
     }
 }
 
@@ -164,17 +173,13 @@ impl Architecture for Xcit {
         let x = taps.map(|| "patch_embed.proj".into(), self.patch_embed.forward(images));
         let [_, _, height, width] = x.dims();
         let size = [height, width];
-        let mut x = image_to_tokens(x) + self.pos_embed.forward(size);
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = taps.map(|| format!("blocks.{index}"), block.forward(x, size));
-        }
-        x = prepend_class_token(self.cls_token.val(), x);
-        for (index, block) in self.cls_attn_blocks.iter().enumerate() {
-            x = taps.map(|| format!("cls_attn_blocks.{index}"), block.forward(x));
-        }
+        let x = image_to_tokens(x) + self.pos_embed.forward(size);
+        let x = taps.stage(|| "blocks".into(), &self.blocks, x, |block, x| block.forward(x, size));
+        let x = prepend_class_token(self.cls_token.val(), x);
+        let x = taps.stage(|| "cls_attn_blocks".into(), &self.cls_attn_blocks, x, |block, x| block.forward(x));
         let x = taps.map(|| "norm".into(), self.norm.forward(x));
         let features = x.narrow(1, 0, 1).squeeze_dim(1);
-        Outputs { logits: self.head.forward(features.clone()), features }
+        Outputs { logits: self.head.forward(self.dropout.forward(features.clone())), features }
     }
 }
 
@@ -261,6 +266,8 @@ struct Block {
     norm2: LayerNorm,
     mlp: Mlp,
     gamma2: Param<Tensor<1>>,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl Block {
@@ -278,16 +285,17 @@ impl Block {
             norm2: norm(),
             mlp: Mlp::new(channels, 4 * channels, Activation::Gelu, device),
             gamma2: scale(),
+            drop_path: config.regularisation.constant(),
         }
     }
 
     fn forward(&self, x: Tensor<3>, size: [usize; 2]) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = self.attn.forward_residual(y, &self.gamma1, x);
-        let y = self.norm3.forward(x.clone());
-        let x = add(x, self.local_mp.forward(y, size, &self.gamma3), Activation::Identity);
+        let x = self.drop_path.residual(x, |x| self.attn.forward_residual(y, &self.gamma1, x));
+        let y = self.local_mp.forward(self.norm3.forward(x.clone()), size, &self.gamma3);
+        let x = self.drop_path.residual(x, |x| add(y, x, Activation::Identity));
         let y = self.norm2.forward(x.clone());
-        self.mlp.forward_residual(y, Some(&self.gamma2), x)
+        self.drop_path.residual(x, |x| self.mlp.forward_residual(y, Some(&self.gamma2), x))
     }
 }
 

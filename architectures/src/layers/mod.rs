@@ -35,6 +35,7 @@ mod norm;
 mod patch_embed;
 mod pointwise;
 mod pool;
+mod regularisation;
 mod resize;
 mod scale;
 mod squeeze_excite;
@@ -80,6 +81,7 @@ pub use pool::{
     average_pool, average_pool_3x3, average_pool_floor, average_pool_inside, average_pool_less_middle, blur_pool, gate,
     global_average_pool, max_pool, max_pool_ceil,
 };
+pub use regularisation::{Dropout, Regularisation, StochasticDepth, stochastic};
 pub use resize::resize;
 pub use scale::{Affine, LayerScale};
 pub use squeeze_excite::{EffectiveSqueezeExcite, SqueezeExcite, gated};

@@ -12,18 +12,18 @@ use super::{LayerNorm, Then, macs, transposed};
 pub struct PatchEmbed {
     proj: Projection,
     norm: Option<LayerNorm>,
-    image_size: usize,
+    image_size: [usize; 2],
     patch_size: usize,
     #[module(skip)]
     cache: Cache,
 }
 
-/// Panics unless the images are squares of `side` pixels, the size that a network was made for.
-pub fn assert_size(images: &Tensor<4>, side: usize) {
+/// Panics unless the images have the height and width that a network was made for.
+pub fn assert_size(images: &Tensor<4>, [rows, columns]: [usize; 2]) {
     let [.., height, width] = images.dims();
     assert!(
-        [height, width] == [side; 2],
-        "images of {height} × {width} pixels given to a network for {side} × {side}: resize them",
+        [height, width] == [rows, columns],
+        "images of {height} × {width} pixels given to a network for {rows} × {columns}: resize them",
     );
 }
 
@@ -37,9 +37,9 @@ struct Projection {
 }
 
 impl PatchEmbed {
-    /// For square images and patches, sizes in pixels, the patch's a divisor of the image's. Weights are drawn from the
-    /// normal distribution that keeps the variance, biases are zero.
-    pub fn new(image_size: usize, patch_size: usize, channels: usize, device: &Device) -> Self {
+    /// For images of a height and width in pixels, which are multiples of the side of a square patch. Weights are drawn from
+    /// the normal distribution that keeps the variance, biases are zero.
+    pub fn new(image_size: [usize; 2], patch_size: usize, channels: usize, device: &Device) -> Self {
         let inputs = 3 * patch_size * patch_size;
         let variance_keeping = Initializer::Normal { mean: 0.0, std: (inputs as f64).powf(-0.5) };
         Self {
@@ -62,7 +62,7 @@ impl PatchEmbed {
 
     /// How many tokens an image becomes.
     pub fn tokens(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2)
+        self.image_size.iter().map(|side| side / self.patch_size).product()
     }
 
     /// `[batch, 3, height, width]` → `[batch, token, channel]`, row by row.
@@ -107,20 +107,21 @@ mod tests {
     #[test]
     fn patches_come_row_by_row() {
         let device = Device::flex();
-        let mut embed = PatchEmbed::new(4, 2, 1, &device);
-        assert_eq!(embed.tokens(), 4);
+        let mut embed = PatchEmbed::new([4, 6], 2, 1, &device);
+        assert_eq!(embed.tokens(), 6);
         embed.proj.weight = Initializer::Ones.init([1, 3, 2, 2], &device);
-        let rows = [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0], [3.0, 3.0, 4.0, 4.0]];
+        let [first, second] = [[1.0, 1.0, 2.0, 2.0, 3.0, 3.0], [4.0, 4.0, 5.0, 5.0, 6.0, 6.0]];
+        let rows = [first, first, second, second];
         let images = Tensor::<4>::from_data([[rows; 3]], &device);
         let tokens = embed.forward(images).into_data();
-        assert_eq!(tokens.try_into_vec::<f32>().unwrap(), [12.0, 24.0, 36.0, 48.0]);
+        assert_eq!(tokens.try_into_vec::<f32>().unwrap(), [12.0, 24.0, 36.0, 48.0, 60.0, 72.0]);
     }
 
     #[test]
     #[should_panic(expected = "resize them")]
     fn another_size_is_refused() {
         let device = Device::flex();
-        let embed = PatchEmbed::new(4, 2, 1, &device);
+        let embed = PatchEmbed::new([4, 4], 2, 1, &device);
         embed.forward(Tensor::zeros([1, 3, 5, 4], &device));
     }
 }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::{Activation, Attention, LayerNorm, LayerScale, Mlp};
+use super::{Activation, Attention, LayerNorm, LayerScale, Mlp, StochasticDepth};
 
 /// Attention between the tokens, then a perceptron on each, both residual and normalised at their beginning.
 #[derive(Module, Debug)]
@@ -14,6 +14,8 @@ pub struct TransformerBlock {
     norm2: LayerNorm,
     mlp: Mlp,
     ls2: Option<LayerScale>,
+    #[module(skip)]
+    drop_path: StochasticDepth,
 }
 
 impl TransformerBlock {
@@ -29,14 +31,20 @@ impl TransformerBlock {
             norm2: norm(),
             mlp: Mlp::new(channels, hidden, Activation::Gelu, device),
             ls2: scale(),
+            drop_path: StochasticDepth::NONE,
         }
+    }
+
+    /// With branches that are left out at random in training.
+    pub fn stochastic(self, drop_path: StochasticDepth) -> Self {
+        Self { drop_path, ..self }
     }
 
     /// `[batch, token, channel]`; the shape stays.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = self.norm1.forward(x.clone());
-        let x = self.attn.forward_residual(y, LayerScale::gamma(&self.ls1), x);
+        let x = self.drop_path.residual(x, |x| self.attn.forward_residual(y, LayerScale::gamma(&self.ls1), x));
         let y = self.norm2.forward(x.clone());
-        self.mlp.forward_residual(y, LayerScale::gamma(&self.ls2), x)
+        self.drop_path.residual(x, |x| self.mlp.forward_residual(y, LayerScale::gamma(&self.ls2), x))
     }
 }

@@ -8,12 +8,12 @@ use netkin_kernels::{GatherRows, RowOrder};
 
 use super::{Linear, biased_self_attention};
 
-/// Square windows over a grid of tokens, side by side, and the way into them and back. Where the grid is no multiple of the
-/// window, zeros are appended below and to the right.
+/// Windows over a grid of tokens, side by side, and the way into them and back. Where the grid is no multiple of the window,
+/// zeros are appended below and to the right.
 #[derive(Debug, Clone)]
 pub struct Windows {
-    /// The side of a window in tokens.
-    pub side: usize,
+    /// Rows and columns of a window, in tokens.
+    pub size: [usize; 2],
     /// How many there are.
     pub count: usize,
     into: Arc<RowOrder>,
@@ -22,28 +22,30 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Over a grid of `[rows, columns]`, which is rolled by `shift` to the left and upwards first.
-    pub fn new([rows, columns]: [usize; 2], side: usize, shift: usize) -> Self {
-        let padded = [rows, columns].map(|size| size.next_multiple_of(side));
-        let [across, down] = [padded[1] / side, padded[0] / side];
+    /// Over a grid of `[rows, columns]`, which is rolled by `shift` upwards and to the left first. The size of a window and the
+    /// shift are rows and columns too.
+    pub fn new([rows, columns]: [usize; 2], size: [usize; 2], shift: [usize; 2]) -> Self {
+        let [height, width] = size;
+        let padded = [rows.next_multiple_of(height), columns.next_multiple_of(width)];
+        let [down, across] = [padded[0] / height, padded[1] / width];
         let mut sources = Vec::with_capacity(padded[0] * padded[1]);
         for (window, inside) in
-            (0..across * down).flat_map(|window| (0..side * side).map(move |inside| (window, inside)))
+            (0..across * down).flat_map(|window| (0..height * width).map(move |inside| (window, inside)))
         {
-            let row = window / across * side + inside / side;
-            let column = window % across * side + inside % side;
+            let row = window / across * height + inside / width;
+            let column = window % across * width + inside % width;
             let within = row < rows && column < columns;
-            sources.push(within.then(|| (row + shift) % rows * columns + (column + shift) % columns));
+            sources.push(within.then(|| (row + shift[0]) % rows * columns + (column + shift[1]) % columns));
         }
         let into = RowOrder::new(rows * columns, sources);
         let back = Arc::new(into.inverse());
-        let mask = (shift > 0).then(|| mask(padded, side, shift));
-        Self { side, count: across * down, into: Arc::new(into), back, mask }
+        let mask = (shift != [0; 2]).then(|| mask(padded, size, shift));
+        Self { size, count: across * down, into: Arc::new(into), back, mask }
     }
 
     /// Tokens of a window.
     pub fn tokens(&self) -> usize {
-        self.side * self.side
+        self.size[0] * self.size[1]
     }
 
     /// `[batch, row · column, channel]` → `[batch · window, token, channel]`.
@@ -59,15 +61,15 @@ impl Windows {
     }
 
     /// The bias of scores within windows, `[1 or window, head, query, key]`, from one for each relative position of query and
-    /// key, `[(2 · side − 1)², head]`. It hides from each other what is neighbours by the rolling only.
+    /// key, `[(2 · rows − 1) · (2 · columns − 1), head]`. It hides from each other what is neighbours by the rolling only.
     pub fn bias(&self, table: Tensor<2>) -> Tensor<4> {
-        let ([_, heads], side, tokens) = (table.dims(), self.side, self.tokens());
+        let ([_, heads], [height, width], tokens) = (table.dims(), self.size, self.tokens());
         let (device, dtype) = (table.device().without_autodiff(), table.dtype());
-        let distance = |query: usize, key: usize| query + side - 1 - key;
         let position = |pair: usize| {
             let (query, key) = (pair / tokens, pair % tokens);
-            let (down, across) = (distance(query / side, key / side), distance(query % side, key % side));
-            (down * (2 * side - 1) + across) as i64
+            let down = query / width + height - 1 - key / width;
+            let across = query % width + width - 1 - key % width;
+            (down * (2 * width - 1) + across) as i64
         };
         let positions: Vec<i64> = (0..tokens * tokens).map(position).collect();
         let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [tokens * tokens]), &device);
@@ -83,19 +85,21 @@ impl Windows {
 }
 
 /// −100 where two tokens of a window are neighbours by the rolling only, else 0: `[window, token, token]`.
-fn mask([rows, columns]: [usize; 2], side: usize, shift: usize) -> Arc<[f32]> {
-    let band = |place: usize, size: usize| usize::from(place >= size - side) + usize::from(place >= size - shift);
-    let across = columns / side;
+fn mask([rows, columns]: [usize; 2], [height, width]: [usize; 2], shift: [usize; 2]) -> Arc<[f32]> {
+    let band = |place: usize, end: usize, side: usize, shift: usize| {
+        usize::from(place >= end - side) + usize::from(place >= end - shift)
+    };
+    let across = columns / width;
     let region = |window: usize, token: usize| {
-        let (row, column) = (window / across * side + token / side, window % across * side + token % side);
-        3 * band(row, rows) + band(column, columns)
+        let (row, column) = (window / across * height + token / width, window % across * width + token % width);
+        3 * band(row, rows, height, shift[0]) + band(column, columns, width, shift[1])
     };
     let of_window = |window: usize| {
-        let regions: Vec<usize> = (0..side * side).map(|token| region(window, token)).collect();
+        let regions: Vec<usize> = (0..height * width).map(|token| region(window, token)).collect();
         let hidden = |pair: usize| regions[pair / regions.len()] != regions[pair % regions.len()];
         (0..regions.len() * regions.len()).map(|pair| if hidden(pair) { -100.0 } else { 0.0 }).collect::<Vec<f32>>()
     };
-    (0..rows / side * across).flat_map(of_window).collect()
+    (0..rows / height * across).flat_map(of_window).collect()
 }
 
 /// `[batch, row, channel]` in another order of the rows; rows without a source are zero.
@@ -114,7 +118,7 @@ pub fn gather_rows(x: Tensor<3>, order: &Arc<RowOrder>) -> Tensor<3> {
 /// Multi-head self-attention within windows, with a learnt bias for each relative position (Liu et al. 2021, Swin).
 #[derive(Module, Debug)]
 pub struct WindowAttention {
-    /// `[(2 · side − 1)², head]`.
+    /// `[(2 · rows − 1) · (2 · columns − 1), head]` of a window.
     relative_position_bias_table: Param<Tensor<2>>,
     qkv: Linear,
     proj: Linear,
@@ -126,10 +130,10 @@ pub struct WindowAttention {
 impl WindowAttention {
     /// `heads` must divide `channels`.
     pub fn new(channels: usize, heads: usize, windows: Windows, device: &Device) -> Self {
-        let span = 2 * windows.side - 1;
+        let [down, across] = windows.size.map(|side| 2 * side - 1);
         Self {
             relative_position_bias_table: Initializer::Normal { mean: 0.0, std: 0.02 }
-                .init([span * span, heads], device),
+                .init([down * across, heads], device),
             qkv: Linear::new(channels, 3 * channels, device),
             proj: Linear::new(channels, channels, device),
             heads,
@@ -153,14 +157,20 @@ mod tests {
     #[test]
     fn windows_come_back() {
         let device = Device::flex();
-        for (grid, side, shift) in [([4, 4], 2, 0), ([4, 4], 2, 1), ([3, 5], 2, 1), ([7, 7], 7, 0)] {
-            let windows = Windows::new(grid, side, shift);
+        for (grid, size, shift) in [
+            ([4, 4], [2, 2], [0, 0]),
+            ([4, 4], [2, 2], [1, 1]),
+            ([3, 5], [2, 2], [1, 1]),
+            ([7, 7], [7, 7], [0, 0]),
+            ([5, 3], [2, 3], [1, 0]),
+        ] {
+            let windows = Windows::new(grid, size, shift);
             let tokens = grid[0] * grid[1];
             let x = Tensor::<1, Int>::arange(0..2 * tokens as i64 * 3, &device).float().reshape([2, tokens, 3]);
             let inside = windows.partition(x.clone());
-            assert_eq!(inside.dims(), [2 * windows.count, side * side, 3]);
+            assert_eq!(inside.dims(), [2 * windows.count, size[0] * size[1], 3]);
             let difference = (windows.merge(inside) - x).abs().max().into_scalar::<f32>();
-            assert_eq!(difference, 0.0, "{grid:?} {side} {shift}");
+            assert_eq!(difference, 0.0, "{grid:?} {size:?} {shift:?}");
         }
     }
 
@@ -169,10 +179,23 @@ mod tests {
         let device = Device::flex();
         let x = Tensor::<1, Int>::arange(0..16, &device).float().reshape([1, 16, 1]);
         let first = |shift| {
-            let windows = Windows::new([4, 4], 2, shift);
+            let windows = Windows::new([4, 4], [2, 2], shift);
             windows.partition(x.clone()).narrow(0, 0, 1).into_data().try_into_vec::<f32>().unwrap()
         };
-        assert_eq!(first(0), [0.0, 1.0, 4.0, 5.0]);
-        assert_eq!(first(1), [5.0, 6.0, 9.0, 10.0]);
+        assert_eq!(first([0, 0]), [0.0, 1.0, 4.0, 5.0]);
+        assert_eq!(first([1, 1]), [5.0, 6.0, 9.0, 10.0]);
+        assert_eq!(first([1, 0]), [4.0, 5.0, 8.0, 9.0]);
+    }
+
+    #[test]
+    fn a_bias_is_that_of_the_distance_in_rows_and_columns() {
+        let device = Device::flex();
+        // Two rows and one column: three distances down, one across. The grid is rolled by a row, so that in the last window
+        // the first row is a neighbour of the last.
+        let windows = Windows::new([4, 1], [2, 1], [1, 0]);
+        let bias = windows.bias(Tensor::<2>::from_data([[1.0], [2.0], [3.0]], &device));
+        assert_eq!(bias.dims(), [2, 1, 2, 2]);
+        let values = bias.into_data().try_into_vec::<f32>().unwrap();
+        assert_eq!(values, [2.0, 1.0, 3.0, 2.0, 2.0, -99.0, -97.0, 2.0]);
     }
 }
