@@ -10,15 +10,21 @@
 //! It is read as people's tools write it: separated by commas, semicolons or tabs, in UTF-8 or UTF-16, with any line ends.
 //! A label is a whole number (also as `9.0`), an ImageNet id, or the name of a class folder.
 //!
+//! A file in place of a folder is a [`Stack`] of images, with labels in it or in another file.
+//!
 //! Nothing is decoded here: a corrupt image is found by the loader, which can skip it.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::decode::MAX_FILE;
+use super::decode::{MAX_FILE, decode, decode_file};
+use super::stack::{Labels, Stack, StackError, StackedImage};
+use super::{DecodeError, RgbImage};
 use crate::files::read_regular;
 
 /// What counts as an image in a folder of class folders, in any case of letters. Those at the end cannot be decoded: they
@@ -37,12 +43,56 @@ static IMAGENET_WNIDS: &str = include_str!("imagenet_wnids.txt");
 /// One image of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The path below the data set's folder, with `/` between its parts: the same wherever the folder lies.
+    /// The path below the data set's folder, with `/` between its parts: the same wherever the folder lies. Of an image in a stack
+    /// its position.
     pub id: String,
     /// Where the file is.
     pub path: PathBuf,
     /// The class, from 0.
     pub label: usize,
+    /// The image in the file, where that holds a stack of them; otherwise the file is the image.
+    pub stacked: Option<StackedImage>,
+}
+
+impl Sample {
+    /// The image; of a stack's numbers the nearest 8-bit levels.
+    ///
+    /// # Errors
+    /// [`DecodeError`], which names the file.
+    pub fn decode(&self) -> Result<RgbImage, DecodeError> {
+        match &self.stacked {
+            None => decode_file(&self.path),
+            Some(image) => image.image().map_err(|error| self.unread(error)),
+        }
+    }
+
+    /// What its content is known by: the bytes of its file, or of an image of a stack its height, its width and its levels.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub(crate) fn content(&self) -> io::Result<Vec<u8>> {
+        let Some(image) = &self.stacked else { return read_regular(&self.path, MAX_FILE) };
+        let image = image.image().map_err(io::Error::other)?;
+        let sides = [image.height(), image.width()].map(|side| (side as u32).to_le_bytes());
+        Ok([&sides.concat()[..], image.data()].concat())
+    }
+
+    /// The image of what [`Self::content`] gave.
+    ///
+    /// # Errors
+    /// [`DecodeError`], which names the file.
+    pub(crate) fn decode_content(&self, content: &[u8]) -> Result<RgbImage, DecodeError> {
+        let Some(image) = &self.stacked else { return decode(content, &self.path.display().to_string()) };
+        let [height, width] = image.stack().size();
+        match content.get(8..) {
+            Some(levels) if levels.len() == 3 * height * width => Ok(RgbImage::new(width, height, levels.to_vec())),
+            _ => Err(self.unread(io::Error::other("it is another file than before"))),
+        }
+    }
+
+    fn unread(&self, error: impl std::error::Error + Send + Sync + 'static) -> DecodeError {
+        DecodeError::Read { name: format!("{} of {}", self.id, self.path.display()), source: io::Error::other(error) }
+    }
 }
 
 /// A list of labelled images.
@@ -66,7 +116,7 @@ pub struct Dataset {
 
 /// How labels were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Labelling {
+pub(crate) enum Labelling {
     /// Somebody wrote numbers down.
     Numbers,
     /// From ImageNet's ids.
@@ -78,6 +128,9 @@ enum Labelling {
 /// Why a data set cannot be used.
 #[derive(Debug, Error)]
 pub enum DatasetError {
+    /// A file gives no images, or no labels for them.
+    #[error(transparent)]
+    Stack(#[from] StackError),
     /// There is nothing, or a file, at the path.
     #[error("The data folder `{}` does not exist, or is not a folder; check the path.", folder.display())]
     NoFolder {
@@ -185,12 +238,14 @@ fn at_line(line: &Option<u64>) -> String {
 }
 
 impl Dataset {
-    /// Lists `folder`: with `labels` that file says what is in it, without it the class folders do.
+    /// Lists `folder`: with `labels` that file says what is in it, without it the class folders do. In place of a folder it may be a
+    /// file of images.
     ///
     /// # Errors
     /// [`DatasetError`].
     pub fn open(folder: &Path, labels: Option<&Path>) -> Result<Self, DatasetError> {
         match labels {
+            _ if folder.is_file() => Self::from_stack(folder, labels),
             Some(labels) => Self::from_labels(folder, labels),
             None => Self::from_class_folders(folder),
         }
@@ -231,9 +286,9 @@ impl Dataset {
         };
         let mut classes: Vec<_> = labels.into_iter().zip(classes.into_iter().map(|(_, images)| images)).collect();
         classes.sort_by_key(|(label, _)| *label);
-        let samples = classes
-            .into_iter()
-            .flat_map(|(label, images)| images.into_iter().map(move |(id, path)| Sample { id, path, label }));
+        let samples = classes.into_iter().flat_map(|(label, images)| {
+            images.into_iter().map(move |(id, path)| Sample { id, path, label, stacked: None })
+        });
         let samples = samples.collect();
         Ok(Self {
             samples,
@@ -285,7 +340,12 @@ impl Dataset {
         }
         let (labelling, numbers) = labels_of_rows(folder, labels, &rows)?;
         let lines = rows.iter().map(|row| row.line).collect();
-        let samples = rows.into_iter().zip(numbers).map(|(Row { id, path, .. }, label)| Sample { id, path, label });
+        let samples = rows.into_iter().zip(numbers).map(|(Row { id, path, .. }, label)| Sample {
+            id,
+            path,
+            label,
+            stacked: None,
+        });
         Ok(Self {
             samples: samples.collect(),
             class_names: None,
@@ -297,7 +357,36 @@ impl Dataset {
         })
     }
 
-    /// The data set's folder.
+    /// Lists the images that a file holds one behind the other, with the labels that are in it or, if that is given, in the file `labels`.
+    ///
+    /// # Errors
+    /// [`DatasetError::Stack`].
+    pub fn from_stack(file: &Path, labels: Option<&Path>) -> Result<Self, DatasetError> {
+        let stack = Arc::new(Stack::open(file)?);
+        let Labels { labels: numbers, lines } = stack.labels(labels)?;
+        let sample = |(index, label)| Sample {
+            id: format!("{index:06}"),
+            path: file.to_owned(),
+            label,
+            stacked: Some(StackedImage::new(stack.clone(), index)),
+        };
+        Ok(Self {
+            samples: numbers.into_iter().enumerate().map(sample).collect(),
+            class_names: None,
+            labelling: Labelling::Numbers,
+            is_shifted: false,
+            doubts: Vec::new(),
+            folder: file.to_owned(),
+            labels_file: labels.map(Path::to_owned).zip(lines),
+        })
+    }
+
+    /// The stack that the images are of, if they are not files of their own.
+    pub fn stack(&self) -> Option<&Arc<Stack>> {
+        self.samples.first()?.stacked.as_ref().map(StackedImage::stack)
+    }
+
+    /// The data set's folder, or its file.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -374,8 +463,7 @@ impl Dataset {
     /// [`DatasetError::Read`] with the first file that cannot be read.
     pub fn fingerprint(&self) -> Result<String, DatasetError> {
         let hash = |sample: &Sample| {
-            let bytes = read_regular(&sample.path, MAX_FILE)
-                .map_err(|source| DatasetError::Read { path: sample.path.clone(), source })?;
+            let bytes = sample.content().map_err(|source| DatasetError::Read { path: sample.path.clone(), source })?;
             Ok(blake3::hash(&bytes).to_hex())
         };
         let contents: Vec<_> = self.samples.par_iter().map(hash).collect::<Result<_, DatasetError>>()?;
@@ -420,20 +508,26 @@ fn sorted_entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError>
 }
 
 /// Ids and paths of images.
-type Images = Vec<(String, PathBuf)>;
+pub(crate) type Images = Vec<(String, PathBuf)>;
 
 /// The folders in `folder`, sorted, each with the images in and below it.
 fn class_folders(folder: &Path) -> Result<Vec<(String, Images)>, DatasetError> {
-    must_be_folder(folder)?;
     let mut classes = Vec::new();
+    visit_class_folders(folder, |name, images| classes.push((name, images)))?;
+    Ok(classes)
+}
+
+/// The same one by one, so that no more than one folder's listing need be in memory.
+pub(crate) fn visit_class_folders(folder: &Path, mut visit: impl FnMut(String, Images)) -> Result<(), DatasetError> {
+    must_be_folder(folder)?;
     for (name, path) in sorted_entries(folder)? {
         if path.is_dir() {
             let mut images = Vec::new();
             list_images(&path, &name, &mut Vec::new(), &mut images)?;
-            classes.push((name, images));
+            visit(name, images);
         }
     }
-    Ok(classes)
+    Ok(())
 }
 
 /// Adds the images in and below `folder`, whose path below the data set's folder is `id`. `above` are the folders that
@@ -457,7 +551,7 @@ fn list_images(folder: &Path, id: &str, above: &mut Vec<PathBuf>, images: &mut I
 }
 
 /// What class folders with these names, in sorted order, stand for.
-fn labels_of_names(folder: &Path, names: &[&str]) -> Result<(Labelling, Vec<usize>), DatasetError> {
+pub(crate) fn labels_of_names(folder: &Path, names: &[&str]) -> Result<(Labelling, Vec<usize>), DatasetError> {
     let ids = wnids();
     let known: Vec<Option<usize>> = names.iter().map(|&name| ids.get(name).copied()).collect();
     let count = known.iter().flatten().count();
@@ -483,7 +577,7 @@ fn labels_of_names(folder: &Path, names: &[&str]) -> Result<(Labelling, Vec<usiz
     Ok((Labelling::Numbers, numbers))
 }
 
-fn wnids() -> HashMap<&'static str, usize> {
+pub(super) fn wnids() -> HashMap<&'static str, usize> {
     IMAGENET_WNIDS.lines().zip(0..).collect()
 }
 
@@ -542,14 +636,14 @@ fn labels_of_rows(folder: &Path, file: &Path, rows: &[Row]) -> Result<(Labelling
 }
 
 /// A whole number from 0, also as tables with gaps write it: `9.0`.
-fn number(text: &str) -> Option<usize> {
+pub(super) fn number(text: &str) -> Option<usize> {
     let whole =
         text.split_once('.').filter(|(_, rest)| rest.bytes().all(|byte| byte == b'0')).map_or(text, |parts| parts.0);
     whole.parse().ok()
 }
 
 /// A labels file's text with line ends of one kind; none if it is no text.
-fn text_of(bytes: &[u8]) -> Option<String> {
+pub(super) fn text_of(bytes: &[u8]) -> Option<String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.chunks(2).map(|two| two.try_into().ok().map(unit));
         String::from_utf16(&units.collect::<Option<Vec<u16>>>()?).ok()

@@ -61,6 +61,23 @@ pub fn parse(mut file: impl BufRead, path: &Path) -> Result<Idx, IdxError> {
 }
 
 fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
+    let dimensions = parse_header(&mut source, path)?;
+    let promised = dimensions.iter().product::<usize>();
+    let mut elements = Vec::new();
+    let limit = promised as u64 + 1; // one more than promised shows that there is more
+    source.take(limit).read_to_end(&mut elements).map_err(|source| IdxError::Read { path: path.into(), source })?;
+    if elements.len() != promised {
+        return Err(IdxError::Size {
+            path: path.into(),
+            promised,
+            held: if elements.len() > promised { "more".into() } else { elements.len().to_string() },
+        });
+    }
+    Ok(Idx { dimensions, elements })
+}
+
+/// The dimensions, whose product is at most [`MAXIMUM_ELEMENTS`], from the beginning of a plain file.
+pub(crate) fn parse_header(source: &mut impl Read, path: &Path) -> Result<Vec<usize>, IdxError> {
     let failed = |source| IdxError::Read { path: path.into(), source };
     let mut magic = [0; 4];
     source.read_exact(&mut magic).map_err(failed)?;
@@ -74,23 +91,12 @@ fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
         source.read_exact(&mut size).map_err(failed)?;
         dimensions.push(u32::from_be_bytes(size) as usize);
     }
-    let promised = dimensions
-        .iter()
-        .try_fold(1usize, |product, &size| product.checked_mul(size))
-        .filter(|&product| product <= MAXIMUM_ELEMENTS)
-        .ok_or_else(|| IdxError::TooLarge { path: path.into() })?;
-
-    let mut elements = Vec::new();
-    let limit = promised as u64 + 1; // one more than promised shows that there is more
-    source.take(limit).read_to_end(&mut elements).map_err(failed)?;
-    if elements.len() != promised {
-        return Err(IdxError::Size {
-            path: path.into(),
-            promised,
-            held: if elements.len() > promised { "more".into() } else { elements.len().to_string() },
-        });
+    let promised = dimensions.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    if promised.is_some_and(|promised| promised <= MAXIMUM_ELEMENTS) {
+        Ok(dimensions)
+    } else {
+        Err(IdxError::TooLarge { path: path.into() })
     }
-    Ok(Idx { dimensions, elements })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::dataset::Sample;
-use super::decode::{DecodeError, decode_file};
+use super::decode::DecodeError;
 use super::resize::Transform;
 use super::{RgbImage, bytes_to_pixels};
 
@@ -242,7 +242,7 @@ fn work(shared: &Shared, samples: &[Sample], transform: &Transform) {
         let index = state.next;
         state.next += 1;
         drop(state);
-        let job = || decode_file(&samples[index].path).map(|image| transform.apply(&image));
+        let job = || samples[index].decode().map(|image| transform.apply(&image));
         let outcome = catch_unwind(AssertUnwindSafe(job));
         shared.lock().done.insert(index, outcome);
         shared.ready.notify_one();
@@ -266,7 +266,7 @@ mod tests {
                 } else {
                     save_png(&path, &RgbImage::new(4, 3, vec![index as u8; 36])).unwrap();
                 }
-                Sample { id, path, label: index % 7 }
+                Sample { id, path, label: index % 7, stacked: None }
             })
             .collect()
     }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`decode`] | PNG, JPEG, WebP, GIF, BMP, TIFF and PNM files to [`RgbImage`], as Pillow's `Image.open(path).convert("RGB")` |
 //! | [`resize`] | Pillow's antialiased bilinear and bicubic resize, bit for bit, and timm's evaluation [`Transform`] |
-//! | [`dataset`] | which images there are, and which class each one is: class folders, or a folder with a labels file |
+//! | [`dataset`] | which images there are, and which class each one is: class folders, a folder with a labels file, or a stack |
+//! | [`stack`] | images that other programs keep in one file: `.npy`, safetensors, `.pt` |
 //! | [`loader`] | batches of decoded and transformed images, made by threads while the network works |
 //! | [`save`] | [`RgbImage`] to PNG |
 //!
@@ -17,6 +18,7 @@ mod jpeg;
 pub mod loader;
 pub mod resize;
 pub mod save;
+pub mod stack;
 
 pub use dataset::{Dataset, DatasetError, Sample};
 pub(crate) use decode::MAX_FILE;
@@ -24,6 +26,7 @@ pub use decode::{DecodeError, decode, decode_file};
 pub use loader::{Batch, Loader, LoaderOptions, Skipped, load};
 pub use resize::{CropMode, Filter, Transform, resize, resize_f32};
 pub use save::{SaveError, encode_png, save_png};
+pub use stack::{Stack, StackError, StackedImage};
 
 /// An 8-bit RGB image: `data` holds rows from top to bottom, `height × width × 3` bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
