@@ -1,157 +1,546 @@
-//! Training: it learns, repeats itself, resumes to the same bits, and says clearly what it cannot do.
+//! Training: it learns, repeats itself, goes on after any step to the same bits, and says clearly what it cannot do.
 
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use burn::module::Module;
 use burn::tensor::Device;
-use netkin::training::{self, EpochReport, LabelledImages, TrainConfig, TrainingError};
-use netkin_architectures::{Entry, Network};
+use netkin::images::{RgbImage, save_png};
+use netkin::training::augment::{Augmentation, Crop};
+use netkin::training::data::{self, Images, Source, Split};
+use netkin::training::objective::CrossEntropy;
+use netkin::training::optimizer::Kind;
+use netkin::training::schedule::Per;
+use netkin::training::{self, Ended, EpochReport, Event, Recipe, Run, Trained, TrainingError};
+use netkin_architectures::Network;
 use netkin_weights::{Precision, to_safetensors};
 use safetensors::{Dtype, SafeTensors};
 
-fn demo_resnet() -> &'static Entry {
-    netkin_architectures::find("demo_resnet").unwrap()
-}
+const SIDE: usize = 28;
 
 /// Four classes, told by the quarter of the image that is bright, on a noisy background.
-fn quarters(count: usize) -> LabelledImages {
-    const SIDE: usize = 28;
-    let labels: Vec<usize> = (0..count).map(|image| image % 4).collect();
+fn quarter_images(count: usize) -> Vec<(RgbImage, usize)> {
     let mut state = 1u32;
     let mut noise = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 26) as u8
     };
-    let mut pixels = Vec::new();
-    for &label in &labels {
-        for place in 0..3 * SIDE * SIDE {
-            let (row, column) = (place / SIDE % SIDE, place % SIDE);
-            let quarter = row / (SIDE / 2) * 2 + column / (SIDE / 2);
-            pixels.push(noise() + if quarter == label { 150 } else { 0 });
+    (0..count)
+        .map(|image| {
+            let label = image % 4;
+            let mut data = Vec::new();
+            for place in 0..SIDE * SIDE {
+                let (row, column) = (place / SIDE, place % SIDE);
+                let quarter = row / (SIDE / 2) * 2 + column / (SIDE / 2);
+                data.extend([(); 3].map(|()| noise() + if quarter == label { 150 } else { 0 }));
+            }
+            (RgbImage::new(SIDE, SIDE, data), label)
+        })
+        .collect()
+}
+
+fn quarters(count: usize) -> Arc<dyn Source> {
+    let (images, labels) = quarter_images(count).into_iter().unzip();
+    Arc::new(Images::new(images, labels, 4).unwrap())
+}
+
+/// Three epochs of five batches of a small residual network.
+fn recipe() -> Recipe {
+    let mut recipe = Recipe::open("fashion-mnist", &[]).unwrap();
+    recipe.model = "demo_resnet".into();
+    (recipe.epochs, recipe.batch_size, recipe.optimizer.lr) = (3, 8, 3e-3);
+    recipe.checkpoint_every = 2;
+    recipe
+}
+
+/// A transformer with everything that is drawn at random, and everything that a checkpoint must hold.
+fn busy_recipe(optimizer: Kind) -> Recipe {
+    let mut recipe = recipe();
+    recipe.model = "demo_vit_patch7".into();
+    recipe.optimizer.name = optimizer;
+    recipe.optimizer.accumulate = 2;
+    recipe.optimizer.clip_norm = Some(0.5);
+    recipe.regularisation.drop_path = 0.2;
+    recipe.regularisation.dropout = 0.1;
+    recipe.regularisation.ema_decay = 0.8;
+    recipe.augmentation = Augmentation {
+        crop: Crop::RandomResized,
+        rand_augment: "rand-m9-mstd0.5-inc1".into(),
+        erase: 0.5,
+        mixup: 0.8,
+        cutmix: 1.0,
+        repeats: 2,
+        ..Augmentation::default()
+    };
+    recipe
+}
+
+fn train_until(
+    recipe: &Recipe,
+    folder: Option<&Path>,
+    stop: &AtomicBool,
+    mut on_event: impl FnMut(&Event),
+) -> Result<Trained, TrainingError> {
+    let run = Run {
+        recipe,
+        objective: &CrossEntropy,
+        training: quarters(44),
+        testing: quarters(20),
+        folder,
+        device: &Device::flex(),
+        stop,
+        initial: None,
+    };
+    training::train(&run, &mut on_event)
+}
+
+fn train(recipe: &Recipe, folder: Option<&Path>, on_event: impl FnMut(&Event)) -> Result<Trained, TrainingError> {
+    train_until(recipe, folder, &AtomicBool::new(false), on_event)
+}
+
+fn bytes(network: &Network) -> Vec<u8> {
+    to_safetensors(network, Precision::F32).unwrap()
+}
+
+/// What of a report does not depend on the machine.
+fn told(report: &EpochReport) -> (usize, f64, f64, f64, Option<f64>, usize) {
+    let EpochReport { epoch, loss, train_accuracy, test_accuracy, ema_accuracy, skipped, .. } = report;
+    (*epoch, *loss, *train_accuracy, *test_accuracy, *ema_accuracy, *skipped)
+}
+
+fn assert_same(trained: &Trained, expected: &Trained, when: &str) {
+    assert_eq!(trained.ended, Ended::Done);
+    assert!(bytes(&trained.network) == bytes(&expected.network), "{when}");
+    let average = |trained: &Trained| trained.ema.as_ref().map(bytes);
+    assert!(average(trained) == average(expected), "average, {when}");
+    assert!(trained.epochs.iter().map(told).eq(expected.epochs.iter().map(told)), "{when}");
+}
+
+#[test]
+fn a_run_killed_at_any_checkpoint_goes_on_to_the_same_weights() {
+    for recipe in [recipe(), busy_recipe(Kind::AdamW)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let copied = |from: &Path, to: &Path| {
+            fs::create_dir_all(to).unwrap();
+            for name in ["checkpoint", "log.jsonl"] {
+                fs::copy(from.join(name), to.join(name)).unwrap();
+            }
+        };
+        let mut kept: Vec<PathBuf> = Vec::new();
+        let whole = train(&recipe, Some(&path), |event| {
+            if let Event::Checkpoint { epoch, batch } = event {
+                let copy = folder.path().join(format!("{epoch}-{batch}"));
+                copied(&path, &copy);
+                kept.push(copy);
+            }
+        })
+        .unwrap();
+        // After batches 2 and 4 of 5, and after each epoch.
+        assert_eq!(kept.len(), 9);
+        assert_eq!(whole.epochs.len(), 3);
+        for copy in kept {
+            copied(&copy, &path);
+            let resumed = train(&recipe, Some(&path), |_| ()).unwrap();
+            assert_same(&resumed, &whole, &copy.display().to_string());
+        }
+        let log = fs::read_to_string(path.join("log.jsonl")).unwrap();
+        let epochs = log.lines().filter(|line| line.contains("\"event\":\"epoch\"")).count();
+        assert_eq!(epochs, 3, "each epoch stands in the log once:\n{log}");
+        assert!(fs::read_to_string(path.join("curves.svg")).unwrap().contains("accuracy"));
+        let echoed = fs::read_to_string(path.join("recipe.toml")).unwrap();
+        assert_eq!(Recipe::parse("echo", &echoed, &[]).unwrap(), recipe);
+    }
+}
+
+#[test]
+fn a_run_stopped_after_any_step_goes_on_to_the_same_weights() {
+    for (optimizer, stops) in [(Kind::AdamW, 1..=7), (Kind::Sgd, 4..=4), (Kind::Lamb, 5..=5)] {
+        let recipe = Recipe { checkpoint_every: 0, ..busy_recipe(optimizer) };
+        let whole = train(&recipe, None, |_| ()).unwrap();
+        assert!(whole.ema.is_some());
+        for steps in stops {
+            let folder = tempfile::tempdir().unwrap();
+            let stop = AtomicBool::new(false);
+            let mut done = 0;
+            let stopped = train_until(&recipe, Some(folder.path()), &stop, |event| {
+                done += usize::from(matches!(event, Event::Step(_)));
+                stop.store(done >= steps, Ordering::Relaxed);
+            });
+            assert_eq!(stopped.unwrap().ended, Ended::Stopped);
+            let resumed = train(&recipe, Some(folder.path()), |_| ()).unwrap();
+            assert_same(&resumed, &whole, &format!("{optimizer:?} after {steps} steps"));
         }
     }
-    LabelledImages::new(pixels, labels, [SIDE; 2], 4).unwrap()
-}
-
-fn config(folder: &Path) -> TrainConfig {
-    TrainConfig {
-        epochs: 3,
-        batch_size: 8,
-        learning_rate: 3e-3,
-        checkpoint: Some(folder.join("checkpoint")),
-        resume: true,
-        ..TrainConfig::default()
-    }
-}
-
-fn train(config: &TrainConfig, on_epoch: impl FnMut(&EpochReport)) -> Result<Network, TrainingError> {
-    let (training, testing) = (quarters(44), quarters(20));
-    let device = Device::flex();
-    training::train(demo_resnet(), &training, &testing, config, &device, on_epoch)
 }
 
 #[test]
-fn a_run_killed_after_any_epoch_and_resumed_gives_the_same_weights() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path());
-    let checkpoint = config.checkpoint.clone().unwrap();
-    let bytes = |network: &Network| to_safetensors(network, Precision::F32).unwrap();
-    let kept = |epoch: usize| folder.path().join(format!("checkpoint{epoch}"));
-
-    let mut reports = Vec::new();
-    let network = train(&config, |report| {
-        fs::copy(&checkpoint, kept(report.epoch)).unwrap();
-        reports.push(*report);
-    })
-    .unwrap();
-    let uninterrupted = bytes(&network);
-    assert_eq!(reports.len(), 3);
-
-    for stopped in 1..=3 {
-        fs::copy(kept(stopped), &checkpoint).unwrap();
-        let mut resumed_reports = Vec::new();
-        let resumed = train(&config, |report| resumed_reports.push(*report)).unwrap();
-        assert!(bytes(&resumed) == uninterrupted, "after epoch {stopped}");
-        let told = |report: &EpochReport| (report.epoch, report.loss, report.test_accuracy);
-        assert!(resumed_reports.iter().map(told).eq(reports[stopped..].iter().map(told)));
-    }
-}
-
-#[test]
-fn the_seed_decides() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = |seed| {
-        let config = TrainConfig { epochs: 2, seed, checkpoint: None, ..config(folder.path()) };
-        to_safetensors(&train(&config, |_| ()).unwrap(), Precision::F32).unwrap()
+fn the_seed_decides_and_reading_threads_do_not() {
+    let run = |seed, threads| {
+        let recipe = Recipe { epochs: 2, seed, threads, ..recipe() };
+        bytes(&train(&recipe, None, |_| ()).unwrap().network)
     };
-    let first = run(1);
-    assert!(first == run(1));
-    assert!(first != run(2));
+    let first = run(1, 1);
+    assert!(first == run(1, 3));
+    assert!(first != run(2, 1));
 }
 
 #[test]
 fn a_checkpoint_of_another_run_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path());
-    let short = TrainConfig { epochs: 2, ..config.clone() };
-    train(&short, |_| ()).unwrap();
-    let message = train(&config, |_| ()).unwrap_err().to_string();
+    let short = Recipe { epochs: 2, ..recipe() };
+    train(&short, Some(folder.path()), |_| ()).unwrap();
+    let refused = |recipe: &Recipe| train(recipe, Some(folder.path()), |_| ()).unwrap_err().to_string();
+    let message = refused(&recipe());
     assert!(message.contains("belongs to another run: its epochs is 2, yours is 3"), "{message}");
+    let mut slower = short.clone();
+    slower.optimizer.lr = 1e-3;
+    let message = refused(&slower);
+    assert!(message.contains("its optimizer.lr is 0.003, yours is 0.001"), "{message}");
+    let mut averaged = short.clone();
+    averaged.regularisation.ema_decay = 0.5;
+    let message = refused(&averaged);
+    assert!(message.contains("its regularisation.ema_decay is 0.0, yours is 0.5"), "{message}");
+
+    let run = Run {
+        recipe: &short,
+        objective: &CrossEntropy,
+        training: quarters(40),
+        testing: quarters(20),
+        folder: Some(folder.path()),
+        device: &Device::flex(),
+        stop: &AtomicBool::new(false),
+        initial: None,
+    };
+    let message = training::train(&run, &mut |_| ()).unwrap_err().to_string();
+    assert!(message.contains("its training data is"), "{message}");
+    // What the weights do not depend on may change.
+    train(&Recipe { checkpoint_every: 7, threads: 2, log_every: 1, ..short }, Some(folder.path()), |_| ()).unwrap();
 }
 
 #[test]
 fn a_damaged_checkpoint_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let config = TrainConfig { epochs: 2, ..config(folder.path()) };
-    let checkpoint = config.checkpoint.clone().unwrap();
-    train(&config, |_| ()).unwrap();
+    let recipe = Recipe { epochs: 2, ..recipe() };
+    let checkpoint = folder.path().join("checkpoint");
+    train(&recipe, Some(folder.path()), |_| ()).unwrap();
     let whole = fs::read(&checkpoint).unwrap();
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
     for damaged in [&whole[..whole.len() / 2], &flipped, b"", b"no checkpoint"] {
         fs::write(&checkpoint, damaged).unwrap();
-        let error = train(&config, |_| ()).unwrap_err();
+        let error = train(&recipe, Some(folder.path()), |_| ()).unwrap_err();
         assert!(matches!(error, TrainingError::Checkpoint { .. }), "{error}");
     }
+    fs::remove_file(&checkpoint).unwrap();
+    fs::create_dir(&checkpoint).unwrap();
+    let message = train(&recipe, Some(folder.path()), |_| ()).unwrap_err().to_string();
+    assert!(message.contains("not a regular file"), "{message}");
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_is_told() {
+fn a_folder_that_cannot_be_written_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("no folder");
     fs::write(&file, "").unwrap();
-    let config = TrainConfig { checkpoint: Some(file.join("checkpoint")), resume: false, ..config(folder.path()) };
-    let message = train(&config, |_| ()).unwrap_err().to_string();
+    let message = train(&recipe(), Some(&file.join("run")), |_| ()).unwrap_err().to_string();
     assert!(message.starts_with("cannot write "), "{message}");
+}
+
+/// A folder takes the place of the checkpoint for an epoch, as a disk that is full does.
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe();
+    let checkpoint = folder.path().join("checkpoint");
+    let (mut refused, mut written) = (Vec::new(), 0);
+    let trained = train(&recipe, Some(folder.path()), |event| match event {
+        Event::Step(report) if (report.epoch, report.batch) == (1, 1) => {
+            fs::create_dir_all(checkpoint.join("full")).unwrap();
+        }
+        Event::Epoch(report) if report.epoch == 1 => fs::remove_dir_all(&checkpoint).unwrap(),
+        Event::NotWritten { reason } => refused.push(reason.clone()),
+        Event::Checkpoint { .. } => written += 1,
+        _ => {}
+    })
+    .unwrap();
+    assert_eq!((refused.len(), written), (3, 6), "{refused:?}");
+    assert!(refused.iter().all(|reason| reason.starts_with("cannot write ") && reason.contains("checkpoint")));
+    assert_same(&trained, &train(&recipe, None, |_| ()).unwrap(), "with a full disk");
+    let resumed = train(&recipe, Some(folder.path()), |_| ()).unwrap();
+    assert_same(&resumed, &trained, "from the last checkpoint");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = Recipe { checkpoint_every: 0, ..recipe() };
+    // A transformer, since batch normalisation withstands weights of any size.
+    recipe.model = "demo_vit_patch7".into();
+    // 0.001 in the first epoch, 10³⁰ in the second.
+    recipe.optimizer.lr = 1e30;
+    recipe.schedule.per = Per::Epoch;
+    recipe.schedule.warmup_lr = 1e-3;
+    let mut kept = Vec::new();
+    let checkpoint = folder.path().join("checkpoint");
+    let error = train(&recipe, Some(folder.path()), |event| {
+        if let Event::Checkpoint { .. } = event {
+            kept = fs::read(&checkpoint).unwrap();
+        }
+    })
+    .unwrap_err();
+    assert!(matches!(error, TrainingError::Diverged { epoch: 2, .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("lower the learning rate"), "{message}");
+    assert!(message.ends_with("checkpoint keeps the state before epoch 2, batch 1"), "{message}");
+    assert!(!kept.is_empty() && fs::read(&checkpoint).unwrap() == kept);
+}
+
+#[test]
+fn an_unreadable_image_is_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    for (split, count) in [("train", 24), ("test", 8)] {
+        for (index, (image, label)) in quarter_images(count).into_iter().enumerate() {
+            let path = folder.path().join(split).join(label.to_string()).join(format!("{index:02}.png"));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            save_png(&path, &image).unwrap();
+        }
+    }
+    fs::write(folder.path().join("train/1/13.png"), "no image").unwrap();
+    fs::write(folder.path().join("test/2/02.png"), "no image").unwrap();
+    let recipe = Recipe { epochs: 2, ..recipe() };
+    let run = Run {
+        recipe: &recipe,
+        objective: &CrossEntropy,
+        training: data::open(folder.path(), Split::Train).unwrap(),
+        testing: data::open(folder.path(), Split::Test).unwrap(),
+        folder: None,
+        device: &Device::flex(),
+        stop: &AtomicBool::new(false),
+        initial: None,
+    };
+    let mut skipped = Vec::new();
+    let trained = training::train(&run, &mut |event| {
+        if let Event::Skipped { id, reason } = event {
+            skipped.push((id.clone(), reason.clone()));
+        }
+    })
+    .unwrap();
+    let mut ids: Vec<&str> = skipped.iter().map(|(id, _)| id.as_str()).collect();
+    ids.sort();
+    assert_eq!(ids, ["1/13.png", "2/02.png"], "each is told once: {skipped:?}");
+    assert!(trained.epochs.iter().all(|epoch| epoch.skipped == 1));
+    // Of the seven that could be read.
+    let sevenths = 7.0 * trained.epochs[1].test_accuracy;
+    assert!((sevenths - sevenths.round()).abs() < 1e-9);
+
+    for label in 0..4 {
+        for file in fs::read_dir(folder.path().join(format!("train/{label}"))).unwrap() {
+            fs::write(file.unwrap().path(), "no image").unwrap();
+        }
+    }
+    let nothing = Run { training: data::open(folder.path(), Split::Train).unwrap(), ..run };
+    let message = training::train(&nothing, &mut |_| ()).unwrap_err().to_string();
+    assert!(message.starts_with("no image of the training set could be read; of the first: "), "{message}");
 }
 
 #[test]
 fn it_learns_and_its_weights_are_stored_as_timm_names_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = TrainConfig { epochs: 10, augment: false, checkpoint: None, ..config(folder.path()) };
-    let mut last = None;
-    let network = train(&config, |report| last = Some(*report)).unwrap();
-    let last = last.unwrap();
+    let recipe = Recipe { epochs: 10, augmentation: Augmentation::none(), ..recipe() };
+    let trained = train(&recipe, None, |_| ()).unwrap();
+    let last = trained.epochs.last().unwrap();
     assert!(last.train_accuracy > 0.9, "{last:?}");
     assert!(last.test_accuracy > 0.9, "{last:?}");
-    let accuracy = training::accuracy(&network, &quarters(20), &config, &Device::flex());
+    let accuracy = training::accuracy(&trained.network, &recipe, quarters(20), &Device::flex());
     assert_eq!(accuracy, last.test_accuracy);
 
-    let half = to_safetensors(&network, Precision::F16).unwrap();
+    let half = to_safetensors(&trained.network, Precision::F16).unwrap();
     let half = SafeTensors::deserialize(&half).unwrap();
     for name in ["conv1.0.weight", "bn1.running_var", "layer2.0.downsample.1.weight", "fc.bias"] {
         assert_eq!(half.tensor(name).unwrap().dtype(), Dtype::F16);
     }
 }
 
+/// All numbers of a network.
+fn numbers(network: &Network) -> Vec<f64> {
+    let bytes = to_safetensors(network, Precision::F64).unwrap();
+    let mut tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let number = |eight: &[u8]| f64::from_le_bytes(eight.try_into().unwrap());
+    tensors.iter().flat_map(|(_, tensor)| tensor.data().chunks_exact(8).map(number)).collect()
+}
+
+#[test]
+fn gradients_of_two_small_batches_are_those_of_a_large_one() {
+    let mut large = Recipe { precision: Precision::F64, augmentation: Augmentation::none(), ..recipe() };
+    // A network that sees each image by itself.
+    large.model = "demo_vit_patch7".into();
+    let mut small = large.clone();
+    (small.batch_size, small.optimizer.accumulate) = (4, 2);
+    let train = |recipe: &Recipe| {
+        let run = Run {
+            recipe,
+            objective: &CrossEntropy,
+            training: quarters(40),
+            testing: quarters(4),
+            folder: None,
+            device: &Device::flex(),
+            stop: &AtomicBool::new(false),
+            initial: None,
+        };
+        numbers(&training::train(&run, &mut |_| ()).unwrap().network)
+    };
+    let (large, small) = (train(&large), train(&small));
+    let largest = large.iter().zip(&small).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(largest < 1e-9, "{largest}");
+}
+
+#[test]
+fn classes_may_be_more_than_the_images_have_and_not_fewer() {
+    let wide = train(&Recipe { epochs: 2, classes: Some(7), ..recipe() }, None, |_| ()).unwrap();
+    let bytes = bytes(&wide.network);
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("fc.bias").unwrap().shape(), [7]);
+    let message = train(&Recipe { classes: Some(3), ..recipe() }, None, |_| ()).unwrap_err().to_string();
+    assert!(message.contains("the training set has 4 classes, but the network 3"), "{message}");
+}
+
+#[test]
+fn what_training_begins_with_counts() {
+    let (device, entry) = (Device::flex(), netkin_architectures::find("demo_resnet").unwrap());
+    let recipe = Recipe { epochs: 2, ..recipe() };
+    let folder = tempfile::tempdir().unwrap();
+    let begin = |initial: Network, folder: Option<&Path>| {
+        let run = Run {
+            recipe: &recipe,
+            objective: &CrossEntropy,
+            training: quarters(44),
+            testing: quarters(20),
+            folder,
+            device: &device,
+            stop: &AtomicBool::new(false),
+            initial: Some(initial),
+        };
+        training::train(&run, &mut |_| ())
+    };
+    let drawn = |seed| training::initial_network(entry.config, 4, seed, &device);
+    // As it is drawn without; frozen networks train all the same.
+    let scratch = train(&recipe, None, |_| ()).unwrap();
+    assert_same(&begin(drawn(recipe.seed).freeze(), Some(folder.path())).unwrap(), &scratch, "the same begin");
+    let message = begin(drawn(9), Some(folder.path())).unwrap_err().to_string();
+    assert!(message.contains("its initial weights is"), "{message}");
+    let message = begin(training::initial_network(entry.config, 5, 0, &device), None).unwrap_err().to_string();
+    assert!(message.contains("tells 5 classes apart, but 4 are learnt"), "{message}");
+}
+
 #[test]
 fn sets_without_images_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let empty = LabelledImages::new(Vec::new(), Vec::new(), [28; 2], 4).unwrap();
-    let error = training::train(demo_resnet(), &quarters(8), &empty, &config(folder.path()), &Device::flex(), |_| ());
+    let recipe = recipe();
+    let run = Run {
+        recipe: &recipe,
+        objective: &CrossEntropy,
+        training: quarters(8),
+        testing: Arc::new(Images::new(Vec::new(), Vec::new(), 4).unwrap()),
+        folder: None,
+        device: &Device::flex(),
+        stop: &AtomicBool::new(false),
+        initial: None,
+    };
+    let error = training::train(&run, &mut |_| ());
     assert_eq!(error.unwrap_err().to_string(), "the test set has no images; give at least one");
+}
+
+/// The command writes what others load, goes on after SIGTERM, and does not mix recipes.
+#[cfg(unix)]
+#[test]
+fn the_command_stops_at_sigterm_and_goes_on() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let scratch = common::Scratch::new();
+    let data = scratch.fashion_mnist();
+    let arguments = |run: &Path| -> Vec<std::ffi::OsString> {
+        let words = ["--threads", "1", "train", "demo_mobilenetv2", "--epochs", "8", "--batch", "16", "--set"];
+        let mut all: Vec<std::ffi::OsString> = words.into_iter().map(Into::into).collect();
+        all.push("regularisation.ema_decay=0.9".into());
+        for (option, path) in [("--data", data.as_path()), ("--run", run)] {
+            all.extend([option.into(), path.into()]);
+        }
+        all
+    };
+    let whole = scratch.path("whole");
+    common::netkin().args(arguments(&whole)).assert().success();
+
+    let stopped = scratch.path("stopped");
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("netkin"))
+        .args(arguments(&stopped))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The head of the table and the first epoch.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let head = lines.next().unwrap().unwrap();
+    assert_eq!(head, "epoch,loss,train_accuracy,test_accuracy,images_per_second,ema_accuracy");
+    assert!(lines.next().unwrap().unwrap().starts_with("1,"));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(said.contains("stopped; the same command goes on with epoch "), "{said}");
+    assert!(!stopped.join("model.safetensors").exists());
+
+    let resumed = common::netkin().args(arguments(&stopped)).assert().success().get_output().clone();
+    let said = String::from_utf8(resumed.stderr).unwrap();
+    assert!(said.contains("goes on with epoch "), "{said}");
+    for name in ["model.safetensors", "model_ema.safetensors", "recipe.toml", "config.json"] {
+        assert!(fs::read(whole.join(name)).unwrap() == fs::read(stopped.join(name)).unwrap(), "{name}");
+    }
+    // Once more: there is nothing to do.
+    common::netkin().args(arguments(&stopped)).assert().success();
+
+    let refused = |options: &[&str]| common::refusal(common::netkin().args(arguments(&stopped)).args(options), 2);
+    let said = refused(&["--set", "optimizer.momentum=0.5"]);
+    assert!(said.contains("belongs to another run") && said.contains("optimizer.momentum"), "{said}");
+    let said = refused(&["--set", "optimizer.momentun=0.5"]);
+    assert!(said.contains("did you mean optimizer.momentum?"), "{said}");
+    let said = refused(&["--data", &scratch.path("stopped").display().to_string()]);
+    assert!(said.contains("has no training images"), "{said}");
+}
+
+#[test]
+fn the_command_shows_recipes_and_begins_with_weights() {
+    let shown = common::text(&["train", "--print-recipe", "--recipe", "deit-tiny", "--batch", "256"]);
+    let recipe = Recipe::parse("shown", &shown, &[]).unwrap();
+    assert_eq!(recipe, Recipe::open("deit-tiny", &["batch_size=256".into()]).unwrap());
+
+    let scratch = common::Scratch::new();
+    let (data, run) = (scratch.fashion_mnist(), scratch.path("run"));
+    let mut command = common::netkin();
+    command.args(["train", "--from", "demo_resnet", "--epochs", "2", "--set", "classes=12", "--json", "--data"]);
+    let output = command.arg(&data).arg("--run").arg(&run).assert().success().get_output().clone();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["epochs"].as_array().unwrap().len(), 2);
+    assert_eq!(document["recipe"]["normalisation"]["mean"][0], 0.5);
+    let bytes = fs::read(run.join("model.safetensors")).unwrap();
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("fc.weight").unwrap().shape()[0], 12);
+    let spec = format!("demo_resnet={}", run.join("model.safetensors").display());
+    assert!(common::text(&["weights", "check", &spec]).contains("12 classes"));
+
+    let mut wrong = common::netkin();
+    wrong
+        .args(["train", "demo_mixer", "--from", "demo_resnet", "--data"])
+        .arg(&data)
+        .arg("--run")
+        .arg(scratch.path("x"));
+    let said = common::refusal(&mut wrong, 2);
+    assert!(said.contains("--from gives weights of demo_resnet, but the network is demo_mixer"), "{said}");
+    let mut unnamed = common::netkin();
+    unnamed.args(["train", "--data"]).arg(&data).arg("--run").arg(scratch.path("x"));
+    assert!(common::refusal(&mut unnamed, 2).contains("names no network; give one as MODEL"));
 }
 
 /// The command trains what is missing, goes on from there, and does not mix settings.

@@ -1,124 +1,293 @@
-//! `netkin train`: a network from scratch.
+//! `netkin train`: a network by a recipe, from scratch or from published weights.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use netkin_weights::Precision;
+use burn::tensor::Device;
+use indicatif::ProgressBar;
+use netkin_architectures::Network;
+use netkin_weights::{HubConfig, ModelSpec, Precision};
 use serde::Serialize;
 
-use super::common::{Common, print, print_json};
-use super::{Failure, Outcome, values};
-use crate::images::Dataset;
-use crate::training::{EpochReport, LabelledImages, Split, TrainConfig, train};
+use super::common::{Common, print, print_json, say};
+use super::{Failure, Outcome, stop, values};
+use crate::training::data::{self, Split};
+use crate::training::{Ended, EpochReport, Event, Normalisation, Recipe, Run, StepReport, draw, objective, train};
 
-/// Train a network from scratch: AdamW, cosine schedule, cross-entropy
+/// Train a network by a recipe, from scratch or from published weights
+///
+/// What was stopped, by SIGTERM or Ctrl-C too, goes on with the same command, to the same weights as if it had never stopped. The run
+/// folder gets the recipe, the weights (model.safetensors, and model_ema.safetensors if there is a moving average), a log and curves.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The network's name
-    model: String,
-    /// A folder with train and test (or val) of class folders, or with the four IDX files of an MNIST-like set
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    /// The network's name [default: the recipe's, or that of --from]
+    model: Option<String>,
+    /// How to train: a recipe that netkin carries (deit-tiny, fashion-mnist, …) or a file of one
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "fashion-mnist")]
+    recipe: String,
+    /// A folder with train and test (or val) of class folders, of tar shards, or with the four IDX files of an MNIST-like set
+    #[arg(long, value_name = "DIR", required_unless_present = "print_recipe")]
+    data: Option<PathBuf>,
+    /// The folder of the run; one that was stopped goes on
+    #[arg(long, value_name = "DIR", required_unless_present = "print_recipe")]
+    run: Option<PathBuf>,
+    /// Give an option of the recipe another value, such as optimizer.lr=1e-3; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
     /// How often every image is seen
-    #[arg(long, value_name = "COUNT", default_value = "10", value_parser = values::positive)]
-    epochs: usize,
-    /// Images per step
-    #[arg(long, value_name = "COUNT", default_value = "128", value_parser = values::positive)]
-    batch: usize,
-    /// The highest learning rate
-    #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
-    lr: f64,
-    /// The weight decay of AdamW
-    #[arg(long, value_name = "RATE", default_value_t = 0.05)]
-    weight_decay: f64,
-    /// Epochs in which the learning rate rises
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    warmup_epochs: usize,
-    /// The share of the target that is spread over all classes
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
-    label_smoothing: f64,
-    /// Neither move nor mirror the images
-    #[arg(long)]
-    no_augment: bool,
-    /// Decides initial weights, order and augmentation
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    seed: u64,
-    /// The weights, as safetensors with timm's keys
-    #[arg(long, value_name = "FILE.safetensors")]
-    out: PathBuf,
+    #[arg(long, value_name = "COUNT", value_parser = values::positive)]
+    epochs: Option<usize>,
+    /// Images per batch
+    #[arg(long, value_name = "COUNT", value_parser = values::positive)]
+    batch: Option<usize>,
+    /// The highest learning rate (optimizer.lr)
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Decides initial weights, order, augmentation
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// Begin with these weights, their normalisation too; the classifier is drawn anew if classes differ
+    #[arg(long, value_name = "MODEL[=FILE]")]
+    from: Option<ModelSpec>,
     /// Write the weights in half precision
     #[arg(long)]
     half: bool,
-    /// Go on from the checkpoint (OUT.checkpoint) if there is one
+    /// Print the whole recipe, and train nothing
     #[arg(long)]
-    resume: bool,
+    print_recipe: bool,
 }
 
 #[derive(Serialize)]
 struct Document {
     netkin: &'static str,
-    model: &'static str,
-    config: TrainConfig,
+    recipe: Recipe,
     epochs: Vec<EpochReport>,
     weights: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ema_weights: Option<PathBuf>,
 }
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let entry = super::known(&self.model)?;
-        let device = common.device.open()?;
-        let size = entry.config.input_size();
-        let training = images(&self.data, Split::Train, size)?;
-        let testing = images(&self.data, Split::Test, size)?;
-        let checkpoint = self.out.with_extension("checkpoint");
-        let config = TrainConfig {
-            epochs: self.epochs,
-            batch_size: self.batch,
-            learning_rate: self.lr,
-            weight_decay: self.weight_decay,
-            warmup_epochs: self.warmup_epochs,
-            label_smoothing: self.label_smoothing,
-            augment: !self.no_augment,
-            seed: self.seed,
-            checkpoint: Some(checkpoint.clone()),
-            resume: self.resume,
-            ..TrainConfig::default()
-        };
-        let mut epochs = Vec::new();
-        if !common.json {
-            print("epoch,loss,train_accuracy,test_accuracy,images_per_second\n")?;
-        }
-        let network = train(entry, &training, &testing, &config, &device, |report| {
-            let EpochReport { epoch, loss, train_accuracy, test_accuracy, images_per_second } = report;
-            if !common.json {
-                // Training goes on without a reader.
-                let _ = print(&format!(
-                    "{epoch},{loss:.4},{train_accuracy:.4},{test_accuracy:.4},{images_per_second:.0}\n"
-                ));
+        let mut recipe = self.recipe()?;
+        if self.print_recipe {
+            if common.json {
+                print_json(&recipe)?;
+            } else {
+                print(&recipe.to_toml())?;
             }
-            epochs.push(*report);
-        })?;
-        let precision = if self.half { Precision::F16 } else { Precision::F32 };
-        netkin_weights::save(&network, &self.out, precision)?;
-        // The weights are there; a checkpoint that cannot be removed does no harm.
-        let _ = std::fs::remove_file(&checkpoint);
-        common.note(&format!("wrote {}", self.out.display()));
+            return Ok(Outcome::Done);
+        }
+        let (Some(data), Some(folder)) = (&self.data, &self.run) else {
+            return Err("give the images as --data and the folder of the run as --run".into());
+        };
+        recipe.check()?;
+        let device = common.device.open()?;
+        let (training, testing) = (data::open(data, Split::Train)?, data::open(data, Split::Test)?);
+        let classes = recipe.classes.unwrap_or_else(|| training.classes());
+        let initial = match &self.from {
+            Some(spec) => Some(self.initial(spec, &mut recipe, classes, &device, common)?),
+            None => None,
+        };
+        let models = common.load(&objective::networks(&recipe)?, recipe.precision)?;
+        let objective = objective::of(&recipe, classes, models)?;
+        common.note(&recipe.rate_rule());
+
+        let has_average = recipe.regularisation.ema_decay > 0.0;
+        if !common.json {
+            print("epoch,loss,train_accuracy,test_accuracy,images_per_second")?;
+            print(if has_average { ",ema_accuracy\n" } else { "\n" })?;
+        }
+        let mut display = Display::new(common);
+        let run = Run {
+            recipe: &recipe,
+            objective: &*objective,
+            training,
+            testing,
+            folder: Some(folder),
+            device: &device,
+            stop: stop::flag(),
+            initial,
+        };
+        let trained = train(&run, &mut |event| display.show(event))?;
+        display.bar.finish_and_clear();
+        if trained.ended == Ended::Stopped {
+            say(&match display.checkpoint {
+                Some((epoch, batch)) => format!(
+                    "stopped; the same command goes on with epoch {epoch}, batch {}, and gives the same weights",
+                    batch + 1
+                ),
+                None => "stopped before there was a checkpoint; the same command begins anew".to_owned(),
+            });
+            return Ok(Outcome::TryAgain);
+        }
+        let precision = if self.half { Precision::F16 } else { recipe.precision };
+        let weights = written(&trained.network, folder, "model.safetensors", precision, common)?;
+        let ema_weights = match &trained.ema {
+            Some(average) => Some(written(average, folder, "model_ema.safetensors", precision, common)?),
+            None => None,
+        };
         if common.json {
-            let weights = self.out;
-            print_json(&Document { netkin: env!("CARGO_PKG_VERSION"), model: entry.name, config, epochs, weights })?;
+            let netkin = env!("CARGO_PKG_VERSION");
+            let (recipe, epochs) = (recipe.clone(), trained.epochs);
+            print_json(&Document { netkin, recipe, epochs, weights, ema_weights })?;
         }
         Ok(Outcome::Done)
     }
+
+    /// The recipe with everything that was typed.
+    fn recipe(&self) -> Result<Recipe, Failure> {
+        let mut overrides = self.overrides.clone();
+        let mut add = |key: &str, value: Option<String>| overrides.extend(value.map(|value| format!("{key}={value}")));
+        let named = |name: &str| format!("\"{name}\"");
+        add("epochs", self.epochs.map(|epochs| epochs.to_string()));
+        add("batch_size", self.batch.map(|batch| batch.to_string()));
+        add("optimizer.lr", self.lr.map(|rate| rate.to_string()));
+        add("seed", self.seed.map(|seed| seed.to_string()));
+        add("model", self.model.as_deref().map(named));
+        let mut recipe = Recipe::open(&self.recipe, &overrides)?;
+        if let Some(spec) = &self.from
+            && recipe.model.is_empty()
+        {
+            recipe.model = spec.entry().name.to_owned();
+        }
+        if recipe.model.is_empty() && !self.print_recipe {
+            return Err(format!("the recipe {} names no network; give one as MODEL", self.recipe).into());
+        }
+        Ok(recipe)
+    }
+
+    /// What training begins with: weights in place of numbers that are drawn.
+    fn initial(
+        &self,
+        spec: &ModelSpec,
+        recipe: &mut Recipe,
+        classes: usize,
+        device: &Device,
+        common: &Common,
+    ) -> Result<Network, Failure> {
+        let configured = recipe.configuration()?;
+        if configured.entry().name != spec.entry().name {
+            return Err(format!(
+                "--from gives weights of {}, but the network is {}; give weights of that, or leave MODEL out",
+                spec.entry().name,
+                configured.entry().name
+            )
+            .into());
+        }
+        let bar = common.bar("bytes");
+        bar.set_message(spec.to_string());
+        let hub = HubConfig::from_env();
+        let mut progress = |progress: netkin_weights::Progress| {
+            bar.set_length(progress.total.unwrap_or(0));
+            bar.set_position(progress.done);
+        };
+        let precision = recipe.precision;
+        let loaded =
+            netkin_weights::finetune(spec, configured.config(), classes, precision, device, &hub, &mut progress)?;
+        bar.finish_and_clear();
+        for note in &loaded.notes {
+            say(&format!("{spec}: {note}"));
+        }
+        draw(&loaded.network, recipe.seed, device);
+        let is_typed = |key: &str| self.overrides.iter().any(|text| text.trim_start().starts_with(key));
+        if !is_typed("normalisation.") {
+            recipe.normalisation = Normalisation::from(&loaded.preprocessing);
+        }
+        Ok(loaded.network)
+    }
 }
 
-/// The images of a folder as `--data` takes it.
-pub fn images(data: &Path, split: Split, size: [usize; 2]) -> Result<LabelledImages, Failure> {
-    let names: &[&str] = match split {
-        Split::Train => &["train"],
-        Split::Test => &["test", "val"],
-    };
-    let folders: Vec<PathBuf> = names.iter().map(|name| data.join(name)).collect();
-    match folders.into_iter().find(|folder| folder.is_dir()) {
-        Some(folder) => Ok(LabelledImages::from_dataset(&Dataset::open(&folder, None)?, size)?),
-        None => Ok(LabelledImages::from_idx_folder(data, split)?),
+/// Writes weights into the run folder, and says so.
+fn written(
+    network: &Network,
+    folder: &Path,
+    name: &str,
+    precision: Precision,
+    common: &Common,
+) -> Result<PathBuf, Failure> {
+    let path = folder.join(name);
+    netkin_weights::save(network, &path, precision)?;
+    common.note(&format!("wrote {}", path.display()));
+    Ok(path)
+}
+
+/// What people see of a run.
+struct Display<'a> {
+    common: &'a Common,
+    bar: ProgressBar,
+    /// Whether the bar has its first position.
+    is_moving: bool,
+    /// Whether it was said that the device waits.
+    has_waited: bool,
+    /// The epoch and the batch with which the last checkpoint goes on.
+    checkpoint: Option<(usize, usize)>,
+}
+
+/// The share of the time from which on waiting is worth a word.
+const LONG: f64 = 0.2;
+
+impl<'a> Display<'a> {
+    fn new(common: &'a Common) -> Self {
+        Self { common, bar: common.bar("batches"), is_moving: false, has_waited: false, checkpoint: None }
     }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Start { epoch, batch, .. } => {
+                if (*epoch, *batch) != (1, 0) {
+                    self.checkpoint = Some((*epoch, *batch));
+                    self.note(&format!("goes on with epoch {epoch}, batch {}", batch + 1));
+                }
+            }
+            Event::Step(report) => self.move_bar(report),
+            Event::Epoch(report) => {
+                if !self.common.json {
+                    self.bar.suspend(|| tell(&line(report)));
+                }
+                // The first images always take a moment.
+                if report.waited > LONG && report.epoch > 1 && !self.has_waited {
+                    self.has_waited = true;
+                    self.note(&format!(
+                        "training waited for images {:.0} % of the time; faster disks, smaller images or more processors help",
+                        100.0 * report.waited
+                    ));
+                }
+            }
+            Event::Skipped { id, reason } => self.bar.suspend(|| say(&format!("skipped {id}: {reason}"))),
+            Event::Checkpoint { epoch, batch } => self.checkpoint = Some((*epoch, *batch)),
+            Event::NotWritten { reason } => {
+                self.bar.suspend(|| say(&format!("warning: training goes on, but {reason}")));
+            }
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.bar.suspend(|| self.common.note(text));
+    }
+
+    fn move_bar(&mut self, report: &StepReport) {
+        let StepReport { epoch, epochs, batch, batches, loss, images_per_second, .. } = report;
+        self.bar.set_length((epochs * batches) as u64);
+        self.bar.set_position(((epoch - 1) * batches + batch) as u64);
+        if !self.is_moving {
+            // What was done before says nothing about the time left.
+            self.bar.reset_eta();
+            self.is_moving = true;
+        }
+        self.bar.set_message(format!("epoch {epoch}/{epochs}, loss {loss:.4}, {images_per_second:.0} images/s"));
+    }
+}
+
+/// A line of the table of epochs.
+fn line(report: &EpochReport) -> String {
+    let EpochReport { epoch, loss, train_accuracy, test_accuracy, ema_accuracy, images_per_second, .. } = report;
+    let average = ema_accuracy.map_or(String::new(), |accuracy| format!(",{accuracy:.4}"));
+    format!("{epoch},{loss:.4},{train_accuracy:.4},{test_accuracy:.4},{images_per_second:.0}{average}\n")
+}
+
+/// Prints to stdout; training goes on without a reader.
+fn tell(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use netkin_architectures::Entry;
-use netkin_weights::{ModelSpec, Precision, embedded};
+use netkin_weights::{HubConfig, ModelSpec, Precision, embedded};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say};
 use super::sat::run_quietly;
-use super::{Failure, Outcome, demo, known, train, values};
+use super::{Failure, Outcome, demo, known, stop, values};
 use crate::analysis::stability::{halves, over_images};
 use crate::analysis::uncertainty::WithInterval;
 use crate::attacks::Iterative;
@@ -19,8 +19,11 @@ use crate::model::Crop;
 use crate::runs::write_atomically;
 use crate::similarity::Matrix;
 use crate::similarity::sat::{SatConfig, SatRun};
+use crate::training::augment::Augmentation;
+use crate::training::data::{self, Source, Split};
 use crate::training::diversity::{Comparison, Variant, variants};
-use crate::training::{self, LabelledImages, Split, TrainConfig};
+use crate::training::objective::CrossEntropy;
+use crate::training::{self, Ended, Evaluation, Normalisation, Recipe, Run};
 
 /// Compare networks of one architecture that were trained differently with networks of different architectures
 ///
@@ -128,26 +131,21 @@ impl Args {
             .into());
         }
         let device = common.device.open()?;
-        let training = train::images(&self.data, Split::Train, size)?.limit(self.images);
-        let testing = train::images(&self.data, Split::Test, size)?.limit(self.test_images);
-        let usual = TrainConfig {
-            epochs: self.epochs,
-            batch_size: self.batch,
-            learning_rate: 3e-3,
-            warmup_epochs: usize::from(self.epochs > 1),
-            augment: false,
-            seed: self.seed,
-            ..TrainConfig::default()
-        };
+        let training = data::limit(data::open(&self.data, Split::Train)?, self.images);
+        let testing = data::limit(data::open(&self.data, Split::Test)?, self.test_images);
+        let (usual, augmentation) = self.recipes(size[0])?;
         let mut wanted = Vec::new();
         for model in &models {
-            wanted.extend(variants(&usual).into_iter().map(|variant| (*model, variant)));
+            wanted.extend(variants(&usual, &augmentation).into_iter().map(|variant| (*model, variant)));
         }
         // The usual one comes first.
-        wanted.extend(others.iter().map(|other| (*other, variants(&usual).swap_remove(0))));
+        wanted.extend(others.iter().map(|other| (*other, variants(&usual, &augmentation).swap_remove(0))));
         let mut networks = Vec::new();
         for (number, (entry, variant)) in wanted.iter().enumerate() {
-            let trained = self.trained(entry, variant, &training, &testing, &device)?;
+            let Some(trained) = self.trained(entry, variant, &training, &testing, &device)? else {
+                say("stopped; the same command goes on from here, and gives the same networks");
+                return Ok(Outcome::TryAgain);
+            };
             common.note(&format!(
                 "{} of {} networks: {} is right about {} of {} test images",
                 number + 1,
@@ -159,7 +157,7 @@ impl Args {
             networks.push(trained);
         }
         let attack = Iterative { steps: self.steps, ..Iterative::default() };
-        let run = self.compare(&networks, attack.clone(), &testing, common)?;
+        let run = self.compare(&networks, attack.clone(), &*testing, common)?;
         let document = document(networks, attack, &models, &run, self.seed);
         let text = document.to_text();
         write_atomically(&self.out.join("training-diversity.txt"), text.as_bytes())?;
@@ -171,23 +169,42 @@ impl Args {
         Ok(Outcome::Done)
     }
 
+    /// The usual way to train on images of that side, and the augmentation of the regimes that have one.
+    fn recipes(&self, side: usize) -> Result<(Recipe, Augmentation), Failure> {
+        let mut usual = Recipe::open("fashion-mnist", &[])?;
+        let augmentation = Augmentation { padding: side / 8, ..usual.augmentation };
+        usual.augmentation = Augmentation::none();
+        usual.epochs = self.epochs;
+        usual.batch_size = self.batch;
+        usual.optimizer.lr = 3e-3;
+        usual.schedule.warmup_epochs = usize::from(self.epochs > 1);
+        usual.seed = self.seed;
+        Ok((usual, augmentation))
+    }
+
     fn weights(&self, name: &str) -> PathBuf {
         self.out.join("networks").join(format!("{name}.safetensors"))
     }
 
-    /// Trains a network, or finds it in the folder.
+    /// Trains a network, or finds it in the folder; none if that was stopped.
     fn trained(
         &self,
         entry: &'static Entry,
         variant: &Variant,
-        training: &LabelledImages,
-        testing: &LabelledImages,
+        training: &Arc<dyn Source>,
+        testing: &Arc<dyn Source>,
         device: &Device,
-    ) -> Result<Trained, Failure> {
+    ) -> Result<Option<Trained>, Failure> {
         let name = format!("{}.{}", entry.name, variant.tag);
         let weights = self.weights(&name);
+        let mut recipe = Recipe { model: entry.name.into(), ..variant.recipe.clone() };
+        // As images will be prepared for the weights when they are loaded.
+        let spec = name.parse::<ModelSpec>()?.with_path(weights.clone());
+        let preprocessing = netkin_weights::preprocessing(&spec, &HubConfig::from_env())?;
+        recipe.normalisation = Normalisation::from(&preprocessing);
+        recipe.evaluation = Evaluation { crop_pct: preprocessing.crop_pct, interpolation: preprocessing.interpolation };
         let settings = json!({
-            "config": variant.config,
+            "recipe": recipe.settings(),
             "training": training.fingerprint(),
             "testing": testing.fingerprint(),
         });
@@ -197,18 +214,31 @@ impl Args {
         if weights.exists()
             && let Some(correct) = recorded(&record, &settings)?
         {
-            return Ok(trained(correct));
+            return Ok(Some(trained(correct)));
         }
-        let checkpoint = weights.with_extension("checkpoint");
-        let config = TrainConfig { checkpoint: Some(checkpoint.clone()), resume: true, ..variant.config.clone() };
-        let network = training::train(entry, training, testing, &config, device, |_| {})?;
-        let correct = (training::accuracy(&network, testing, &config, device) * testing.len() as f64).round() as usize;
-        netkin_weights::save(&network, &weights, Precision::F32)?;
+        let folder = weights.with_extension("run");
+        let run = Run {
+            recipe: &recipe,
+            objective: &CrossEntropy,
+            training: Arc::clone(training),
+            testing: Arc::clone(testing),
+            folder: Some(&folder),
+            device,
+            stop: stop::flag(),
+            initial: None,
+        };
+        let done = training::train(&run, &mut |_| {})?;
+        if done.ended == Ended::Stopped {
+            return Ok(None);
+        }
+        let accuracy = training::accuracy(&done.network, &recipe, Arc::clone(testing), device);
+        let correct = (accuracy * testing.len() as f64).round() as usize;
+        netkin_weights::save(&done.network, &weights, Precision::F32)?;
         let document = json!({"settings": settings, "correct": correct});
         write_atomically(&record, &serde_json::to_vec_pretty(&document)?)?;
-        // The weights are there; a checkpoint that cannot be removed does no harm.
-        let _ = std::fs::remove_file(&checkpoint);
-        Ok(trained(correct))
+        // The weights are there; a run that cannot be removed does no harm.
+        let _ = std::fs::remove_dir_all(&folder);
+        Ok(Some(trained(correct)))
     }
 
     /// Attacks them all.
@@ -216,11 +246,12 @@ impl Args {
         &self,
         networks: &[Trained],
         attack: Iterative,
-        testing: &LabelledImages,
+        testing: &dyn Source,
         common: &Common,
     ) -> Result<SatRun, Failure> {
-        let images = (0..testing.len()).map(|index| (testing.image(index), testing.labels()[index]));
-        let dataset = demo::write_dataset(&self.out, images)?;
+        let image = |index: usize| Ok::<_, Failure>((testing.read(index)?, testing.label(index)));
+        let images = (0..testing.len()).map(image).collect::<Result<Vec<_>, Failure>>()?;
+        let dataset = demo::write_dataset(&self.out, images.into_iter())?;
         let spec = |network: &Trained| -> Result<ModelSpec, netkin_weights::Error> {
             Ok(network.name.parse::<ModelSpec>()?.with_path(self.weights(&network.name)))
         };

@@ -1,7 +1,7 @@
-//! The state of a run between two epochs, as one file.
+//! The state of a run between two steps, as one file.
 //!
-//! A safetensors container of two byte strings, `network` and `optimizer` (Burn's own records), whose metadata tell the
-//! format, the epoch, the run's settings as JSON and a BLAKE3 hash of both strings.
+//! A safetensors container of byte strings, `network`, `optimizer` and, if there is a moving average, `average` (Burn's own records),
+//! whose metadata tell the format, where the run is, its settings, and a BLAKE3 hash of the strings.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,84 +11,121 @@ use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::Bytes;
-use netkin_architectures::{Entry, Network};
+use netkin_architectures::Network;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{LabelledImages, TrainConfig, TrainingError, optimizer};
+use super::log::EpochReport;
+use super::trainer::Progress;
+use super::{Recipe, TrainingError, optimizer};
 use crate::files::{MAX_TENSORS, read_regular};
-use crate::runs::{RunError, write_atomically};
+use crate::runs::{RunError, first_difference, write_atomically};
 
-const FORMAT: &str = "netkin training checkpoint 1";
+const FORMAT: &str = "netkin training checkpoint 2";
 
-/// Everything that the weights depend on: the network, the data and the options.
-pub struct Settings(Map<String, Value>);
+/// Everything that the weights depend on: the recipe, the data, the objective, what training began with.
+pub struct Settings(Value);
 
 impl Settings {
-    pub fn new(entry: &Entry, training: &LabelledImages, config: &TrainConfig) -> Self {
-        let mut settings = Map::new();
-        settings.insert("network".into(), entry.name.into());
-        settings.insert("training data".into(), training.fingerprint().into());
-        if let Ok(Value::Object(options)) = serde_json::to_value(config) {
-            settings.extend(options);
-        }
+    /// `initial` is a hash of the weights that training began with, if they were not drawn.
+    pub fn new(recipe: &Recipe, training_data: String, objective: Value, initial: Option<String>) -> Self {
+        let mut settings = recipe.settings();
+        settings["training data"] = training_data.into();
+        settings["objective"] = objective;
+        settings["initial weights"] = initial.into();
         Self(settings)
     }
 
     /// The first setting that is another in `stored`, in words.
-    fn difference(&self, stored: &Self) -> Option<String> {
-        let (here, there) = (&self.0, &stored.0);
-        let mut names = here.keys().chain(there.keys());
-        let name = names.find(|name| here.get(*name) != there.get(*name))?;
-        let shown = |settings: &Map<String, Value>| match settings.get(name) {
-            Some(value) => value.to_string(),
-            None => "unknown".into(),
-        };
-        Some(format!("its {name} is {}, yours is {}", shown(there), shown(here)))
+    fn difference(&self, stored: &Value) -> Option<String> {
+        let (name, there, here) = first_difference("", stored, &self.0)?;
+        let told = |value: String| if value == "null" { "left out".to_owned() } else { value };
+        Some(format!("its {name} is {}, yours is {}", told(there), told(here)))
     }
 }
 
-/// The state after an epoch.
+/// Where a run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// The epoch that is next or under way, counted from 1.
+    pub epoch: usize,
+    /// Its batch that is next, counted from 0.
+    pub batch: usize,
+    /// What that epoch has brought so far.
+    pub progress: Progress,
+    /// What the epochs before it have brought.
+    pub epochs: Vec<EpochReport>,
+    /// How long the log is, in bytes.
+    pub log: u64,
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self { epoch: 1, batch: 0, progress: Progress::default(), epochs: Vec::new(), log: 0 }
+    }
+}
+
+/// The state of a run.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Counted from 1.
-    pub epoch: usize,
+    /// Where the run is.
+    pub position: Position,
     network: Vec<u8>,
     optimizer: Vec<u8>,
+    average: Option<Vec<u8>>,
 }
 
 impl Checkpoint {
-    /// Puts the state into a network of the same architecture, with the optimiser that goes with it.
-    pub fn restore(self, network: Network, weight_decay: f64) -> Result<(Network, ModuleOptimizer), RecordError> {
-        let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(self.network))?;
-        let network = network.try_load_record(record)?;
-        let optimizer = optimizer::adamw(&network, weight_decay).from_bytes(Bytes::from_bytes_vec(self.optimizer))?;
-        Ok((network, optimizer))
+    /// Puts the state into a network of the same architecture, with the optimiser that goes with it and the moving average, if there
+    /// is one.
+    pub fn restore(
+        self,
+        network: Network,
+        options: &optimizer::Options,
+        family: &str,
+    ) -> Result<(Network, ModuleOptimizer, Option<Network>), RecordError> {
+        let record = |bytes: Vec<u8>| ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes));
+        let network = network.try_load_record(record(self.network)?)?;
+        // By the ids that the parameters had.
+        let optimizer = options.build(&network, family).from_bytes(Bytes::from_bytes_vec(self.optimizer))?;
+        let average = match self.average {
+            Some(bytes) => Some(network.valid().try_load_record(record(bytes)?)?),
+            None => None,
+        };
+        Ok((network, optimizer, average))
     }
 
-    /// Replaces the file at `path` as a whole by the state after `epoch`: whatever happens meanwhile, the file holds the
-    /// old state or the new one. `network` is in evaluation mode, for only there running statistics are up to date.
+    /// Replaces the file at `path` as a whole: whatever happens meanwhile, it holds the old state or the new one. The average is
+    /// in evaluation mode.
     pub fn write(
         path: &Path,
         settings: &Settings,
-        epoch: usize,
-        network: Network,
+        position: &Position,
+        network: &Network,
         optimizer: &ModuleOptimizer,
+        average: Option<&Network>,
     ) -> Result<(), TrainingError> {
         let failed = |source| RunError::Write { path: path.into(), source };
         let recorded = |bytes: Result<Bytes, RecordError>| bytes.map_err(|error| failed(io::Error::other(error)));
-        let network = recorded(network.into_record().into_bytes())?;
-        let optimizer = recorded(optimizer.into_bytes())?;
+        // Running statistics are up to date in evaluation mode.
+        let mut strings = vec![
+            ("network", recorded(network.valid().into_record().into_bytes())?),
+            ("optimizer", recorded(optimizer.into_bytes())?),
+        ];
+        if let Some(average) = average {
+            strings.push(("average", recorded(average.clone().into_record().into_bytes())?));
+        }
+        let position = serde_json::to_string(position).expect("a position is made of words and numbers");
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
-            ("epoch".to_owned(), epoch.to_string()),
-            ("settings".to_owned(), Value::Object(settings.0.clone()).to_string()),
-            ("blake3".to_owned(), hash(&network, &optimizer)),
+            ("blake3".to_owned(), hash(&position, strings.iter().map(|(_, bytes)| &bytes[..]))),
+            ("position".to_owned(), position),
+            ("settings".to_owned(), settings.0.to_string()),
         ]);
-        let strings = [("network", &network), ("optimizer", &optimizer)];
-        let views = strings.map(|(name, bytes)| {
+        let views = strings.iter().map(|(name, bytes)| {
             let view = TensorView::new(Dtype::U8, vec![bytes.len()], bytes);
-            (name, view.expect("a byte string is as long as it is"))
+            (*name, view.expect("a byte string is as long as it is"))
         });
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| failed(io::Error::other(error)))?;
         Ok(write_atomically(path, &bytes)?)
@@ -101,7 +138,9 @@ impl Checkpoint {
     pub fn read(path: &Path, settings: &Settings) -> Result<Option<Self>, TrainingError> {
         let bytes = match read_regular(path, MAX_TENSORS) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(error) => return Err(unusable(path, error)),
         };
         let (checkpoint, stored) = Self::parse(&bytes).map_err(|reason| unusable(path, reason))?;
@@ -111,32 +150,33 @@ impl Checkpoint {
         }
     }
 
-    fn parse(bytes: &[u8]) -> Result<(Self, Settings), String> {
+    fn parse(bytes: &[u8]) -> Result<(Self, Value), String> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let told = |key: &str| {
             let value = metadata.get(key);
             value.ok_or_else(|| format!("it tells no {key}"))
         };
-        if told("format")? != FORMAT {
-            return Err(format!("its format is not \"{FORMAT}\""));
+        let format = told("format")?;
+        if format != FORMAT {
+            return Err(format!("its format is {format:?}, not {FORMAT:?}"));
         }
-        let epoch = told("epoch")?;
-        let epoch = epoch.parse().map_err(|_| format!("its epoch is {epoch:?}"))?;
-        let settings = serde_json::from_str(told("settings")?)
-            .map_err(|error| format!("its settings are no JSON object ({error})"))?;
+        let position = told("position")?;
+        let settings = told("settings")?;
+        let settings = serde_json::from_str(settings).map_err(|error| format!("its settings are no JSON ({error})"))?;
 
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
-        let string = |name| match tensors.tensor(name) {
-            Ok(view) => Ok(view.data().to_vec()),
-            Err(error) => Err(error.to_string()),
-        };
-        let (network, optimizer) = (string("network")?, string("optimizer")?);
-        if *told("blake3")? != hash(&network, &optimizer) {
+        let string = |name: &str| tensors.tensor(name).map(|view| view.data().to_vec());
+        let network = string("network").map_err(|error| error.to_string())?;
+        let optimizer = string("optimizer").map_err(|error| error.to_string())?;
+        let average = string("average").ok();
+        let strings = [Some(&network), Some(&optimizer), average.as_ref()];
+        if *told("blake3")? != hash(position, strings.into_iter().flatten().map(|bytes| &bytes[..])) {
             return Err("its content does not match its hash, so it is damaged".into());
         }
-        let checkpoint = Self { epoch, network, optimizer };
-        Ok((checkpoint, Settings(settings)))
+        let position =
+            serde_json::from_str(position).map_err(|error| format!("its position cannot be read ({error})"))?;
+        Ok((Self { position, network, optimizer, average }, settings))
     }
 }
 
@@ -145,9 +185,11 @@ pub fn unusable(path: &Path, reason: impl ToString) -> TrainingError {
     TrainingError::Checkpoint { path: path.into(), reason: reason.to_string() }
 }
 
-fn hash(network: &[u8], optimizer: &[u8]) -> String {
+fn hash<'a>(position: &'a str, strings: impl Iterator<Item = &'a [u8]>) -> String {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&(network.len() as u64).to_le_bytes());
-    hasher.update(network).update(optimizer);
+    for string in std::iter::once(position.as_bytes()).chain(strings) {
+        hasher.update(&(string.len() as u64).to_le_bytes());
+        hasher.update(string);
+    }
     hasher.finalize().to_string()
 }

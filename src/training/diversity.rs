@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use super::TrainConfig;
+use super::Recipe;
+use super::augment::Augmentation;
 
 /// What differs between the networks of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -28,33 +29,37 @@ pub struct Variant {
     /// A short name, as a weight's tag.
     pub tag: String,
     /// Everything that the weights depend on beside network and images.
-    pub config: TrainConfig,
+    pub recipe: Recipe,
     /// Where it takes part.
     pub comparisons: Vec<Comparison>,
 }
 
 /// Eleven ways around a usual one, which takes part in every comparison: five seeds, five settings of hyper-parameters and three
-/// regimes. Each has a seed of its own, as networks that people train have, so that no two begin from the same weights.
-pub fn variants(usual: &TrainConfig) -> Vec<Variant> {
+/// regimes, two of which have that augmentation. Each has a seed of its own, as networks that people train have, so that no two begin
+/// from the same weights.
+pub fn variants(usual: &Recipe, augmentation: &Augmentation) -> Vec<Variant> {
     use Comparison::{HyperParameters, Initialisation, Regime};
-    let like = || usual.clone();
     let mut variants =
-        vec![Variant { tag: "usual".into(), config: usual.clone(), comparisons: Comparison::ALL.to_vec() }];
-    let mut add = |tag: &str, comparison, config: TrainConfig| {
-        let seed = usual.seed.wrapping_add(variants.len() as u64);
-        let config = TrainConfig { seed, ..config };
-        variants.push(Variant { tag: tag.into(), config, comparisons: vec![comparison] });
+        vec![Variant { tag: "usual".into(), recipe: usual.clone(), comparisons: Comparison::ALL.to_vec() }];
+    let mut add = |tag: &str, comparison, change: &dyn Fn(&mut Recipe)| {
+        let mut recipe = usual.clone();
+        change(&mut recipe);
+        recipe.seed = usual.seed.wrapping_add(variants.len() as u64);
+        variants.push(Variant { tag: tag.into(), recipe, comparisons: vec![comparison] });
     };
     for tag in ["seed1", "seed2", "seed3", "seed4"] {
-        add(tag, Initialisation, like());
+        add(tag, Initialisation, &|_| {});
     }
-    add("rate-third", HyperParameters, TrainConfig { learning_rate: usual.learning_rate / 3.0, ..like() });
-    add("rate-double", HyperParameters, TrainConfig { learning_rate: usual.learning_rate * 2.0, ..like() });
-    add("decay-tenfold", HyperParameters, TrainConfig { weight_decay: usual.weight_decay * 10.0, ..like() });
-    add("batch-half", HyperParameters, TrainConfig { batch_size: usual.batch_size.div_ceil(2), ..like() });
-    add("augmented", Regime, TrainConfig { augment: true, ..like() });
-    let long = TrainConfig { augment: true, label_smoothing: 0.0, epochs: 2 * usual.epochs, ..like() };
-    add("augmented-hard-long", Regime, long);
+    add("rate-third", HyperParameters, &|recipe| recipe.optimizer.lr /= 3.0);
+    add("rate-double", HyperParameters, &|recipe| recipe.optimizer.lr *= 2.0);
+    add("decay-tenfold", HyperParameters, &|recipe| recipe.optimizer.weight_decay *= 10.0);
+    add("batch-half", HyperParameters, &|recipe| recipe.batch_size = recipe.batch_size.div_ceil(2));
+    add("augmented", Regime, &|recipe| recipe.augmentation = augmentation.clone());
+    add("augmented-hard-long", Regime, &|recipe| {
+        recipe.augmentation = augmentation.clone();
+        recipe.regularisation.label_smoothing = 0.0;
+        recipe.epochs *= 2;
+    });
     variants
 }
 
@@ -64,11 +69,12 @@ mod tests {
 
     #[test]
     fn five_seeds_five_settings_and_three_regimes_of_which_each_is_another() {
-        let variants = variants(&TrainConfig { augment: false, ..TrainConfig::default() });
+        let usual = Recipe { augmentation: Augmentation::none(), ..Recipe::default() };
+        let variants = variants(&usual, &Augmentation::default());
         let count = |comparison| variants.iter().filter(|variant| variant.comparisons.contains(&comparison)).count();
         assert_eq!(Comparison::ALL.map(count), [5, 5, 3]);
         for (index, one) in variants.iter().enumerate() {
-            assert!(variants[..index].iter().all(|other| other.tag != one.tag && other.config != one.config));
+            assert!(variants[..index].iter().all(|other| other.tag != one.tag && other.recipe != one.recipe));
         }
     }
 }

@@ -1,0 +1,60 @@
+//! Why a network could not be trained, in sentences.
+
+use std::path::PathBuf;
+
+use super::data::DataError;
+use crate::runs::RunError;
+
+/// Why a network could not be trained.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum TrainingError {
+    #[error("the training option {option} is {value}, but must be {range}")]
+    Option { option: &'static str, value: String, range: &'static str },
+    #[error("the recipe {label} cannot be used: {reason}")]
+    Recipe { label: String, reason: String },
+    #[error("the recipe {label} sets {key}, which is no option{hint}")]
+    UnknownKey { label: String, key: String, hint: String },
+    #[error("there is no network {name:?}{hint}")]
+    UnknownNetwork { name: String, hint: String },
+    #[error("{network} cannot be trained on images of {pixels} pixels: {reason}")]
+    InputSize { network: &'static str, pixels: usize, reason: String },
+    #[error(
+        "{network} has neither stochastic depth nor dropout, so regularisation.drop_path is {drop_path} and regularisation.dropout {dropout} in vain; set both to 0"
+    )]
+    NotRegularised { network: &'static str, drop_path: f64, dropout: f64 },
+    #[error(
+        "the {set} set has {found} classes, but the network {classes}; set classes to at least {found}, or leave it out"
+    )]
+    TooManyClasses { set: &'static str, found: usize, classes: usize },
+    #[error("the network to begin with tells {found} classes apart, but {classes} are learnt; give it as many outputs")]
+    InitialClasses { found: usize, classes: usize },
+    #[error("the {set} set has no images; give at least one")]
+    Empty { set: &'static str },
+    #[error("no image of the {set} set could be read; of the first: {first}")]
+    Unreadable { set: &'static str, first: String },
+    #[error(
+        "the loss of epoch {epoch}, batch {batch} is {loss}; lower the learning rate, warm up longer or clip gradients (optimizer.clip_norm){kept}"
+    )]
+    Diverged { epoch: usize, batch: usize, loss: f64, kept: String },
+    #[error("the checkpoint {path} belongs to another run: {difference}; give the same settings, or another folder as --run", path = path.display())]
+    OtherRun { path: PathBuf, difference: String },
+    #[error("the checkpoint {path} cannot be used: {reason}; remove it to train from the beginning, or give another folder as --run", path = path.display())]
+    Checkpoint { path: PathBuf, reason: String },
+    #[error(
+        "a recipe has one of [distillation], [adversarial] and [diverge], and this one has [{first}] and [{second}]; leave one out"
+    )]
+    Objectives { first: &'static str, second: &'static str },
+    #[error("[distillation] names no teacher; give one as distillation.teacher = \"NAME\" or \"NAME=FILE\"")]
+    NoTeacher,
+    #[error(
+        "the teacher {teacher} tells {has} classes apart and the student {student}; give a teacher that was trained on the same classes"
+    )]
+    TeacherClasses { teacher: String, has: usize, student: usize },
+    #[error(transparent)]
+    Weights(#[from] netkin_weights::Error),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
