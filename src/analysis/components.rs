@@ -71,6 +71,16 @@ fn list(names: &[String]) -> String {
     }
 }
 
+/// The base architecture of networks that were found by search is that of what they are made of: `CNN` for `NAS (CNN)`, `Transformer`
+/// for `NAS (TFM)`, all others as they are.
+pub fn base_of(base_architecture: &str) -> &str {
+    match base_architecture {
+        "NAS (CNN)" => "CNN",
+        "NAS (TFM)" => "Transformer",
+        other => other,
+    }
+}
+
 /// The thirteen components of a network by its configuration, in the order of the paper's table.
 pub fn derived(entry: &Entry) -> Vec<String> {
     entry.config.components().values(entry.config.input_size()).into()

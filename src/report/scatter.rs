@@ -1,6 +1,6 @@
-//! Ensembles as points: how alike the members are, and how many fewer images are wrong.
+//! Points of two quantities; ensembles by how alike the members are and how many fewer images are wrong.
 
-use super::figure::{Figure, escape, group_mark};
+use super::figure::{Figure, escape, group_mark, width_of};
 use crate::analysis::ensembles::{Ensemble, EnsemblesOfSize};
 
 /// The size of the area of points, in pixels.
@@ -8,36 +8,68 @@ const AREA: [f64; 2] = [560.0, 360.0];
 /// Left of it, above it, right of it, below it.
 const MARGINS: [f64; 4] = [64.0, 12.0, 130.0, 52.0];
 
-struct Point {
-    sat: f64,
-    /// In percent.
-    reduction: f64,
-    text: String,
+/// Points of one kind.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// What they are.
+    pub name: String,
+    /// The points.
+    pub points: Vec<Point>,
+}
+
+/// A point with what is said of it.
+#[derive(Debug, Clone)]
+pub struct Point {
+    /// Across and up.
+    pub place: [f64; 2],
+    /// For whoever points at it.
+    pub text: String,
+}
+
+/// What an axis shows.
+#[derive(Debug, Clone, Copy)]
+pub struct Quantity {
+    /// Its name.
+    pub name: &'static str,
+    /// What stands behind each number, such as ` %`.
+    pub unit: &'static str,
 }
 
 /// Draws every ensemble that has a SAT score and an error reduction rate, with the mark of its size; `names` are those of the
 /// networks that members are positions of.
 pub fn scatter(sizes: &[EnsemblesOfSize], names: &[&str], title: &str) -> Figure {
-    let [left, top, right, bottom] = MARGINS;
-    let mut figure = Figure::new(title, left + AREA[0] + right, top + AREA[1] + bottom);
     let point = |ensemble: &Ensemble| {
         let (sat, reduction) = (ensemble.sat?, 100.0 * ensemble.error_reduction?);
         let members: Vec<&str> = ensemble.members.iter().map(|&member| names[member]).collect();
         let text = format!("{}: SAT {sat:.3}, {reduction:.1} % fewer errors", members.join(" + "));
-        sat.is_finite().then_some(Point { sat, reduction, text })
+        sat.is_finite().then_some(Point { place: [sat, reduction], text })
     };
-    let groups: Vec<Vec<Point>> =
-        sizes.iter().map(|sized| sized.ensembles.iter().filter_map(point).collect()).collect();
-    let all = || groups.iter().flatten();
-    let axes = [Axis::of(all().map(|point| point.sat)), Axis::of(all().map(|point| point.reduction))];
+    let series = |sized: &EnsemblesOfSize| Series {
+        name: format!("{} members", sized.size),
+        points: sized.ensembles.iter().filter_map(point).collect(),
+    };
+    let series: Vec<Series> = sizes.iter().map(series).collect();
+    let across = Quantity { name: "mean SAT of the members’ pairs", unit: "" };
+    points(&series, [across, Quantity { name: "error reduction rate", unit: " %" }], title)
+}
+
+/// Draws points of some kinds, each kind with a mark of its own.
+pub fn points(series: &[Series], quantities: [Quantity; 2], title: &str) -> Figure {
+    let [left, top, right, bottom] = MARGINS;
+    let names = series.iter().map(|series| width_of(&series.name, 12.0)).fold(0.0, f64::max);
+    let right = right.max(names + 46.0);
+    let mut figure = Figure::new(title, left + AREA[0] + right, top + AREA[1] + bottom);
+    let all = || series.iter().flat_map(|series| &series.points);
+    let axes = [0, 1].map(|axis| Axis::of(all().map(|point| point.place[axis])));
     let decimals = [axes[0].decimals(), axes[1].decimals()];
     let x = |value: f64| left + AREA[0] * axes[0].share(value);
     let y = |value: f64| top + AREA[1] * (1.0 - axes[1].share(value));
+    let [unit_across, unit_up] = quantities.map(|quantity| quantity.unit);
 
     for value in axes[0].ticks() {
         figure.add(format_args!(
             "<path d=\"M{0:.1} {top}v{1}\" stroke=\"currentColor\" stroke-opacity=\"0.12\"/>\
-             <text x=\"{0:.1}\" y=\"{2}\" font-size=\"11\" text-anchor=\"middle\">{value:.3$}</text>",
+             <text x=\"{0:.1}\" y=\"{2}\" font-size=\"11\" text-anchor=\"middle\">{value:.3$}{unit_across}</text>",
             x(value),
             AREA[1],
             top + AREA[1] + 16.0,
@@ -47,7 +79,7 @@ pub fn scatter(sizes: &[EnsemblesOfSize], names: &[&str], title: &str) -> Figure
     for value in axes[1].ticks() {
         figure.add(format_args!(
             "<path d=\"M{left} {0:.1}h{1}\" stroke=\"currentColor\" stroke-opacity=\"0.12\"/>\
-             <text x=\"{2}\" y=\"{0:.1}\" font-size=\"11\" text-anchor=\"end\" dominant-baseline=\"central\">{value:.3$} %</text>",
+             <text x=\"{2}\" y=\"{0:.1}\" font-size=\"11\" text-anchor=\"end\" dominant-baseline=\"central\">{value:.3$}{unit_up}</text>",
             y(value),
             AREA[0],
             left - 8.0,
@@ -55,36 +87,38 @@ pub fn scatter(sizes: &[EnsemblesOfSize], names: &[&str], title: &str) -> Figure
         ));
     }
     figure.add(format_args!(
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">mean SAT of the members’ pairs</text>\
-         <text transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">error reduction rate</text>",
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
+         <text transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
         left + 0.5 * AREA[0],
         top + AREA[1] + 38.0,
-        top + 0.5 * AREA[1]
+        quantities[0].name,
+        top + 0.5 * AREA[1],
+        quantities[1].name
     ));
-    for (index, (sized, points)) in sizes.iter().zip(&groups).enumerate() {
+    for (index, series) in series.iter().enumerate() {
         let (colour, shape) = group_mark(index);
-        for Point { sat, reduction, text } in points {
+        for Point { place, text } in &series.points {
             figure.add(format_args!(
                 "<path class=\"point\" transform=\"translate({:.1} {:.1}) scale(0.7)\" d=\"{shape}\" fill=\"{colour}\" fill-opacity=\"0.6\">\
                  <title>{}</title></path>",
-                x(*sat),
-                y(*reduction),
+                x(place[0]),
+                y(place[1]),
                 escape(text)
             ));
         }
         let (mark, middle) = (left + AREA[0] + 24.0, top + 12.0 + 22.0 * index as f64);
         figure.add(format_args!(
             "<path transform=\"translate({mark} {middle})\" d=\"{shape}\" fill=\"{colour}\"/>\
-             <text x=\"{}\" y=\"{middle}\" dominant-baseline=\"central\">{} members</text>",
+             <text x=\"{}\" y=\"{middle}\" dominant-baseline=\"central\">{}</text>",
             mark + 14.0,
-            sized.size
+            escape(&series.name)
         ));
     }
     figure
 }
 
 /// A range of whole steps, each 1, 2 or 5 times a power of ten.
-struct Axis {
+pub(super) struct Axis {
     step: f64,
     /// The first step's number.
     first: f64,
@@ -93,7 +127,7 @@ struct Axis {
 
 impl Axis {
     /// About five steps around all values.
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) =
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         let (low, high) = if low < high {
@@ -111,16 +145,16 @@ impl Axis {
     }
 
     /// Where a value lies, 0 to 1.
-    fn share(&self, value: f64) -> f64 {
+    pub(super) fn share(&self, value: f64) -> f64 {
         (value / self.step - self.first) / self.steps as f64
     }
 
-    fn ticks(&self) -> impl Iterator<Item = f64> {
+    pub(super) fn ticks(&self) -> impl Iterator<Item = f64> {
         (0..=self.steps).map(|index| (self.first + index as f64) * self.step)
     }
 
     /// How many decimals tell the ticks apart.
-    fn decimals(&self) -> usize {
+    pub(super) fn decimals(&self) -> usize {
         (-self.step.log10().floor()).max(0.0) as usize
     }
 }

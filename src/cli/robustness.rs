@@ -1,0 +1,323 @@
+//! `netkin robustness`: how networks that diverge stand images that were attacked on another one.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::common::{Common, print, print_json};
+use super::diverge::{self, Kind};
+use super::study_options::{load, percent};
+use super::{Failure, Outcome, values};
+use crate::attacks::Attack;
+use crate::images::{Dataset, RgbImage, Sample};
+use crate::model::{Crop, Model};
+use crate::runs::{Key, write_atomically, written};
+use crate::training::study::{OverSeeds, Study};
+use crate::training::transfer::{EPS, Method, correct, correlation};
+
+/// Attack the networks of `netkin diverge` with images made on a separately trained one
+///
+/// Prints the accuracy of the last network, trained to diverge and in the usual way, on clean images and after a fast gradient step and PGD
+/// (forty steps of 0.01) in L∞: the table of Zhen et al., with 95 % intervals over seeds. Pixels are in [0, 1]. What is done is kept.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The folder of `netkin diverge`
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The largest change of a pixel; may be given several times [default: 0.03, 0.05 and 0.10]
+    #[arg(long, value_name = "EPS", value_parser = values::fraction)]
+    eps: Vec<f64>,
+    /// Use the first COUNT images only
+    #[arg(long, value_name = "COUNT", value_parser = values::positive)]
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Document {
+    netkin: &'static str,
+    model: String,
+    /// The network that is compared, by its place among those that were trained one after another.
+    network: usize,
+    seeds: Vec<u64>,
+    images: usize,
+    rows: Vec<Row>,
+    /// The mean correlation of its features with those of the networks before it, on clean images.
+    correlation: Compared,
+    /// Of all networks of all seeds.
+    counts: Vec<Count>,
+}
+
+/// Images as they are, or attacked.
+#[derive(Serialize)]
+struct Row {
+    /// None for images as they are.
+    method: Option<Method>,
+    eps: Option<f64>,
+    /// Accuracy, 0 to 1.
+    #[serde(flatten)]
+    accuracy: Compared,
+}
+
+/// A number of the network that was trained in the usual way, of the one that diverges, and of what the second has more; seed by seed.
+#[derive(Serialize)]
+struct Compared {
+    baseline: OverSeeds,
+    diverge: OverSeeds,
+    difference: OverSeeds,
+}
+
+/// How many images a network gets right.
+#[derive(Serialize)]
+struct Count {
+    seed: u64,
+    network: String,
+    method: Option<Method>,
+    eps: Option<f64>,
+    correct: usize,
+}
+
+/// Images at once.
+const BATCH: usize = 128;
+
+/// The networks of a seed.
+struct Loaded {
+    seed: u64,
+    source: Model,
+    names: Vec<String>,
+    /// In the order of the names.
+    judges: Vec<Model>,
+}
+
+impl Args {
+    pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        let study = Study::existing(&self.folder)?;
+        if study.settings()["study"] != diverge::STUDY {
+            let kind = study.settings()["study"].as_str().unwrap_or("unknown").to_owned();
+            return Err(format!(
+                "{} is the folder of another study ({kind}); give one that `netkin diverge` made",
+                self.folder.display()
+            )
+            .into());
+        }
+        let path = self.folder.join(diverge::FILE);
+        let unfinished = |error: &dyn std::fmt::Display| {
+            format!(
+                "cannot read {} ({error}); run the `netkin diverge` command of that folder to its end",
+                path.display()
+            )
+        };
+        let bytes = std::fs::read(&path).map_err(|error| unfinished(&error))?;
+        let trained: diverge::Document = serde_json::from_slice(&bytes).map_err(|error| unfinished(&error))?;
+        let eps = if self.eps.is_empty() { EPS.to_vec() } else { self.eps.clone() };
+        if let Some(wrong) = eps.iter().find(|eps| !(**eps > 0.0 && **eps <= 1.0)) {
+            return Err(format!(
+                "--eps {wrong} is out of range; it is a change of pixels in [0, 1], above 0 and up to 1"
+            )
+            .into());
+        }
+        let dataset = Dataset::open(&self.folder.join("images"), Some(&self.folder.join("labels.csv")))?;
+        let dataset = match self.limit {
+            Some(count) => dataset.limit(count),
+            None => dataset,
+        };
+        let mut conditions: Vec<Option<(Method, f64)>> = vec![None];
+        conditions.extend(eps.iter().flat_map(|&eps| Method::ALL.map(|method| Some((method, eps)))));
+        let last = trained.count;
+        let mut correlations = [Vec::new(), Vec::new()];
+        let mut counts = Vec::new();
+        let mut images = 0;
+        let total = trained.seeds.len() * conditions.len();
+        for (index, &seed) in trained.seeds.iter().enumerate() {
+            let networks = Loaded::of(&study, &trained, seed, common)?;
+            let pictures = pictures(&dataset, &networks.source)?;
+            images = pictures.len();
+            for (place, condition) in conditions.iter().enumerate() {
+                for (network, correct) in networks.names.iter().zip(self.counts(&networks, &pictures, *condition)?) {
+                    let (method, eps) = condition.unzip();
+                    counts.push(Count { seed, network: network.clone(), method, eps, correct });
+                }
+                common.note(&format!("{} of {total} attacks", index * conditions.len() + place + 1));
+            }
+            let earlier: Vec<&Model> =
+                (1..last).map(|number| networks.judge(&Kind::Diverge.network(seed, number))).collect();
+            // As the baseline has it: with the baselines before it.
+            let usual: Vec<&Model> =
+                (1..last).map(|number| networks.judge(&Kind::Baseline.network(seed, number))).collect();
+            let of = |kind: Kind, others: &[&Model]| {
+                let batch = BATCH.min(pictures.len());
+                correlation(networks.judge(&kind.network(seed, last)), others, &pictures, batch)
+            };
+            correlations[0].push(of(Kind::Baseline, &usual));
+            correlations[1].push(of(Kind::Diverge, &earlier));
+        }
+        let accuracy = |kind: Kind, condition: Option<(Method, f64)>| -> Vec<f64> {
+            let of_seed = |seed: &u64| {
+                let name = kind.network(*seed, last);
+                let found =
+                    counts.iter().find(|count| count.network == name && count.method.zip(count.eps) == condition);
+                found.map_or(f64::NAN, |count| count.correct as f64 / images as f64)
+            };
+            trained.seeds.iter().map(of_seed).collect()
+        };
+        let row = |condition: &Option<(Method, f64)>| {
+            let (method, eps) = condition.unzip();
+            let both = [Kind::Baseline, Kind::Diverge].map(|kind| accuracy(kind, *condition));
+            Row { method, eps, accuracy: Compared::of(both) }
+        };
+        let rows: Vec<Row> = conditions.iter().map(row).collect();
+        let document = Document {
+            netkin: env!("CARGO_PKG_VERSION"),
+            model: trained.model.clone(),
+            network: last,
+            images,
+            rows,
+            correlation: Compared::of(correlations),
+            counts,
+            seeds: trained.seeds,
+        };
+        let text = document.to_text();
+        write_atomically(&self.folder.join("robustness.json"), &serde_json::to_vec_pretty(&document)?)?;
+        write_atomically(&self.folder.join("robustness.csv"), document.to_csv()?.as_bytes())?;
+        write_atomically(&self.folder.join("robustness.txt"), text.as_bytes())?;
+        if common.json {
+            print_json(&document)?;
+        } else {
+            print(&text)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// How many images each judge gets right, found in the folder or counted.
+    fn counts(
+        &self,
+        networks: &Loaded,
+        pictures: &[(RgbImage, usize)],
+        condition: Option<(Method, f64)>,
+    ) -> Result<Vec<usize>, Failure> {
+        let attack = condition.map(|(method, eps)| method.attack(eps));
+        let hash = |model: &Model| Value::from(model.sha256());
+        let settings = written(&json!({
+            "attack": attack.as_ref().map(Attack::settings),
+            "source": hash(&networks.source),
+            "judges": networks.judges.iter().map(hash).collect::<Vec<_>>(),
+            "images": of_pictures(pictures),
+        }));
+        let path = self.folder.join("robustness").join(format!("{}.json", Key::of(&settings)));
+        let kept = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let kept = kept.and_then(|kept| serde_json::from_value::<Vec<usize>>(kept["correct"].clone()).ok());
+        if let Some(kept) = kept.filter(|kept| kept.len() == networks.judges.len()) {
+            return Ok(kept);
+        }
+        let counts = correct(&networks.source, &networks.judges, pictures, attack.as_ref(), BATCH);
+        let record =
+            json!({"seed": networks.seed, "settings": settings, "networks": networks.names, "correct": counts});
+        write_atomically(&path, &serde_json::to_vec_pretty(&record)?)?;
+        Ok(counts)
+    }
+}
+
+impl Loaded {
+    fn of(study: &Study, trained: &diverge::Document, seed: u64, common: &Common) -> Result<Self, Failure> {
+        let model = |name: &str| load(study, &trained.model, name, common);
+        let names = trained.networks.iter().filter(|network| network.seed == seed && network.kind != Kind::Source);
+        let names: Vec<String> = names.map(|network| network.name.clone()).collect();
+        let judges = names.iter().map(|name| model(name)).collect::<Result<_, _>>()?;
+        Ok(Self { seed, source: model(&Kind::Source.network(seed, 0))?, names, judges })
+    }
+
+    /// The network of that name; all that a study trains are there.
+    fn judge(&self, name: &str) -> &Model {
+        let place = self.names.iter().position(|other| other == name);
+        &self.judges[place.expect("a study has all its networks")]
+    }
+}
+
+/// The images as the networks see them, with their labels.
+fn pictures(dataset: &Dataset, network: &Model) -> Result<Vec<(RgbImage, usize)>, Failure> {
+    let transform = network.transform(Crop::Own);
+    let one = |sample: &Sample| -> Result<(RgbImage, usize), Failure> {
+        Ok((transform.apply(&sample.decode()?), sample.label))
+    };
+    dataset.samples.iter().map(one).collect()
+}
+
+/// A hash of images and labels.
+fn of_pictures(pictures: &[(RgbImage, usize)]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (image, label) in pictures {
+        hasher.update(&(*label as u64).to_le_bytes()).update(image.data());
+    }
+    hasher.finalize().to_string()
+}
+
+impl Compared {
+    /// Of the baseline and the network that diverges, seed by seed.
+    fn of([baseline, diverge]: [Vec<f64>; 2]) -> Self {
+        let difference = OverSeeds::difference(&diverge, &baseline);
+        Self { baseline: OverSeeds::of(baseline), diverge: OverSeeds::of(diverge), difference }
+    }
+}
+
+impl Row {
+    fn name(&self) -> String {
+        match (self.method, self.eps) {
+            (Some(method), Some(eps)) => format!("{} {eps}", method.name()),
+            _ => "clean".to_owned(),
+        }
+    }
+}
+
+impl Document {
+    fn to_text(&self) -> String {
+        let mut text = format!(
+            "{}, network {} of {}, {} seed(s), {} images attacked on a separately trained network: accuracy in %{}\n\n",
+            self.model,
+            self.network,
+            self.network,
+            self.seeds.len(),
+            self.images,
+            if self.seeds.len() > 1 { " [95 % over seeds]" } else { "" }
+        );
+        let mut line = |name: &str, cells: [String; 3]| {
+            let cells: String = cells.iter().map(|cell| format!("  {cell:24}")).collect();
+            text += format!("{name:10}{cells}").trim_end();
+            text.push('\n');
+        };
+        line("", ["baseline", "diverge", "difference"].map(String::from));
+        for row in &self.rows {
+            let Compared { baseline, diverge, difference } = &row.accuracy;
+            line(&row.name(), [baseline, diverge, difference].map(percent));
+        }
+        let number = |over_seeds: &OverSeeds| match over_seeds.interval {
+            Some([low, high]) => format!("{:.3} [{low:.3}, {high:.3}]", over_seeds.mean),
+            None => format!("{:.3}", over_seeds.mean),
+        };
+        let Compared { baseline, diverge, difference } = &self.correlation;
+        let [baseline, diverge, difference] = [baseline, diverge, difference].map(number);
+        text += &format!(
+            "\ncorrelation of its features with those of the networks before it, on clean images:\nbaseline {baseline}, diverge {diverge}, \
+             difference {difference}\n"
+        );
+        text
+    }
+
+    /// A row for each network, seed and attack.
+    fn to_csv(&self) -> Result<String, Failure> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(["seed", "network", "attack", "eps", "correct", "images"])?;
+        for Count { seed, network, method, eps, correct } in &self.counts {
+            let eps = eps.map_or(String::new(), |eps| eps.to_string());
+            let [seed, correct, images] = [seed.to_string(), correct.to_string(), self.images.to_string()];
+            writer.write_record([
+                seed.as_str(),
+                network,
+                method.map_or("clean", Method::name),
+                &eps,
+                &correct,
+                &images,
+            ])?;
+        }
+        Ok(String::from_utf8(writer.into_inner()?)?)
+    }
+}
