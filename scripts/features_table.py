@@ -4,9 +4,10 @@
     pip install torch timm dcor pytorch-cka pillow safetensors
     cargo build --release
     python scripts/features_table.py --out docs/features-speed.md
+    python scripts/features_table.py --only layers --layer-images 64 --rounds 1     # two minutes
 
 Rows: `compare` of random features of 10,000 images × 2,048, in f32 and f64; `layers` of two networks of the size of ResNet-50 with
-random weights on 128 random images, in mini-batches of 64; `compare` of 50,000 × 2,048, whose n × n matrices would not fit.
+random weights on random images, in mini-batches of 64; `compare` of 50,000 × 2,048, whose n × n matrices would not fit.
 
 netkin's seconds are of the whole process, with reading files and decoding images; those of the others are of the computation
 alone, their libraries loaded, features and pixels in memory. Both have the same number of threads. Each side runs in a process
@@ -30,7 +31,7 @@ from pathlib import Path
 SEED = 0
 # glibc keeps what is freed instead of giving it back to the system page by page, as netkin tells its own.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**26)}
-NETWORK, MINI_BATCH, IMAGES, SIZE = "resnet50", 64, 128, 224
+NETWORK, MINI_BATCH, SIZE = "resnet50", 64, 224
 # The blocks that netkin shows.
 BLOCKS = ["act1", "maxpool"] + [f"layer{s + 1}.{b}" for s, count in enumerate([3, 4, 6, 3]) for b in range(count)]
 BLOCKS += ["global_pool"]
@@ -106,12 +107,12 @@ def layers_dcor(folder):
 
     def run():
         total = 0
-        for start in range(0, IMAGES, MINI_BATCH):
+        for batch in images.split(MINI_BATCH):
             matrices.clear()
             for model in models:
-                model(images[start : start + MINI_BATCH])
+                model(batch)
             a = torch.stack(matrices)
-            n, rows = MINI_BATCH, a.sum(2)
+            n, rows = len(batch), a.sum(2)
             flat, totals = a.flatten(1), rows.sum(1)
             products = flat @ flat.T - 2 / (n - 2) * rows @ rows.T
             total = total + products + totals[:, None] * totals[None] / ((n - 1) * (n - 2))
@@ -222,7 +223,7 @@ def write_features(folder, images, width, kind):
         np.save(folder / f"{name}.npy", features.astype(kind))
 
 
-def write_networks(folder):
+def write_networks(folder, images):
     import numpy as np
     import safetensors.torch
     import timm
@@ -236,7 +237,7 @@ def write_networks(folder):
         tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
         safetensors.torch.save_file(tensors, folder / f"{index}.safetensors")
     generator, lines = np.random.default_rng(SEED), ["file,label"]
-    for index in range(IMAGES):
+    for index in range(int(images)):
         name = f"{index:03}.png"
         Image.fromarray(generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(folder / "images" / name)
         lines.append(f"{name},0")
@@ -292,6 +293,8 @@ def main():
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=50_000, help="images of the last row; 0 for none")
     parser.add_argument("--width", type=int, default=2048, help="features of an image")
+    parser.add_argument("--layer-images", type=int, default=128, help="images of the rows of layers")
+    parser.add_argument("--only", choices=["compare", "layers", "many"], help="these rows alone")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -299,21 +302,23 @@ def main():
         name, folder, *arguments = options.worker
         return work(name, Path(folder), options.threads, *arguments)
     rows = []
+    wanted = lambda kind: options.only in (None, kind)
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        for title, kind, share, arguments, rivals in COMPARISONS:
+        for title, kind, share, arguments, rivals in COMPARISONS if wanted("compare") else []:
             images, folder = options.images // share, scratch / kind
             write("write_features", folder, images, options.width, kind.replace("f", "float"))
             sides = medians(options, ["compare", folder / "x.npy", folder / "y.npy", *arguments], rivals, folder)
             rows.append((f"{title}, {images:,} × {options.width:,}", sides))
         folder = scratch / "networks"
-        write("write_networks", folder)
+        if wanted("layers"):
+            write("write_networks", folder, options.layer_images)
         specs = [f"{NETWORK}={folder / f'{index}.safetensors'}" for index in range(2)]
         data = ["--data", folder / "images", "--labels", folder / "labels.csv", "--mini-batch", MINI_BATCH]
-        for title, arguments, rivals in LAYERS:
+        for title, arguments, rivals in LAYERS if wanted("layers") else []:
             sides = medians(options, ["layers", *specs, *data, *arguments], rivals, folder)
-            rows.append((f"{title}, two {NETWORK}, {IMAGES} images", sides))
-        if options.many:
+            rows.append((f"{title}, two {NETWORK}, {options.layer_images} images", sides))
+        if options.many and wanted("many"):
             folder = scratch / "many"
             write("write_features", folder, options.many, options.width, "float32")
             sides = medians(options, ["compare", folder / "x.npy", folder / "y.npy"], {}, folder)

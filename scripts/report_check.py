@@ -116,6 +116,11 @@ def check(browser, page):
     browser.keys("#heat-map-box", "\ue014")
     told = browser.tip()
     yield f"the arrow key reads a cell: {told}", re.search(r" – ", told)
+    further = "return [...document.querySelectorAll('#measures-section svg, #layers-section svg')].map((map) => map.id)"
+    for map in browser.script(further):
+        browser.point(f"#{map}")
+        told = browser.tip()
+        yield f"the pointer reads a cell of {map}: {told}", re.search(r" – ", told)
     browser.keys("#heat-map-box", "+")
     yield "the plus key makes it larger", browser.script(width) > whole
     browser.keys("#heat-map-box", "0")

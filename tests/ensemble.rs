@@ -19,7 +19,7 @@ fn run_into(scratch: &Scratch, name: &str, options: &[&str]) -> std::path::PathB
     let run = scratch.path(name);
     let mut command = netkin();
     command.arg("sat").arg(&first).args(&others).args(options);
-    command.args(["--steps", "2", "--data"]).arg(&folder).arg("--labels").arg(&labels).arg("--run").arg(&run);
+    command.args(["--steps", "2", "--eps", "2/255", "--data"]).arg(&folder).arg("--labels").arg(&labels).arg("--run").arg(&run);
     command.assert().success();
     run
 }
@@ -73,6 +73,8 @@ fn two_votes_are_no_better_than_one() {
     assert_eq!(all["sizes"].as_array().unwrap().len(), 2, "pairs and all three");
     assert!(all["sizes"][0]["correlation"].is_null(), "nothing correlates with rounding");
     refused(&["--sizes", "2", "--add-to", "nobody"], "nobody is no network");
+    refused(&["--max-params", "0"], "--max-params is 0, and demo_resnet has the fewest with 0.26 million");
+    refused(&["--max-params", "1", "--max-gmacs", "0"], "--max-gmacs is 0");
 }
 
 #[test]
@@ -115,6 +117,14 @@ fn the_run_of_the_demo_is_a_run_like_any_other() {
     let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
     assert!(said.starts_with("demo_resnet beside 9 networks"), "{said}");
     assert_eq!(document(&out.join("run"), &["--sizes", "2"])["average"], "probabilities");
+    let html = std::fs::read_to_string(out.join("index.html")).unwrap();
+    for part in ["measure-1-cka_linear", "measure-2-dcor", "layers-1", "demo_vit_patch4:blocks.0", "Mantel"] {
+        assert!(html.contains(part), "{part}");
+    }
+    // Once more, with what is there.
+    netkin().args(["demo", "--limit", "40", "--steps", "2", "--out"]).arg(&out).assert().success();
+    let html = std::fs::read_to_string(out.join("index.html")).unwrap();
+    assert_eq!((html.matches("id=\"measure-").count(), html.matches("id=\"layers-1").count()), (2, 1));
 }
 
 #[test]
@@ -132,6 +142,13 @@ fn the_stability_of_runs_is_told() {
             low <= high
                 && largest["estimate"].as_f64().unwrap() >= number["mean_difference"]["estimate"].as_f64().unwrap()
         );
+    }
+    for name in ["rank_correlation", "mean_difference", "largest_difference", "rand_index"] {
+        let number = &pair["agreement"][name];
+        if let (Some(estimate), Some(interval)) = (number["estimate"].as_f64(), number["interval"].as_array()) {
+            let [low, high] = [0, 1].map(|end| interval[end].as_f64().unwrap());
+            assert!(low <= estimate && estimate <= high, "{name}: {number}");
+        }
     }
     let differ = pair["differ"].as_array().unwrap();
     assert!(differ.len() == 1 && differ[0].as_str().unwrap().contains("seed: 0 and 1"), "{differ:?}");
@@ -173,6 +190,26 @@ fn analyses_of_a_run_have_intervals_over_images() {
 
     let table = scratch.path("components.csv");
     std::fs::write(&table, "name,Seed,Kind\ndemo_resnet,0,a\ndemo_resnet.1,1,a\ndemo_resnet.2,1,b\n").unwrap();
+    let mut command = netkin();
+    command.args(["--json", "matrix", "summary", "--by", "Kind", "--components"]).arg(&table).arg(&run);
+    let output = command.assert().success();
+    let document: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let within = |estimate: &Value, interval: &Value| {
+        let [low, high] = [0, 1].map(|end| interval[end].as_f64().unwrap());
+        let estimate = estimate.as_f64().unwrap();
+        assert!(low <= high && low - 0.5 < estimate && estimate < high + 0.5, "{low}, {estimate}, {high}");
+    };
+    within(&document["mean"], &document["intervals"]["mean"]);
+    within(&document["median"], &document["intervals"]["median"]);
+    within(&document["groups"][0]["mean"], &document["groups"][0]["interval"]);
+    let output = netkin().args(["matrix", "summary"]).arg(&run).assert().success();
+    let said = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    assert!(said.contains("  [") && said.contains("in brackets 95 % intervals over the run's images"), "{said}");
+    let matrix = run.join("sat.csv");
+    let output = netkin().args(["--json", "matrix", "summary"]).arg(&matrix).assert().success();
+    let document: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert!(document["intervals"].is_null(), "a file says nothing of images");
+
     let output =
         netkin().args(["--json", "importance"]).arg(&run).args(["--folds", "2", "--components"]).arg(&table).assert();
     let document: Value = serde_json::from_slice(&output.success().get_output().stdout).unwrap();

@@ -95,9 +95,15 @@ fn files_are_compared_by_every_measure() {
         assert!(number(&document["value"]) > 0.1, "{document}");
         assert_eq!(document["given"]["features"], 3);
     }
-    // The logits of y are x.
-    let document = json(&["compare", &x, &y, "--measure", "disagreement"]);
+    // The logits of y are x, which does not say so.
+    let document = json(&["compare", &x, &y, "--measure", "disagreement", "--layer", "logits"]);
     assert_eq!(document["value"], 0.0);
+    refused(&["compare", &x, &y, "--measure", "disagreement"], &["x.npy", "logits", "--layer logits"]);
+    let alone = safetensors(&scratch, "alone.safetensors", &[("features", &values)], rows);
+    refused(
+        &["compare", &alone, &y, "--measure", "disagreement"],
+        &["alone.safetensors", "no tensor \"logits\"", "features"],
+    );
     let document = json(&["compare", &x, &y, "--layer-b", "logits"]);
     assert!((number(&document["value"]) - 1.0).abs() < 1e-6, "{document}");
     let said = text(&["compare", &x, &y]);
@@ -105,6 +111,43 @@ fn files_are_compared_by_every_measure() {
     let whole = number(&json(&["compare", &x, &y, "--measure", "cka-linear"])["value"]);
     let batches = json(&["compare", &x, &y, "--measure", "cka-linear", "--mini-batch", "10"]);
     assert!(batches["mini_batch"] == 10 && number(&batches["value"]) != whole, "{batches}");
+    assert_eq!(batches["images"], 30);
+    // Of 30 images in mini-batches of 14, two are left, which count neither in the value nor in the number of images.
+    let output = netkin().args(["--json", "compare", &x, &y, "--mini-batch", "14"]).assert().success();
+    let rest: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert!(rest["images"] == 28 && said.contains("the last 2 image(s)"), "{rest}, {said}");
+}
+
+/// The same numbers as integers and column by column.
+#[test]
+fn files_of_other_formats_are_read() {
+    let scratch = Scratch::new();
+    let (rows, width) = (20, 5);
+    // Whole numbers up to 100, which every format holds.
+    let values: Vec<f32> = (0..rows * width).map(|at| ((at * at + 7 * at) % 101) as f32).collect();
+    let plain = npy(&scratch, "plain.npy", &values, rows);
+    let columns: Vec<f32> = (0..width).flat_map(|column| values.iter().skip(column).step_by(width)).copied().collect();
+    let write = |name: &str, kind: &str, order: &str, data: Vec<u8>| {
+        let header = format!("{{'descr': '{kind}', 'fortran_order': {order}, 'shape': ({rows}, {width}), }}\n");
+        let path = scratch.path(name);
+        let length = (header.len() as u16).to_le_bytes();
+        std::fs::write(&path, [&b"\x93NUMPY\x01\x00"[..], &length[..], header.as_bytes(), &data[..]].concat()).unwrap();
+        path.display().to_string()
+    };
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let whole = values.iter().map(|&value| value as u8).collect();
+    let wide = values.iter().flat_map(|&value| (value as i64).to_le_bytes()).collect();
+    for other in [
+        write("columns.npy", "<f4", "True", bytes(&columns)),
+        write("whole.npy", "|u1", "False", whole),
+        write("wide.npy", "<i8", "False", wide),
+    ] {
+        let value = number(&json(&["compare", &plain, &other, "--measure", "procrustes"])["value"]);
+        assert!(value.abs() < 1e-6, "{other}: {value}");
+    }
+    let turned = values.iter().flat_map(|value| value.to_be_bytes()).collect();
+    refused(&["compare", &plain, &write("turned.npy", ">f4", "False", turned)], &["turned.npy", "big-endian"]);
 }
 
 #[test]
@@ -183,6 +226,9 @@ fn all_layers_are_compared_in_one_pass() {
     }
     let svg = std::fs::read_to_string(&figure).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("demo_vit_patch7:blocks.0"));
+    assert_eq!(document["models"][1]["name"], "demo_vit_patch7");
+    let png = networks.scratch.path("layers.png");
+    refused(&networks.with(&["layers", a, "--figure", png.to_str().unwrap()]), &["layers.png", "layers.svg"]);
     // A pair of it is what `compare` finds of the same mini-batches.
     let place = |name: &str| layers.iter().position(|layer| *layer == name).unwrap();
     let (first, second) = (place("demo_resnet:layer2.0"), place("demo_vit_patch7:blocks.1"));
@@ -272,6 +318,77 @@ fn other_measures_fill_the_matrix_of_a_run() {
     let mut arguments = fill("dcor");
     arguments[8] = &other;
     refused(&arguments, &["demo_resnet", "other weights"]);
+}
+
+/// What `matrix fill` and `layers` leave in a run is on its page, and so is what they printed elsewhere.
+#[test]
+fn the_report_of_a_run_shows_other_measures_and_layers() {
+    let scratch = Scratch::new();
+    let first = scratch.weights("demo_resnet", 3);
+    let (folder, labels) = scratch.images(24, |_| 0);
+    let predictions = common::predictions(&first, &folder, &labels);
+    scratch.images(24, |index| predictions[index]);
+    let others = [1, 2].map(|seed| scratch.perturbed(&first, seed));
+    let models = [first.as_str(), others[0].as_str(), others[1].as_str()];
+    let run = scratch.path("run").display().to_string();
+    let [folder, labels] = [folder, labels].map(|path| path.display().to_string());
+    let data = ["--data", folder.as_str(), "--labels", labels.as_str()];
+    let sat = [&["sat"][..], &models[..], &["--steps", "2", "--run", &run], &data[..]].concat();
+    netkin().args(&sat).assert().success();
+    let page = scratch.path("report.html");
+    let report = |more: &[&str]| -> String {
+        let mut command = netkin();
+        command.args(["report", &run, "--out"]).arg(&page).args(more).assert().success();
+        std::fs::read_to_string(&page).unwrap()
+    };
+    assert!(!report(&[]).contains("measures-section"));
+
+    let given: Vec<&str> = models.iter().flat_map(|model| ["--model", model]).collect();
+    for measure in ["cka-linear", "disagreement"] {
+        let fill = [&["matrix", "fill", &run, "--measure", measure, "--data", &folder][..], &given[..]].concat();
+        netkin().args(&fill).assert().success();
+    }
+    let two = ["layers", models[0], models[1], "--mini-batch", "8", "--run", &run];
+    let document = json(&[&two[..], &data[..]].concat());
+    let figures = scratch.path("figures").display().to_string();
+    let html = report(&["--figures", &figures]);
+    for part in [
+        "measure-1-cka_linear",
+        "measure-2-disagreement",
+        "layers-1",
+        "Mantel",
+        "turned round",
+        "24 of the run&#39;s images",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert_eq!(html.matches("id=\"measure-").count(), 2, "each once");
+    for figure in ["measure-1-cka_linear.svg", "measure-2-disagreement.svg", "layers-1.svg"] {
+        assert!(Path::new(&figures).join(figure).is_file(), "{figure}");
+    }
+    // The same twice is kept once.
+    json(&[&two[..], &data[..]].concat());
+    assert_eq!(report(&[]).matches("id=\"layers-2").count(), 0);
+
+    // From files: what `layers` and `matrix fill` printed.
+    let path = |name: &str, text: &str| -> String {
+        let path = scratch.path(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let of_file = path("map.json", &document.to_string());
+    let csv = path("of-one.csv", &text(&[&["layers", models[0], "--csv"][..], &data[..]].concat()));
+    let score = path(
+        "other.csv",
+        ",demo_resnet,demo_resnet.1,demo_resnet.2\ndemo_resnet,1,2,3\ndemo_resnet.1,2,1,4\ndemo_resnet.2,3,4,1\n",
+    );
+    let html = report(&["--layers", &of_file, "--layers", &csv, "--measure", &score]);
+    for part in ["layers-3", "of-one", "measure-3-other"] {
+        assert!(html.contains(part), "{part}");
+    }
+    refused(&["report", &run, "--layers", &path("not.json", "{}")], &["not.json", "netkin layers --json"]);
+    refused(&["report", &run, "--layers", "/nonexistent/x.csv"], &["/nonexistent/x.csv"]);
+    refused(&["report", &run, "--measure", "/nonexistent/x.csv"], &["/nonexistent/x.csv"]);
 }
 
 #[test]

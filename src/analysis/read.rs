@@ -150,8 +150,7 @@ pub enum MatrixError {
 /// [`MatrixError`].
 pub fn open(path: &Path, asymmetry: Asymmetry, without: &[String]) -> Result<Matrix, MatrixError> {
     let file = file_of(path)?;
-    let text = std::fs::read_to_string(&file).map_err(|source| MatrixError::Read { path: file.clone(), source })?;
-    let matrix = leave_out(table(&text, &file)?, without, &file)?;
+    let matrix = leave_out(square(&file)?, without, &file)?;
     checked(matrix, &file, asymmetry)
 }
 
@@ -161,6 +160,15 @@ pub fn open(path: &Path, asymmetry: Asymmetry, without: &[String]) -> Result<Mat
 /// [`MatrixError`].
 pub fn parse(text: &str, path: &Path, asymmetry: Asymmetry) -> Result<Matrix, MatrixError> {
     checked(table(text, path)?, path, asymmetry)
+}
+
+/// The matrix of a CSV file as it is: scores may be missing, and its halves differ.
+///
+/// # Errors
+/// [`MatrixError`].
+pub fn square(path: &Path) -> Result<Matrix, MatrixError> {
+    let text = std::fs::read_to_string(path).map_err(|source| MatrixError::Read { path: path.to_owned(), source })?;
+    table(&text, path)
 }
 
 /// Where the matrix of a run lies, if the path is a folder, else the file itself.

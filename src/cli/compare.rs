@@ -31,7 +31,7 @@ pub struct Args {
     /// What pdcor and semi-pdcor project out: labels, a network, or a file with a row for each image
     #[arg(long, value_name = "C")]
     given: Option<Third>,
-    /// Take the mean over mini-batches of COUNT images
+    /// Take the mean over mini-batches of COUNT images; a rest of fewer than the measure needs is left out
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     mini_batch: Option<usize>,
     /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images
@@ -67,6 +67,7 @@ struct Document {
 struct Compared {
     sets: [SetSection; 2],
     given: Option<SetSection>,
+    /// Images that count.
     images: usize,
     value: f64,
 }
@@ -89,7 +90,7 @@ impl Args {
         }
         let mut reader = self.features.reader(common)?;
         let Compared { sets: [a, b], given, images, value } =
-            if self.measure.is_of_outputs() { self.outputs(&mut reader)? } else { self.features(&mut reader)? };
+            if self.measure.is_of_outputs() { self.outputs(&mut reader)? } else { self.features(&mut reader, common)? };
         let is_gaussian = matches!(self.measure, Measure::CkaRbf | Measure::CkaRbfBiased);
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
@@ -114,25 +115,36 @@ impl Args {
         Ok(if reader.has_skipped() { Outcome::FellShort } else { Outcome::Done })
     }
 
-    fn features(&self, reader: &mut Reader) -> Result<Compared, Failure> {
+    fn features(&self, reader: &mut Reader, common: &Common) -> Result<Compared, Failure> {
         let a = reader.read(&self.a, self.layer.as_deref(), Layer::Pooled)?;
         let b = reader.read(&self.b, self.layer_b.as_deref(), Layer::Pooled)?;
         let (images, sets) = (a.images, [a.section.clone(), b.section.clone()]);
         let (a, b) = (a.features()?, b.features()?);
         let third = self.given.as_ref().map(|given| reader.third(given, images)).transpose()?;
         let (given, third) = third.unzip();
+        let mut left_out = 0;
         let value = match self.measure.products(self.bandwidth) {
             None => procrustes(&a, &b)?,
             Some((kernel, centring)) => {
                 let sets: Vec<_> = [&a, &b].into_iter().chain(&third).collect();
                 let products = match self.mini_batch {
-                    None => InnerProducts::of(&sets, &kernel, centring),
-                    Some(batch) => InnerProducts::of_mini_batches(&sets, &kernel, centring, batch),
+                    None => InnerProducts::of(&sets, &kernel, centring)?,
+                    Some(batch) => {
+                        let products = InnerProducts::of_mini_batches(&sets, &kernel, centring, batch)?;
+                        let (rest, least) = (images % batch, centring.least_images());
+                        if (1..least).contains(&rest) {
+                            left_out = rest;
+                            common.note(&format!(
+                                "the last {rest} image(s) are no mini-batch of at least {least} and were left out"
+                            ));
+                        }
+                        products
+                    }
                 };
-                products?.measure(self.measure)?
+                products.measure(self.measure)?
             }
         };
-        Ok(Compared { sets, given, images, value })
+        Ok(Compared { sets, given, images: images - left_out, value })
     }
 
     fn outputs(&self, reader: &mut Reader) -> Result<Compared, Failure> {

@@ -15,11 +15,16 @@ use crate::analysis::components::{ComponentTable, NetworkComponents};
 use crate::analysis::read::complete;
 use crate::analysis::summary::{GroupMean, group_means};
 use crate::attacks::Iterative;
+use crate::device;
 use crate::images::{Dataset, RgbImage, encode_png, idx};
 use crate::model::{Crop, Model};
 use crate::report::Report;
-use crate::runs::write_atomically;
+use crate::runs::{RunFolder, write_atomically};
 use crate::similarity::Matrix;
+use crate::similarity::features::extract::{Layer, View, extract, layers};
+use crate::similarity::features::fill::matrix_of_features;
+use crate::similarity::features::kept::{LayerRecord, MeasureRecord, Weights, values_of};
+use crate::similarity::features::{Features, Measure};
 use crate::similarity::sat::{Outcomes, Pair, SatConfig, SatRun};
 
 /// Show SAT on ten small networks and 500 images that netkin carries
@@ -35,6 +40,13 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "20", value_parser = values::positive)]
     steps: usize,
 }
+
+/// What the report shows beside SAT.
+const MEASURES: [Measure; 2] = [Measure::Dcor, Measure::CkaLinear];
+/// Of whose layers it shows a map: a convolutional network and a transformer.
+const LAYERS_OF: [&str; 2] = ["demo_resnet", "demo_vit_patch4"];
+/// By which measure.
+const LAYERS_BY: Measure = Measure::CkaLinear;
 
 #[derive(Serialize)]
 struct Document {
@@ -73,7 +85,8 @@ impl Args {
         for folder in ["run", ""] {
             write_atomically(&self.out.join(folder).join("sat.csv"), matrix.to_csv().as_bytes())?;
         }
-        let reported = self.report(matrix, &models, &run, &text)?;
+        let missing = self.keep_measures(&models, &dataset, &run)?;
+        let reported = self.report(matrix, &models, &run, &text, missing)?;
         if common.json {
             print_json(&Document {
                 netkin: env!("CARGO_PKG_VERSION"),
@@ -96,8 +109,60 @@ impl Args {
         Ok(Outcome::Done)
     }
 
+    /// Leaves two measures of all networks and a map of the layers of two of them in the run's folder, for its report; what cannot be
+    /// had is told in sentences.
+    fn keep_measures(&self, models: &[Model], dataset: &Dataset, run: &SatRun) -> Result<Vec<String>, Failure> {
+        let folder = RunFolder::existing(&self.out.join("run"))?;
+        let of = |model: &Model| Weights { name: model.name().to_owned(), sha256: model.sha256().to_owned() };
+        let networks: Vec<Weights> = models.iter().map(of).collect();
+        let there = MeasureRecord::all(&folder)?;
+        let is_there = |measure: &Measure| there.iter().any(|one| one.measure == *measure && one.networks == networks);
+        let wanted: Vec<Measure> = MEASURES.into_iter().filter(|measure| !is_there(measure)).collect();
+        let view = View { crop: Crop::Own, batch: 128, strict: false };
+        let mut missing = Vec::new();
+        if !wanted.is_empty() {
+            let features = |model: &Model| {
+                let found = extract(model, &dataset.samples, &Layer::Pooled, view, |_| {})?;
+                Features::new(model.name(), found.values, found.images.len())
+            };
+            let features: Vec<Features> = models.iter().map(features).collect::<Result<_, _>>()?;
+            for measure in wanted {
+                match matrix_of_features(&features, measure, 1.0) {
+                    Ok(matrix) => MeasureRecord {
+                        netkin: env!("CARGO_PKG_VERSION").to_owned(),
+                        fingerprint: run.fingerprint.clone(),
+                        measure,
+                        bandwidth: None,
+                        networks: networks.clone(),
+                        values: values_of(&matrix),
+                        device: device::name(models[0].device()),
+                    }
+                    .keep(&folder)?,
+                    Err(error) => missing.push(format!("No {}: {error}.", measure.properties().column)),
+                }
+            }
+        }
+        let pair: Vec<&Model> = models.iter().filter(|model| LAYERS_OF.contains(&model.name())).collect();
+        if pair.len() == LAYERS_OF.len() && LayerRecord::all(&folder)?.is_empty() {
+            let (kernel, centring) = LAYERS_BY.products(1.0).expect("it is a ratio of products");
+            let found = layers(&pair, &dataset.samples, &kernel, centring, view, |_| {});
+            match found.and_then(|found| found.record(&pair, LAYERS_BY, None, view, run.fingerprint.clone())) {
+                Ok((record, _)) => record.keep(&folder)?,
+                Err(error) => missing.push(format!("No map of layers: {error}.")),
+            }
+        }
+        Ok(missing)
+    }
+
     /// Writes the report and its heat map, of the networks that have scores; where it is.
-    fn report(&self, matrix: Matrix, models: &[Model], run: &SatRun, text: &str) -> Result<Option<PathBuf>, Failure> {
+    fn report(
+        &self,
+        matrix: Matrix,
+        models: &[Model],
+        run: &SatRun,
+        text: &str,
+        missing: Vec<String>,
+    ) -> Result<Option<PathBuf>, Failure> {
         let (matrix, left_out) = complete(matrix);
         if matrix.names.len() < 2 {
             return Ok(None);
@@ -112,18 +177,21 @@ impl Args {
         let title = "SAT: how often an attack on one network fools the other (ln %)";
         let source = format!("{} images of Fashion-MNIST, PGD of {} steps", run.images, self.steps);
         // All networks of the folder, which may be more than those of this run.
-        let outcomes = Outcomes::open(&self.out.join("run"))?;
+        let folder = self.out.join("run");
+        let outcomes = Outcomes::open(&folder)?;
         let run = outcomes.collect(run.epsilon_s)?;
         let names = run.names();
         let places: Vec<usize> =
             matrix.names.iter().filter_map(|name| names.iter().position(|other| other == name)).collect();
         let mut report =
             Report::of(title, &source, matrix, Some(components), clusters).with_run(&outcomes, &run, &places)?;
+        report = report.with_kept(&RunFolder::existing(&folder)?, &run.fingerprint)?;
+        report.missing.extend(missing);
         report
             .missing
             .extend(left_out.iter().map(|name| format!("{name} has pairs without a score and was left out.")));
         report.text = text.to_owned();
-        for (name, figure) in report.figures().into_iter().filter(|(name, _)| *name == "heat-map") {
+        for (name, figure) in report.figures().into_iter().filter(|(name, _)| name == "heat-map") {
             write_atomically(&self.out.join(name).with_extension("svg"), figure.to_svg().as_bytes())?;
         }
         let path = self.out.join("index.html");

@@ -144,6 +144,9 @@ impl Args {
             )
             .into());
         }
+        let costs: Vec<Cost> =
+            run.networks.iter().map(|network| self.cost(&network.architecture)).collect::<Result<_, _>>()?;
+        self.check_budget(&names, &costs)?;
         let average = match self.average {
             Some(average) => average,
             None if outcomes.logits(0, 0)?.is_some() => Averaging::Probabilities,
@@ -179,7 +182,7 @@ impl Args {
             images: predictions.images(),
             errors: alone.iter().map(|credits| error(credits, &every)).collect(),
             clusters,
-            best: self.best(&run, &predictions, tried, largest)?,
+            best: self.best(&run, &costs, &predictions, tried, largest)?,
             add_to: self.additions(&names, &run, &predictions)?,
             sizes: made,
             names,
@@ -208,21 +211,17 @@ impl Args {
     fn best(
         &self,
         run: &SatRun,
+        costs: &[Cost],
         predictions: &Predictions,
         mut tried: Tried,
         largest: usize,
     ) -> Result<Vec<Best>, Failure> {
-        let costs: Vec<Cost> =
-            run.networks.iter().map(|network| self.cost(&network.architecture)).collect::<Result<_, _>>()?;
         let sum = |members: &[usize], of: &dyn Fn(&Cost) -> f64| {
             members.iter().map(|&member| of(&costs[member])).sum::<f64>()
         };
         let parameters = |members: &[usize]| sum(members, &|cost| cost.parameters);
         let gmacs = |members: &[usize]| sum(members, &|cost| cost.gmacs.unwrap_or(0.0));
-        let fits = |members: &[usize]| {
-            self.max_params.is_none_or(|most| parameters(members) <= most)
-                && self.max_gmacs.is_none_or(|most| gmacs(members) <= most)
-        };
+        let fits = |members: &[usize]| self.is_within(parameters(members), gmacs(members));
         let mut all = Vec::new();
         let mut last: Vec<usize> = Vec::new();
         for size in 1..=largest {
@@ -249,6 +248,42 @@ impl Args {
             });
         }
         Ok(all)
+    }
+
+    /// Whether so many million parameters and thousand million operations are within the budget.
+    fn is_within(&self, parameters: f64, gmacs: f64) -> bool {
+        self.max_params.is_none_or(|most| parameters <= most) && self.max_gmacs.is_none_or(|most| gmacs <= most)
+    }
+
+    /// Refuses a budget that no network is within, so that there is no best of any size.
+    fn check_budget(&self, names: &[String], costs: &[Cost]) -> Result<(), Failure> {
+        if costs.iter().any(|cost| self.is_within(cost.parameters, cost.gmacs.unwrap_or(0.0))) {
+            return Ok(());
+        }
+        let least = |of: &dyn Fn(&Cost) -> f64| {
+            let all = names.iter().zip(costs).map(|(name, cost)| (name, of(cost)));
+            all.min_by(|(_, a), (_, b)| a.total_cmp(b))
+        };
+        let mut reasons = Vec::new();
+        if let (Some(most), Some((name, least))) = (self.max_params, least(&|cost| cost.parameters))
+            && least > most
+        {
+            reasons.push(format!("--max-params is {most}, and {name} has the fewest with {least:.2} million"));
+        }
+        if let (Some(most), Some((name, least))) = (self.max_gmacs, least(&|cost| cost.gmacs.unwrap_or(0.0)))
+            && least > most
+        {
+            reasons.push(format!("--max-gmacs is {most}, and {name} needs the fewest with {least:.2}"));
+        }
+        if reasons.is_empty() {
+            reasons.push("some have few enough parameters and others need few enough operations, but none both".into());
+        }
+        Err(format!(
+            "not one network of {} is within the budget ({}); give more",
+            self.run.display(),
+            reasons.join("; ")
+        )
+        .into())
     }
 
     fn cost(&self, architecture: &str) -> Result<Cost, Failure> {

@@ -92,11 +92,13 @@ pub struct DataSection {
 
 impl DataSection {
     pub fn of(dataset: &Dataset, skipped: &[Skipped]) -> Result<Self, Failure> {
-        Ok(Self {
-            images: dataset.samples.len(),
-            skipped: skipped.iter().map(|image| image.id.clone()).collect(),
-            fingerprint: dataset.fingerprint()?,
-        })
+        Ok(Self::with_fingerprint(dataset, skipped, dataset.fingerprint()?))
+    }
+
+    /// The same where the fingerprint, for which all images are read, is there.
+    pub fn with_fingerprint(dataset: &Dataset, skipped: &[Skipped], fingerprint: String) -> Self {
+        let skipped = skipped.iter().map(|image| image.id.clone()).collect();
+        Self { images: dataset.samples.len(), skipped, fingerprint }
     }
 }
 
@@ -158,8 +160,17 @@ impl Reader<'_> {
     pub fn read(&mut self, source: &FeatureSource, asked: Option<&str>, usual: Layer) -> Result<Rows, Failure> {
         match source {
             FeatureSource::File(path) => {
-                let usual = if usual == Layer::Logits { "logits" } else { "features" };
-                let found = file::read(path, asked.unwrap_or(usual), asked.is_some())?;
+                let are_logits = usual == Layer::Logits;
+                if are_logits && asked.is_none() && file::is_npy(path) {
+                    return Err(format!(
+                        "{} does not say that it holds logits, of which predictions are made; if it does, give --layer logits (for B --layer-b logits)",
+                        path.display()
+                    )
+                    .into());
+                }
+                // Features are no logits, so that the only tensor will not do for them.
+                let usual = if are_logits { "logits" } else { "features" };
+                let found = file::read(path, asked.unwrap_or(usual), are_logits || asked.is_some())?;
                 let name = match asked {
                     Some(tensor) => format!("{}:{tensor}", path.display()),
                     None => path.display().to_string(),

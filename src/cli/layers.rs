@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use netkin_weights::ModelSpec;
 use serde::Serialize;
 
-use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
+use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped, say};
 use super::features::{DataSection, ViewOptions, bandwidth};
 use super::{Failure, Outcome, values};
 use crate::model::Model;
 use crate::report::HeatMap;
-use crate::runs::write_atomically;
-use crate::similarity::Matrix;
-use crate::similarity::features::extract::{Layers, layers};
-use crate::similarity::features::{FeatureError, InnerProducts, Measure, Properties};
+use crate::runs::{RunFolder, write_atomically};
+use crate::similarity::features::extract::layers;
+use crate::similarity::features::kept::LayerRecord;
+use crate::similarity::features::{Measure, Properties};
 
 /// Compare every layer of a network with every other, and with those of another network
 ///
@@ -41,6 +41,9 @@ pub struct Args {
     /// Draw a heat map into this file
     #[arg(long, value_name = "FILE.svg")]
     figure: Option<PathBuf>,
+    /// Keep the map in this run folder, of which `netkin report` shows it
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
     #[command(flatten)]
     view: ViewOptions,
     #[command(flatten)]
@@ -49,28 +52,13 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Document<'a> {
-    netkin: &'static str,
-    models: Vec<ModelSection<'a>>,
+    #[serde(flatten)]
+    record: &'a LayerRecord,
     data: DataSection,
-    /// Images that count.
-    images: usize,
-    measure: Measure,
     #[serde(flatten)]
     properties: Properties,
-    mini_batch: usize,
     /// Of rows and columns.
     layers: &'a [String],
-    /// Row by row; none where a layer is constant.
-    values: Vec<&'a [f64]>,
-    precision: String,
-    device: String,
-}
-
-#[derive(Serialize)]
-struct ModelSection<'a> {
-    name: &'a str,
-    sha256: &'a str,
-    layers: &'a Vec<String>,
 }
 
 impl Args {
@@ -78,12 +66,18 @@ impl Args {
         let (kernel, centring) = self.measure.products(self.bandwidth).filter(|_| !self.measure.is_partial()).ok_or(
             "layers are compared by dcor, dcor-biased, cka-linear, cka-linear-biased, cka-rbf or cka-rbf-biased; give one of them as --measure",
         )?;
+        if let Some(path) = self.figure.as_ref().filter(|path| path.extension().is_none_or(|kind| kind != "svg")) {
+            let svg = path.with_extension("svg");
+            return Err(format!("--figure {} is written as SVG; name it so: {}", path.display(), svg.display()).into());
+        }
+        let folder = self.run.as_deref().map(RunFolder::existing).transpose()?;
         let dataset = self.data.open()?;
         let specs: Vec<ModelSpec> = self.models.iter().map(|spec| self.options.sized(spec.clone())).collect();
         let models = common.load(&specs, self.options.precision)?;
         let bar = common.bar("images");
         bar.set_length(dataset.samples.len() as u64);
         let view = self.view.view(self.mini_batch, self.data.strict);
+        let models: Vec<&Model> = models.iter().collect();
         let found = layers(&models, &dataset.samples, &kernel, centring, view, |images| bar.inc(images as u64))?;
         bar.finish_and_clear();
         report_skipped(&found.skipped);
@@ -94,76 +88,34 @@ impl Args {
                 found.left_out
             ));
         }
-        let (names, groups) = names_of(&models, &found);
-        let matrix = matrix_of(names, &found.products)?;
+        let is_gaussian = matches!(self.measure, Measure::CkaRbf | Measure::CkaRbfBiased);
+        let bandwidth = is_gaussian.then_some(self.bandwidth);
+        // For it all images are read once more.
+        let is_kept = common.json || folder.is_some();
+        let fingerprint = if is_kept { dataset.fingerprint()? } else { String::new() };
+        let (record, constant) = found.record(&models, self.measure, bandwidth, view, fingerprint.clone())?;
+        for error in constant {
+            say(&error.to_string());
+        }
+        let matrix = record.matrix().expect("it is as large as it has layers");
         let properties = self.measure.properties();
         if let Some(path) = &self.figure {
-            if path.extension().is_none_or(|extension| extension != "svg") {
-                return Err(format!(
-                    "--figure {} is written as SVG; name it so: {}",
-                    path.display(),
-                    path.with_extension("svg").display()
-                )
-                .into());
-            }
-            let of: Vec<&str> = models.iter().map(Model::name).collect();
             let order: Vec<usize> = (0..matrix.names.len()).collect();
-            let title = format!("{} of the layers of {}", properties.column, of.join(" and "));
+            let title = format!("{} of the layers of {}", properties.column, record.models_by_name());
+            let groups = record.groups();
             let map = HeatMap { matrix: &matrix, order: &order, groups: &groups, title: &title };
             write_atomically(path, map.figure().to_svg().as_bytes())?;
             common.note(&format!("the heat map is {}", path.display()));
         }
+        if let Some(folder) = folder {
+            record.keep(&folder)?;
+        }
         if common.json {
-            let section = |(model, layers)| ModelSection { name: Model::name(model), sha256: model.sha256(), layers };
-            print_json(&Document {
-                netkin: env!("CARGO_PKG_VERSION"),
-                models: models.iter().zip(&found.names).map(section).collect(),
-                data: DataSection::of(&dataset, &found.skipped)?,
-                images: found.images,
-                measure: self.measure,
-                properties,
-                mini_batch: self.mini_batch,
-                layers: &matrix.names,
-                values: matrix.values.chunks_exact(matrix.names.len()).collect(),
-                precision: self.options.precision.to_string(),
-                device: common.device.to_string(),
-            })?;
+            let data = DataSection::with_fingerprint(&dataset, &found.skipped, fingerprint);
+            print_json(&Document { record: &record, data, properties, layers: &matrix.names })?;
         } else {
             print(&if self.csv { matrix.to_csv() } else { matrix.to_table() })?;
         }
         Ok(if found.skipped.is_empty() { Outcome::Done } else { Outcome::FellShort })
     }
-}
-
-/// What rows and columns are called, and which network each is of.
-fn names_of(models: &[Model], found: &Layers) -> (Vec<String>, Vec<usize>) {
-    let (mut names, mut groups) = (Vec::new(), Vec::new());
-    for (index, (model, layers)) in models.iter().zip(&found.names).enumerate() {
-        // Two of one name are told apart by their place.
-        let is_twice = models.iter().filter(|other| other.name() == model.name()).count() > 1;
-        let prefix = match models.len() {
-            1 => String::new(),
-            _ if is_twice => format!("{} {}:", model.name(), index + 1),
-            _ => format!("{}:", model.name()),
-        };
-        names.extend(layers.iter().map(|layer| format!("{prefix}{layer}")));
-        groups.extend(layers.iter().map(|_| index));
-    }
-    (names, groups)
-}
-
-/// Layers that are constant have no values.
-fn matrix_of(names: Vec<String>, products: &InnerProducts) -> Result<Matrix, Failure> {
-    let constant = |index: usize| match products.correlation(index, index) {
-        Err(error @ FeatureError::Constant { .. }) => Some(error),
-        _ => None,
-    };
-    let errors: Vec<Option<FeatureError>> = (0..names.len()).map(constant).collect();
-    if errors.iter().all(Option::is_some) {
-        return Err(errors.into_iter().flatten().next().map_or_else(|| "there is no layer".into(), Into::into));
-    }
-    for error in errors.iter().flatten() {
-        eprintln!("netkin: {error}");
-    }
-    Ok(Matrix::new(names, |row, column| products.correlation(row, column).unwrap_or(f64::NAN)))
 }

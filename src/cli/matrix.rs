@@ -5,21 +5,24 @@ use std::path::{Path, PathBuf};
 use netkin_weights::{ModelSpec, Precision};
 use serde::Serialize;
 
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say};
 use super::features::bandwidth;
-use super::source::{ComponentOptions, Source};
+use super::sat::ScoreOptions;
+use super::source::{ComponentOptions, RunBehind, Source};
 use super::{Failure, Outcome, values};
 use crate::analysis::compare::{Comparison, Correlation, compare};
 use crate::analysis::read::{self, Asymmetry};
+use crate::analysis::stability::{halves, over_images};
 use crate::analysis::summary::{GroupMean, Summary, group_means, summary};
 use crate::images::Dataset;
 use crate::model::Crop;
 use crate::runs::{Manifest, RunFolder, Trust, write_atomically};
 use crate::similarity::Matrix;
 use crate::similarity::features::extract::{Layer, View, extract};
+use crate::similarity::features::fill::{matrix_of, matrix_of_features};
+use crate::similarity::features::kept::{MeasureRecord, Weights, values_of};
 use crate::similarity::features::outputs::{Predictions, disagreement, kappa};
-use crate::similarity::features::procrustes::procrustes;
-use crate::similarity::features::{FeatureError, Features, InnerProducts, Measure, Properties};
+use crate::similarity::features::{Features, Measure, Properties};
 use crate::similarity::sat::{NetworkRecord, Outcomes};
 
 /// Describe a matrix of similarities, compare two, or fill one with another measure
@@ -37,15 +40,25 @@ enum Command {
 }
 
 /// Print mean, spread, the most and the least alike pair, and means between groups
+///
+/// Of a run, what its images did gives intervals: where the middle 95 % lie on random halves of the images.
 #[derive(Debug, clap::Args)]
 struct SummaryArgs {
     #[command(flatten)]
     source: Source,
+    /// Of a run, how many random halves of its images give the intervals
+    #[arg(long, value_name = "COUNT", default_value = "200", value_parser = values::positive)]
+    halves: usize,
+    /// Decides the halves
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    seed: u64,
     /// The component whose values are the groups
     #[arg(long, value_name = "COLUMN", default_value = "Base architecture")]
     by: String,
     #[command(flatten)]
     components: ComponentOptions,
+    #[command(flatten)]
+    score: ScoreOptions,
 }
 
 /// Tell how two matrices correlate over the networks that both have
@@ -72,7 +85,7 @@ struct CompareArgs {
 ///
 /// disagreement and kappa are read from the run's predictions; the others run its networks on its images once more and compare
 /// their pooled features. In the matrix, more alike networks have higher scores, as analyses of matrices take it: disagreement
-/// d is written as 1 − d, the Procrustes distance d as 1 − d / 2.
+/// d is written as 1 − d, the Procrustes distance d as 1 − d / 2. The run folder keeps it, and `netkin report` shows it.
 #[derive(Debug, clap::Args)]
 struct FillArgs {
     /// The folder of a finished run
@@ -103,9 +116,29 @@ struct Document {
     matrix: String,
     #[serde(flatten)]
     summary: Summary,
+    /// Over images; none where there is no more than a matrix.
+    intervals: Option<Intervals>,
     by: String,
     /// Empty where the components of the networks are not known.
-    groups: Vec<GroupMean>,
+    groups: Vec<Group>,
+}
+
+/// The middle 95 % of the numbers of a summary.
+#[derive(Serialize)]
+struct Intervals {
+    mean: Option<[f64; 2]>,
+    standard_deviation: Option<[f64; 2]>,
+    median: Option<[f64; 2]>,
+    mean_diagonal: Option<[f64; 2]>,
+}
+
+#[derive(Serialize)]
+struct Group {
+    #[serde(flatten)]
+    mean: GroupMean,
+    /// Over images; none where there is no more than a matrix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<[f64; 2]>,
 }
 
 impl Args {
@@ -121,14 +154,44 @@ impl Args {
 impl SummaryArgs {
     fn run(self, common: &Common) -> Result<Outcome, Failure> {
         let matrix = self.source.matrix()?;
+        let run = match self.source.run(&matrix, &self.score) {
+            Ok(behind) => behind.as_ref().map(RunBehind::selected),
+            Err(error) => {
+                common.note(&format!("no intervals over images: {error}"));
+                None
+            }
+        };
+        let halves = run.as_ref().map_or_else(Vec::new, |run| halves(run, self.halves, self.seed));
+        let interval = |number: &(dyn Fn(&Matrix) -> f64 + Sync)| -> Option<[f64; 2]> {
+            over_images(run.as_ref()?, &halves, number).map(|found| found.interval)
+        };
         let groups = match self.components.if_known(&matrix.names)? {
-            Some(components) => group_means(&matrix, &components.column(&self.by)?),
+            Some(components) => {
+                let of = components.column(&self.by)?;
+                let same = |group: &GroupMean, other: &GroupMean| (&group.a, &group.b) == (&other.a, &other.b);
+                let with_interval = |mean: GroupMean| {
+                    let again = |matrix: &Matrix| {
+                        let means = group_means(matrix, &of);
+                        means.iter().find(|other| same(&mean, other)).map_or(f64::NAN, |other| other.mean)
+                    };
+                    let interval = interval(&again);
+                    Group { mean, interval }
+                };
+                group_means(&matrix, &of).into_iter().map(with_interval).collect()
+            }
             None => Vec::new(),
         };
+        let intervals = run.as_ref().map(|_| Intervals {
+            mean: interval(&|matrix| summary(matrix).mean),
+            standard_deviation: interval(&|matrix| summary(matrix).standard_deviation),
+            median: interval(&|matrix| summary(matrix).median),
+            mean_diagonal: interval(&|matrix| summary(matrix).mean_diagonal),
+        });
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
             matrix: self.source.name(),
             summary: summary(&matrix),
+            intervals,
             by: self.by,
             groups,
         };
@@ -165,35 +228,20 @@ impl FillArgs {
             );
         }
         let outcomes = Outcomes::open(&self.run)?;
-        let names: Vec<String> = outcomes.networks().iter().map(|network| network.name.clone()).collect();
         let properties = self.measure.properties();
-        let score: Box<dyn Fn(usize, usize) -> Result<f64, FeatureError>> = if self.measure.is_of_outputs() {
+        let matrix = if self.measure.is_of_outputs() {
             let (predictions, labels) = predictions(&outcomes)?;
-            let is_kappa = self.measure == Measure::Kappa;
-            Box::new(move |a, b| match is_kappa {
-                true => kappa(&predictions[a], &predictions[b], &labels),
-                false => disagreement(&predictions[a], &predictions[b]),
-            })
-        } else {
-            let features = self.features(&outcomes, common)?;
-            match self.measure.products(self.bandwidth) {
-                Some((kernel, centring)) => {
-                    let products = InnerProducts::of(&features.iter().collect::<Vec<_>>(), &kernel, centring)?;
-                    Box::new(move |a, b| products.correlation(a, b))
+            let names = predictions.iter().map(|predictions| predictions.name.clone()).collect();
+            match self.measure {
+                Measure::Kappa => {
+                    matrix_of(names, self.measure, |a, b| kappa(&predictions[a], &predictions[b], &labels))
                 }
-                None => Box::new(move |a, b| procrustes(&features[a], &features[b])),
-            }
+                _ => matrix_of(names, self.measure, |a, b| disagreement(&predictions[a], &predictions[b])),
+            }?
+        } else {
+            matrix_of_features(&self.features(&outcomes, common)?, self.measure, self.bandwidth)?
         };
-        // As likeness: 1 for the same, whatever the range of a distance.
-        let likeness = |value: f64| if properties.is_likeness { value } else { 1.0 - value / properties.range[1] };
-        let mut matrix = Matrix::new(names, |_, _| f64::NAN);
         let count = matrix.names.len();
-        for (a, b) in (0..count).flat_map(|a| (a..count).map(move |b| (a, b))) {
-            let value = likeness(score(a, b)?);
-            for place in [a * count + b, b * count + a] {
-                matrix.values[place] = value;
-            }
-        }
         if let Some(path) = &self.out {
             write_atomically(path, matrix.to_csv().as_bytes())?;
         }
@@ -218,7 +266,25 @@ impl FillArgs {
                 self.run.display()
             ));
         }
-        Ok(Outcome::Done)
+        let of = |network: &NetworkRecord| Weights { name: network.name.clone(), sha256: network.sha256.clone() };
+        let is_gaussian = matches!(self.measure, Measure::CkaRbf | Measure::CkaRbfBiased);
+        let record = MeasureRecord {
+            netkin: env!("CARGO_PKG_VERSION").to_owned(),
+            fingerprint: outcomes.images().fingerprint(),
+            measure: self.measure,
+            bandwidth: is_gaussian.then_some(self.bandwidth),
+            networks: outcomes.networks().iter().map(of).collect(),
+            values: values_of(&matrix),
+            device: common.device.to_string(),
+        };
+        // What was computed is printed, whether or not the run can be written.
+        match RunFolder::existing(&self.run).and_then(|run| record.keep(&run)) {
+            Ok(()) => Ok(Outcome::Done),
+            Err(error) => {
+                say(&format!("the run keeps no {} for its report: {error}", properties.column));
+                Ok(Outcome::FellShort)
+            }
+        }
     }
 
     /// The pooled features of all networks of the run, of all its images that can be decoded.
@@ -230,7 +296,11 @@ impl FillArgs {
         let dataset = Dataset::open(data, Some(&self.run.join("images.csv")))?;
         Manifest::of_run(&self.run, &dataset, Trust::Files)?;
         let settings = RunFolder::existing(&self.run)?.settings().clone();
-        let crop = if settings["crop"] == "own" { Crop::Own } else { Crop::Shared };
+        let crop = match settings["crop"].as_str() {
+            Some("own") => Crop::Own,
+            Some("whole") => Crop::Whole,
+            _ => Crop::Shared,
+        };
         let size: Option<[usize; 2]> = serde_json::from_value(settings["input_size"].clone())?;
         let one = |network: &NetworkRecord| -> Result<Features, Failure> {
             let given = self.models.iter().find(|spec| spec.name() == network.name).cloned();
@@ -321,25 +391,43 @@ impl Document {
     fn to_text(&self) -> String {
         let Summary { networks, pairs, mean, standard_deviation, median, most_alike, least_alike, mean_diagonal } =
             &self.summary;
+        let of = |interval: fn(&Intervals) -> Option<[f64; 2]>| in_brackets(self.intervals.as_ref().and_then(interval));
         let mut text = format!(
             "{networks} networks, {pairs} pairs: {}\n\n\
-             mean                {mean:9.6}\n\
-             standard deviation  {standard_deviation:9.6}\n\
-             median              {median:9.6}\n\
-             mean with itself    {mean_diagonal:9.6}\n\
+             mean                {mean:9.6}{}\n\
+             standard deviation  {standard_deviation:9.6}{}\n\
+             median              {median:9.6}{}\n\
+             mean with itself    {mean_diagonal:9.6}{}\n\
              most alike          {:9.6}  {} – {}\n\
              least alike         {:9.6}  {} – {}\n",
-            self.matrix, most_alike.score, most_alike.a, most_alike.b, least_alike.score, least_alike.a, least_alike.b,
+            self.matrix,
+            of(|intervals| intervals.mean),
+            of(|intervals| intervals.standard_deviation),
+            of(|intervals| intervals.median),
+            of(|intervals| intervals.mean_diagonal),
+            most_alike.score,
+            most_alike.a,
+            most_alike.b,
+            least_alike.score,
+            least_alike.a,
+            least_alike.b,
         );
         if !self.groups.is_empty() {
-            let width =
-                self.groups.iter().flat_map(|group| [&group.a, &group.b]).map(|name| name.chars().count()).max();
-            let width = width.unwrap_or(0);
+            let names = self.groups.iter().flat_map(|group| [&group.mean.a, &group.mean.b]);
+            let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
             text += &format!("\nmean by {}\n", self.by);
-            for GroupMean { a, b, pairs, mean } in &self.groups {
-                text += &format!("{a:width$}  {b:width$}  {mean:6.3}  of {pairs} pair(s)\n");
+            for Group { mean: GroupMean { a, b, pairs, mean }, interval } in &self.groups {
+                let interval = in_brackets(*interval);
+                text += &format!("{a:width$}  {b:width$}  {mean:6.3}{interval}  of {pairs} pair(s)\n");
             }
+        }
+        if self.intervals.is_some() {
+            text += "\nin brackets 95 % intervals over the run's images\n";
         }
         text
     }
+}
+
+fn in_brackets(interval: Option<[f64; 2]>) -> String {
+    interval.map_or_else(String::new, |[low, high]| format!("  [{low:.3}, {high:.3}]"))
 }

@@ -1,6 +1,6 @@
 //! `netkin report`: everything that a matrix says, on one page.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cluster::default_clusters;
 use super::common::{Common, print, print_json};
@@ -8,12 +8,17 @@ use super::sat::ScoreOptions;
 use super::source::{ComponentOptions, RunBehind, Source};
 use super::{Failure, Outcome, values};
 use crate::analysis::clusters::{ClusterConfig, cluster};
-use crate::report::{Painter, Report};
-use crate::runs::write_atomically;
+use crate::analysis::read::{self, Asymmetry};
+use crate::files::read_regular;
+use crate::report::{LayerMap, Painter, Report};
+use crate::runs::{RunFolder, write_atomically};
+use crate::similarity::features::kept::LayerRecord;
 
 /// Write a page with all that a matrix says: heat map, clusters, maps, importances
 ///
-/// The page is one HTML file that loads nothing; it can be sent to anyone and opened from disk.
+/// The page is one HTML file that loads nothing; it can be sent to anyone and opened from disk. Of a run it also shows what
+/// `netkin matrix fill` and `netkin layers --run` left in its folder: other measures of its networks, with how far they agree with
+/// its scores, and maps of layers.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -30,11 +35,20 @@ pub struct Args {
     /// The number of clusters [default: 10, or half of the networks if there are fewer than 20]
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     k: Option<usize>,
+    /// Also show this matrix of another measure of the same networks; may be given several times
+    #[arg(long = "measure", value_name = "FILE.csv")]
+    measures: Vec<PathBuf>,
+    /// Also show this map of layers, as `netkin layers` prints it by --csv or --json; may be given several times
+    #[arg(long, value_name = "FILE.csv|FILE.json")]
+    layers: Vec<PathBuf>,
     #[command(flatten)]
     components: ComponentOptions,
     #[command(flatten)]
     score: ScoreOptions,
 }
+
+/// The largest file of layers that is read, in bytes.
+const MAX_LAYERS: u64 = 1 << 30;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
@@ -64,6 +78,16 @@ impl Args {
         let mut report = Report::of(&title, &self.source.name(), matrix, components, clusters);
         if let Some(RunBehind { outcomes, run, places }) = &behind {
             report = report.with_run(outcomes, run, places)?;
+            if let Some(folder) = self.source.folder() {
+                report = report.with_kept(&RunFolder::existing(folder)?, &run.fingerprint)?;
+            }
+        }
+        for path in &self.measures {
+            let what = format!("Read from {}.", path.display());
+            report.add_measure(&stem(path), &what, &read::open(path, Asymmetry::Refuse, &[])?);
+        }
+        for path in &self.layers {
+            report.layers.push(layer_map(path)?);
         }
         write_atomically(&self.out, report.to_html().as_bytes())?;
         let mut figures = Vec::new();
@@ -95,4 +119,34 @@ impl Args {
         }
         Ok(Outcome::Done)
     }
+}
+
+/// A file's name without its ending.
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+}
+
+/// What `netkin layers` printed.
+fn layer_map(path: &Path) -> Result<LayerMap, Failure> {
+    if path.extension().is_none_or(|extension| extension != "json") {
+        let matrix = read::square(path)?;
+        let name = |layer: &String| layer.split_once(':').map_or(String::new(), |(network, _)| network.to_owned());
+        let networks: Vec<String> = matrix.names.iter().map(name).collect();
+        let mut known: Vec<&String> = Vec::new();
+        let mut groups = Vec::new();
+        for network in &networks {
+            groups.push(known.iter().position(|other| *other == network).unwrap_or(known.len()));
+            if !known.contains(&network) {
+                known.push(network);
+            }
+        }
+        let what = format!("Read from {}.", path.display());
+        return Ok(LayerMap { title: stem(path), what, matrix, groups });
+    }
+    let wrong = |reason: String| {
+        format!("{} is no map of layers ({reason}); give what `netkin layers --json` prints", path.display())
+    };
+    let bytes = read_regular(path, MAX_LAYERS).map_err(|error| wrong(error.to_string()))?;
+    let record: LayerRecord = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    Ok(LayerMap::of(&record, "images").ok_or_else(|| wrong("it has not one number for each two layers".into()))?)
 }

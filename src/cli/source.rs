@@ -1,6 +1,6 @@
 //! Which matrix an analysis reads, and which components belong to its networks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::sat::ScoreOptions;
@@ -52,9 +52,7 @@ impl Source {
     /// # Errors
     /// If the run is unfinished, or the matrix is of other networks.
     pub fn run(&self, matrix: &Matrix, score: &ScoreOptions) -> Result<Option<RunBehind>, Failure> {
-        let Some(folder) = self.path.as_deref().filter(|path| path.join("run.json").is_file()) else {
-            return Ok(None);
-        };
+        let Some(folder) = self.folder() else { return Ok(None) };
         let outcomes = Outcomes::open(folder)?;
         let run = outcomes.collect(score.epsilon_s()?)?;
         let names = run.names();
@@ -67,6 +65,11 @@ impl Source {
             )
             .into()),
         }
+    }
+
+    /// The folder of a run; none where there is no more than a matrix.
+    pub fn folder(&self) -> Option<&Path> {
+        self.path.as_deref().filter(|path| path.join("run.json").is_file())
     }
 
     /// What the matrix is called in titles.

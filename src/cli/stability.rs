@@ -63,7 +63,7 @@ struct Between {
     runs: [String; 2],
     /// In what they differ.
     differ: Vec<String>,
-    /// On all images, and the middle 95 % on halves of them.
+    /// On all images, and where it lies for so many images on average (95 %).
     agreement: Agreement<Option<WithInterval>>,
 }
 
@@ -164,7 +164,7 @@ impl Document {
              same clusters: adjusted Rand index, 1 where all are the same\n"
         );
         if !self.pairs.is_empty() {
-            text += "two runs: on all images, and in brackets on random halves of them\n";
+            text += "two runs: on all images, and in brackets what other images, as many, would give on average\n";
         }
         for Between { runs, differ, .. } in &self.pairs {
             let differ = if differ.is_empty() { "nothing".to_owned() } else { differ.join(", ") };

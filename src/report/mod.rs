@@ -1,6 +1,8 @@
 //! What people look at: figures as SVG, and a page that holds them.
 
 mod bars;
+mod beside;
+mod curves;
 mod dendrogram;
 mod figure;
 mod heat_map;
@@ -23,9 +25,12 @@ use crate::analysis::uncertainty::{WithInterval, standard_error};
 use crate::similarity::Matrix;
 use crate::similarity::sat::{Outcomes, SatRun};
 
+pub use beside::{LayerMap, OtherMeasure};
+pub use curves::{Panel, curves};
 pub use figure::Figure;
 pub use heat_map::HeatMap;
 pub use png::{Painter, PngError};
+pub use scatter::{Point, Quantity, Series, points};
 
 /// A matrix with all that its analyses say.
 #[derive(Debug)]
@@ -52,6 +57,10 @@ pub struct Report {
     pub tsne: Option<Vec<[f64; 2]>>,
     /// What only the images of a run tell; `None` until [`Self::with_run`] adds it.
     pub observed: Option<Observed>,
+    /// Other measures of the same networks.
+    pub measures: Vec<OtherMeasure>,
+    /// How alike the layers of networks are.
+    pub layers: Vec<LayerMap>,
     /// Sentences on what the report cannot show.
     pub missing: Vec<String>,
     /// What was done with what: names and values.
@@ -168,6 +177,8 @@ impl Report {
             keywords,
             importances,
             observed: None,
+            measures: Vec::new(),
+            layers: Vec::new(),
             missing,
             provenance,
             text: String::new(),
@@ -320,25 +331,29 @@ impl Report {
     }
 
     /// Every figure by its name.
-    pub fn figures(&self) -> Vec<(&'static str, Figure)> {
+    pub fn figures(&self) -> Vec<(String, Figure)> {
         let (names, groups) = (&self.matrix.names, self.groups());
         let order = self.order();
         let map = HeatMap { matrix: &self.matrix, order: &order, groups: &groups, title: &self.title };
-        let mut figures = vec![("heat-map", map.figure())];
+        let mut figures = Vec::new();
+        let mut add = |name: &str, figure: Figure| figures.push((name.to_owned(), figure));
+        add("heat-map", map.figure());
         let title = "Dendrogram: networks joined at their mean distance";
-        figures.push(("dendrogram", dendrogram::dendrogram(&self.dendrogram, names, &groups, title)));
+        add("dendrogram", dendrogram::dendrogram(&self.dendrogram, names, &groups, title));
         if let Some(places) = &self.tsne {
-            figures.push(("map-tsne", map::map(places, names, &groups, "Map of the networks by t-SNE")));
+            add("map-tsne", map::map(places, names, &groups, "Map of the networks by t-SNE"));
         }
-        figures
-            .push(("map-mds", map::map(&self.mds.places, names, &groups, "Map of the networks by classical scaling")));
+        add("map-mds", map::map(&self.mds.places, names, &groups, "Map of the networks by classical scaling"));
         if let Some(observed) = self.observed.as_ref().filter(|observed| !observed.ensembles.is_empty()) {
             let names: Vec<&str> = observed.networks.iter().map(|(name, ..)| name.as_str()).collect();
             let title = "Ensembles: by how much fewer images are wrong, beside how alike the members are";
-            figures.push(("ensembles", scatter::scatter(&observed.ensembles, &names, title)));
+            add("ensembles", scatter::scatter(&observed.ensembles, &names, title));
         }
         if let Some(importances) = &self.importances {
-            figures.push(("importance", bars::bars(&importances.components, "Importance of components")));
+            add("importance", bars::bars(&importances.components, "Importance of components"));
+        }
+        for further in self.further() {
+            add(&further.id, further.figure());
         }
         figures
     }

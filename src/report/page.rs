@@ -9,6 +9,7 @@ use super::figure::{GROUP_COLOURS, GROUP_SHAPES, colour, escape, group_mark};
 use super::heat_map::HeatMap;
 use super::{Observed, Report, map};
 use crate::analysis::clusters::Keyword;
+use crate::analysis::compare::{Correlation, compare};
 use crate::analysis::ensembles::{Ensemble, EnsemblesOfSize, finding};
 use crate::analysis::uncertainty::WithInterval;
 
@@ -42,6 +43,12 @@ pub fn page(report: &Report) -> String {
     }
     if let (Some(observed), Some(points)) = (&report.observed, drawn("ensembles")) {
         sections.push(ensemble_section(observed, &points));
+    }
+    if !report.measures.is_empty() {
+        sections.push(measures_section(report));
+    }
+    if !report.layers.is_empty() {
+        sections.push(layers_section(report));
     }
     sections.push(provenance(report));
     format!(
@@ -241,6 +248,55 @@ fn ensemble_section(observed: &Observed, points: &str) -> String {
     section("ensembles-section", "Ensembles", &note, &(scrolled(points) + &table))
 }
 
+fn measures_section(report: &Report) -> String {
+    let correlation = |Correlation { correlation, p_value }: Correlation| {
+        format!("<td class=\"number\">{correlation:.3} (p\u{a0}=\u{a0}{p_value:.3})</td>")
+    };
+    let others: String =
+        report.measures.iter().map(|other| format!("<th>ρ with {}</th>", escape(&other.name))).collect();
+    let mut rows = String::new();
+    for measure in &report.measures {
+        let with_report = match &measure.agreement {
+            Some(found) => [found.pearson, found.spearman, found.kendall].map(correlation).concat(),
+            None => "<td class=\"number\">none</td>".repeat(3),
+        };
+        let with_other = |other: &super::OtherMeasure| match compare(&measure.matrix, &other.matrix, 0, 0) {
+            Ok(found) => format!("<td class=\"number\">{:.3}</td>", found.spearman.correlation),
+            Err(_) => "<td class=\"number\">none</td>".to_owned(),
+        };
+        let with_others: String = report.measures.iter().map(with_other).collect();
+        rows += &format!("<tr><td>{}</td>{with_report}{with_others}</tr>\n", escape(&measure.name));
+    }
+    let table = format!(
+        "<div class=\"scroll\"><table>\n<thead><tr><th>Measure</th><th>Pearson’s r</th><th>Spearman’s ρ</th><th>Kendall’s τ</th>{others}</tr></thead>\n\
+         <tbody>\n{rows}</tbody></table></div>\n"
+    );
+    let note = format!(
+        "The same networks by what they make of clean images. r, ρ and τ say how far a measure agrees with the scores above over all pairs of different \
+         networks; p is how likely a correlation as far from 0 is if the networks were in an order by chance (Mantel 1967, {} permutations).",
+        report.permutations()
+    );
+    let maps = report.measures.iter().map(|measure| (measure.name.as_str(), measure.what.as_str()));
+    section("measures-section", "Other measures", &note, &(table + &further_maps(report, "measure-", maps)))
+}
+
+fn layers_section(report: &Report) -> String {
+    let maps = report.layers.iter().map(|map| (map.title.as_str(), map.what.as_str()));
+    let note = "How alike every layer is to every other, in the order in which images pass through them; lines part the networks.";
+    section("layers-section", "Layers", note, &further_maps(report, "layers-", maps))
+}
+
+/// The heat maps whose names begin so, each under its title.
+fn further_maps<'a>(report: &Report, kind: &str, titles: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let further = report.further();
+    let of_kind = further.iter().filter(|further| further.id.starts_with(kind));
+    let one = |(further, (title, what)): (&super::beside::Further, (&str, &str))| {
+        let figure = scrolled(&further.figure().to_html(&further.id));
+        format!("<h3>{}</h3>\n<p class=\"note\">{}</p>\n{figure}", escape(title), escape(what))
+    };
+    of_kind.zip(titles).map(one).collect()
+}
+
 fn provenance(report: &Report) -> String {
     let rows: String = report
         .provenance
@@ -285,6 +341,17 @@ fn data(report: &Report) -> String {
     let numbers = |values: &[f64]| {
         BASE64_STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
     };
+    let further = report.further();
+    let beside = further.iter().map(|further| {
+        json!({
+            "id": further.id,
+            "names": further.matrix.names,
+            "scores": numbers(&further.matrix.values),
+            "order": further.order,
+            "layout": further.heat_map().layout(),
+        })
+    });
+    let beside: Vec<serde_json::Value> = beside.collect();
     let scale: Vec<[u8; 3]> = (0..256u16).map(|level| colour(f64::from(level) / 255.0)).collect();
     let document = json!({
         "names": matrix.names,
@@ -302,6 +369,7 @@ fn data(report: &Report) -> String {
         "maps": {"mds": map::fitted(&report.mds.places), "tsne": report.tsne.as_ref().map(|places| map::fitted(places))},
         "colours": GROUP_COLOURS,
         "shapes": GROUP_SHAPES,
+        "beside": beside,
     });
     document.to_string().replace('<', "\\u003c")
 }

@@ -182,6 +182,25 @@
   });
   box.addEventListener("blur", hide);
 
+  // The heat maps beside it, of which the pointer reads the cells.
+  for (const { id, names, scores, order, layout } of data.beside) {
+    const figure = find(id);
+    const values = new Float64Array(decoded(scores));
+    figure.addEventListener("pointermove", (event) => {
+      const bounds = figure.getBoundingClientRect();
+      const scale = Number(figure.getAttribute("width")) / bounds.width;
+      const place = (pixel, start) => Math.floor(((pixel - start) * scale - layout.margin) / layout.cell);
+      const [a, b] = [order[place(event.clientY, bounds.top)], order[place(event.clientX, bounds.left)]];
+      if (a === undefined || b === undefined) {
+        hide();
+        return;
+      }
+      const value = values[a * names.length + b];
+      show(`${names[a]} – ${names[b]}: ${Number.isNaN(value) ? "no score" : value.toFixed(3)}`, event.clientX, event.clientY);
+    });
+    figure.addEventListener("pointerleave", hide);
+  }
+
   // The matrix in the order that is shown, as netkin writes it.
   const field = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const csv = () => {

@@ -2,7 +2,9 @@
 
 use std::ops::{Add, AddAssign, Mul, Range, Sub};
 
+use faer::linalg::matmul::matmul;
 use faer::traits::ComplexField;
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::FeatureError;
@@ -187,6 +189,39 @@ pub(super) trait Element:
     const NEAR: f64;
     fn widen(self) -> f64;
     fn narrow(value: f64) -> Self;
+
+    /// The inner products of rows of so many features with each other over a stretch of them, each moved to mean 0: a square.
+    fn centred_products(values: &[Self], width: usize, stretch: Range<usize>) -> Vec<Self> {
+        let (count, length) = (values.len() / width, stretch.len());
+        let first = &values[stretch.clone()];
+        let rows = || values.chunks_exact(width).map(|row| &row[stretch.clone()]);
+        // From the first row, so that a constant has no rounding. The mean itself may be rounded: nothing sees where features are
+        // moved.
+        let mut means = vec![Self::ZERO; length];
+        for row in rows() {
+            for ((sum, &value), &first) in means.iter_mut().zip(row).zip(first) {
+                *sum += value - first;
+            }
+        }
+        let share = Self::narrow(1.0 / count as f64);
+        means.iter_mut().zip(first).for_each(|(mean, &first)| *mean = first + *mean * share);
+        let mut moved = vec![Self::ZERO; count * length];
+        for (to, row) in moved.chunks_exact_mut(length).zip(rows()) {
+            for ((to, &value), &mean) in to.iter_mut().zip(row).zip(&means) {
+                *to = value - mean;
+            }
+        }
+        let mut products = vec![Self::ZERO; count * count];
+        let moved = MatRef::from_row_major_slice(&moved, count, length);
+        multiply(moved, moved, &mut products);
+        products
+    }
+}
+
+/// The products of all rows of one matrix with all rows of the other, row by row.
+pub(super) fn multiply<T: Element>(left: MatRef<T>, right: MatRef<T>, to: &mut [T]) {
+    let to = MatMut::from_row_major_slice_mut(to, left.nrows(), right.nrows());
+    matmul(to, Accum::Replace, left, right.transpose(), T::ONE, Par::Seq);
 }
 
 impl Element for f32 {
@@ -200,6 +235,10 @@ impl Element for f32 {
 
     fn narrow(value: f64) -> Self {
         value as f32
+    }
+
+    fn centred_products(values: &[Self], width: usize, stretch: Range<usize>) -> Vec<Self> {
+        netkin_kernels::centred_products(values, width, stretch)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What networks make of images: the features of one layer of all images, or the layers of networks, all at once.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use netkin_architectures::Taps;
 
+use super::kept::{LayerRecord, LayersOf};
 use super::products::{MiniBatches, Pairs};
-use super::{Centring, FeatureError, InnerProducts, Kernel, Numbers, Values};
+use super::{Centring, FeatureError, InnerProducts, Kernel, Measure, Numbers, Values, on_device};
 use crate::device::is_cpu;
-use crate::images::{Batch, Loader, LoaderOptions, Sample, Skipped, load};
+use crate::images::{Batch, Loader, LoaderOptions, Sample, Skipped, Transform, load};
 use crate::memory;
 use crate::model::{Crop, Model};
 
@@ -56,7 +57,7 @@ pub fn extract(
     view: View,
     mut progress: impl FnMut(usize),
 ) -> Result<Extracted, FeatureError> {
-    let mut loader = loader(model, samples, view);
+    let mut loader = loader(model.transform(view.crop), samples, view);
     let mut extracted = Extracted {
         values: if model.precision().dtype() == DType::F64 { Values::F64(Vec::new()) } else { Values::F32(Vec::new()) },
         images: Vec::new(),
@@ -88,9 +89,8 @@ pub fn named(model: &Model, layer: &Layer) -> String {
     }
 }
 
-fn loader(model: &Model, samples: &[Sample], view: View) -> Loader {
-    let options = LoaderOptions { strict: view.strict, ..LoaderOptions::new(view.batch) };
-    load(samples, model.transform(view.crop), options)
+fn loader(transform: Transform, samples: &[Sample], view: View) -> Loader {
+    load(samples, transform, LoaderOptions { strict: view.strict, ..LoaderOptions::new(view.batch) })
 }
 
 fn pixels(model: &Model, batch: &Batch) -> Tensor<4> {
@@ -159,7 +159,7 @@ impl Values {
     }
 
     /// The numbers of a tensor.
-    fn of(rows: Tensor<2>) -> Self {
+    pub(super) fn of(rows: Tensor<2>) -> Self {
         let data = rows.into_data();
         match data.dtype() {
             DType::F64 => Self::F64(data.try_into_vec().expect("what is f64 is read as f64")),
@@ -184,6 +184,51 @@ pub struct Layers {
     pub skipped: Vec<Skipped>,
 }
 
+impl Layers {
+    /// What is kept of it, of images with that fingerprint, and why layers that are constant have no values.
+    ///
+    /// # Errors
+    /// [`FeatureError::Constant`] if that is so of all.
+    pub fn record(
+        &self,
+        models: &[&Model],
+        measure: Measure,
+        bandwidth: Option<f64>,
+        view: View,
+        fingerprint: String,
+    ) -> Result<(LayerRecord, Vec<FeatureError>), FeatureError> {
+        let count: usize = self.names.iter().map(Vec::len).sum();
+        let constant = |layer: usize| self.products.correlation(layer, layer).err();
+        let mut errors: Vec<FeatureError> = (0..count).filter_map(constant).collect();
+        if errors.len() == count {
+            return Err(errors.swap_remove(0));
+        }
+        let row = |a: usize| -> Vec<Option<f64>> { (0..count).map(|b| self.products.correlation(a, b).ok()).collect() };
+        let of = |(model, layers): (&&Model, &Vec<String>)| LayersOf {
+            name: model.name().to_owned(),
+            sha256: model.sha256().to_owned(),
+            layers: layers.clone(),
+        };
+        let (precision, device) = match models.first() {
+            Some(model) => (model.precision().to_string(), crate::device::name(model.device())),
+            None => (String::new(), String::new()),
+        };
+        let record = LayerRecord {
+            netkin: env!("CARGO_PKG_VERSION").to_owned(),
+            fingerprint,
+            images: self.images,
+            measure,
+            bandwidth,
+            mini_batch: view.batch,
+            models: models.iter().zip(&self.names).map(of).collect(),
+            values: (0..count).map(row).collect(),
+            precision,
+            device,
+        };
+        Ok((record, errors))
+    }
+}
+
 /// Runs all networks on all samples once and compares every layer with every other, over mini-batches of `view.batch` images: of
 /// each layer only its kernel's values between the images of a batch are kept. `progress` is told how many images a batch had.
 ///
@@ -191,14 +236,22 @@ pub struct Layers {
 /// [`FeatureError::NotFinite`], [`FeatureError::TooLarge`], [`FeatureError::TooFew`], [`FeatureError::NoImages`] or
 /// [`FeatureError::Decode`].
 pub fn layers(
-    models: &[Model],
+    models: &[&Model],
     samples: &[Sample],
     kernel: &Kernel,
     centring: Centring,
     view: View,
     mut progress: impl FnMut(usize),
 ) -> Result<Layers, FeatureError> {
-    let mut loaders: Vec<Loader> = models.iter().map(|model| loader(model, samples, view)).collect();
+    // Networks that take images of one form share them.
+    let transforms: Vec<Transform> = models.iter().map(|model| model.transform(view.crop)).collect();
+    let mut forms: Vec<Transform> = Vec::new();
+    for transform in &transforms {
+        if !forms.contains(transform) {
+            forms.push(*transform);
+        }
+    }
+    let mut loaders: Vec<Loader> = forms.iter().map(|&form| loader(form, samples, view)).collect();
     let (mut names, mut means) = (Vec::new(), None);
     let mut left_out = 0;
     loop {
@@ -207,7 +260,9 @@ pub fn layers(
         let images = first.len();
         let mut of_batch = Vec::new();
         names.clear();
-        for (model, batch) in models.iter().zip(&batches) {
+        for (model, transform) in models.iter().zip(&transforms) {
+            let form = forms.iter().position(|form| form == transform).expect("it is one of the forms");
+            let batch = &batches[form];
             // The same files fail to be decoded for every network.
             assert_eq!(batch.indices, first.indices, "all networks see the same images");
             let (layers, pairs): (Vec<String>, Vec<Pairs>) = layers_of(model, batch, kernel)?.into_iter().unzip();
@@ -242,35 +297,27 @@ pub fn layers(
 fn layers_of(model: &Model, batch: &Batch, kernel: &Kernel) -> Result<Vec<(String, Pairs)>, FeatureError> {
     let mut layers: Vec<(String, Pairs)> = Vec::new();
     let mut failed = None;
-    let mut add = |name: &str, rows: &TensorData| {
-        let wide: Vec<f32>;
-        let numbers = match rows.dtype() {
-            DType::F64 => Numbers::F64(rows.as_slice().expect("what is f64 is read as f64")),
-            DType::F32 => Numbers::F32(rows.as_slice().expect("what is f32 is read as f32")),
-            _ => {
-                wide = rows.iter::<f32>().collect();
-                Numbers::F32(&wide)
-            }
-        };
-        match Pairs::of(&format!("{}:{name}", model.name()), numbers, batch.len(), kernel) {
+    let mut see = |name: &str, rows: Tensor<2>| {
+        let (rows, pairs) = pairs_of(&format!("{}:{name}", model.name()), rows, kernel);
+        match pairs {
             Ok(pairs) => layers.push((name.to_owned(), pairs)),
             Err(error) => drop(failed.get_or_insert(error)),
         }
+        rows
     };
     let pixels = pixels(model, batch);
-    let (mut width, mut last) = (0, String::new());
+    let mut width = 0;
     let features = {
         let mut taps = Taps::observe(|name, shape, x| {
-            // The end of a stage is that of its last block.
-            let is_new = !last.starts_with(&format!("{name}."));
-            (width, last) = (shape[1..].iter().product(), name.to_owned());
-            if is_new { look(x, |rows| add(name, rows)) } else { x }
-        });
+            width = shape[1..].iter().product();
+            see(name, x)
+        })
+        .without_repeats();
         model.forward_observed(pixels, &mut taps).features
     };
     // Most networks show the pooled features as their last tap.
     if width != features.dims()[1] {
-        add("pooled", &features.into_data());
+        drop(see("pooled", features));
     }
     match failed {
         Some(error) => Err(error),
@@ -278,16 +325,26 @@ fn layers_of(model: &Model, batch: &Batch, kernel: &Kernel) -> Result<Vec<(Strin
     }
 }
 
-/// Shows the numbers of a tensor. On the CPU they are handed over and back, without a copy.
-fn look(x: Tensor<2>, see: impl FnOnce(&TensorData)) -> Tensor<2> {
-    let (device, dtype) = (x.device(), x.dtype());
+/// A layer, and its kernel's values. On the CPU its numbers are handed over and back, without a copy; elsewhere they stay where they
+/// are.
+fn pairs_of(name: &str, rows: Tensor<2>, kernel: &Kernel) -> (Tensor<2>, Result<Pairs, FeatureError>) {
+    let (device, dtype, images) = (rows.device(), rows.dtype(), rows.dims()[0]);
     if !is_cpu(&device) {
-        see(&x.clone().into_data());
-        return x;
+        let pairs = on_device::pairs(name, rows.clone(), kernel);
+        return (rows, pairs);
     }
-    let data = x.into_data();
-    see(&data);
-    Tensor::from_data(data, (&device, dtype))
+    let data = rows.into_data();
+    let wide: Vec<f32>;
+    let numbers = match dtype {
+        DType::F64 => Numbers::F64(data.as_slice().expect("what is f64 is read as f64")),
+        DType::F32 => Numbers::F32(data.as_slice().expect("what is f32 is read as f32")),
+        _ => {
+            wide = data.iter::<f32>().collect();
+            Numbers::F32(&wide)
+        }
+    };
+    let pairs = Pairs::of(name, numbers, images, kernel);
+    (Tensor::from_data(data, (&device, dtype)), pairs)
 }
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
 //! Features from files that other programs wrote: safetensors, and NumPy's `.npy`.
 //!
-//! The first axis is the images, everything else of an image is one row. Numbers are f32 or f64 and little-endian. Files are
-//! read straight into the features, so that there is never a second copy of them.
+//! The first axis is the images, everything else of an image is one row. Numbers of 16 bits and small integers become f32, which holds
+//! them exactly, larger integers f64. Files are read straight into the features, so that there is no second copy of them but
+//! where the first axis varies fastest (`fortran_order`) and rows must be gathered.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 
 use super::extract::check_room;
 use super::{FeatureError, Values};
 use crate::memory;
+use crate::npy::{self, Header, Number};
 
-/// The longest header that is read.
+/// The longest header of a safetensors file that is read.
 const MAX_HEADER: u64 = 100 << 20;
 
 /// What a file holds.
@@ -25,30 +28,27 @@ pub struct Stored {
     pub rows: usize,
 }
 
-/// Where the numbers of a tensor are.
-struct Found {
-    shape: Vec<usize>,
-    is_f64: bool,
-    /// The first byte in the file.
-    start: u64,
-}
-
 /// Whether a file's name says that features may be in it.
 pub fn is_of_features(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "safetensors" || extension == "npy")
+    is_npy(path) || path.extension().is_some_and(|extension| extension == "safetensors")
 }
 
-/// Reads a matrix: of a safetensors file the tensor `name`, or the only one if it is not asked for by name (`is_asked`) and there is no such
-/// tensor.
+/// Whether a file's name says that it holds one matrix without a name.
+pub fn is_npy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "npy")
+}
+
+/// Reads a matrix: of a safetensors file the tensor `name`; if there is none, the only tensor, unless the name `is_asked` for.
 ///
 /// # Errors
 /// [`FeatureError::Read`], [`FeatureError::Format`] or [`FeatureError::Memory`].
 pub fn read(path: &Path, name: &str, is_asked: bool) -> Result<Stored, FeatureError> {
     let reader = FileOf { path, name, is_asked };
     let mut file = reader.open()?;
-    let found = match path.extension().is_some_and(|extension| extension == "npy") {
-        true => reader.find_in_npy(&mut file)?,
-        false => reader.find_in_safetensors(&mut file)?,
+    let found = if is_npy(path) {
+        npy::header(&mut file).map_err(|error| reader.unusable(error.to_string()))?
+    } else {
+        reader.find_in_safetensors(&mut file)?
     };
     reader.stored(file, &found)
 }
@@ -92,7 +92,7 @@ impl FileOf<'_> {
         if read as u64 == length { Ok(header) } else { Err(self.unusable("it ends before its header does")) }
     }
 
-    fn find_in_safetensors(&self, file: &mut BufReader<File>) -> Result<Found, FeatureError> {
+    fn find_in_safetensors(&self, file: &mut BufReader<File>) -> Result<Header, FeatureError> {
         let length = u64::from_le_bytes(self.bytes(file)?);
         let header = self.header(file, length)?;
         let metadata: Metadata = serde_json::from_slice(&header)
@@ -103,81 +103,95 @@ impl FileOf<'_> {
             [only] if !self.is_asked => only,
             names => {
                 let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                let hint = if self.is_asked { "" } else { "; name one by --layer or --layer-b" };
-                return Err(self.unusable(format!("it has no tensor {:?}, but {names}{hint}", self.name)));
+                let text = format!("it has no tensor {:?}, but {names}; name one by --layer or --layer-b", self.name);
+                return Err(self.unusable(text));
             }
         };
         let info = metadata.info(name).expect("the name is one of the file's");
-        let is_f64 = match info.dtype {
-            Dtype::F32 => false,
-            Dtype::F64 => true,
+        let number = match info.dtype {
+            Dtype::BOOL => Number::Bool,
+            Dtype::U8 => Number::U8,
+            Dtype::I8 => Number::I8,
+            Dtype::U16 => Number::U16,
+            Dtype::I16 => Number::I16,
+            Dtype::U32 => Number::U32,
+            Dtype::I32 => Number::I32,
+            Dtype::U64 => Number::U64,
+            Dtype::I64 => Number::I64,
+            Dtype::F16 => Number::F16,
+            Dtype::BF16 => Number::BF16,
+            Dtype::F32 => Number::F32,
+            Dtype::F64 => Number::F64,
             other => return Err(self.unusable(format!("its tensor {name:?} is {other:?}; save it as f32 or f64"))),
         };
-        Ok(Found { shape: info.shape.clone(), is_f64, start: 8 + length + info.data_offsets.0 as u64 })
+        let start = 8 + length + info.data_offsets.0 as u64;
+        Ok(Header { shape: info.shape.clone(), number, is_fortran: false, start })
     }
 
-    fn find_in_npy(&self, file: &mut BufReader<File>) -> Result<Found, FeatureError> {
-        let magic: [u8; 8] = self.bytes(file)?;
-        let (prefix, length) = match (&magic[..6], magic[6]) {
-            (b"\x93NUMPY", 1) => (10, u64::from(u16::from_le_bytes(self.bytes(file)?))),
-            (b"\x93NUMPY", 2 | 3) => (12, u64::from(u32::from_le_bytes(self.bytes(file)?))),
-            _ => return Err(self.unusable("it is no .npy file of version 1, 2 or 3; save it by numpy.save")),
-        };
-        let header = self.header(file, length)?;
-        let header = String::from_utf8_lossy(&header);
-        // A literal of Python, with keys in any order: {'descr': '<f4', 'fortran_order': False, 'shape': (500, 64), }
-        let after = |key: &str| {
-            let rest = &header[header.find(&format!("'{key}'"))? + key.len() + 2..];
-            rest.trim_start().strip_prefix(':').map(str::trim_start)
-        };
-        let missing = || self.unusable("its header does not say what is in it; save it by numpy.save");
-        let kind = after("descr").ok_or_else(missing)?;
-        let is_f64 = match kind.trim_start_matches(['\'', '"']).get(..3) {
-            Some("<f4") => false,
-            Some("<f8") => true,
-            _ => {
-                let kind = kind.split(',').next().unwrap_or(kind).trim();
-                return Err(self.unusable(format!("its numbers are {kind}; save them as float32 or float64")));
-            }
-        };
-        if !after("fortran_order").ok_or_else(missing)?.starts_with("False") {
-            return Err(self.unusable("it is column by column; save numpy.ascontiguousarray of it"));
-        }
-        let shape = after("shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next()).ok_or_else(missing)?;
-        let axes = shape.split(',').map(str::trim).filter(|axis| !axis.is_empty());
-        let shape: Vec<usize> = axes.map(str::parse).collect::<Result<_, _>>().map_err(|_| missing())?;
-        Ok(Found { shape, is_f64, start: prefix + length })
-    }
-
-    fn stored(&self, mut file: BufReader<File>, found: &Found) -> Result<Stored, FeatureError> {
+    fn stored(&self, mut file: BufReader<File>, found: &Header) -> Result<Stored, FeatureError> {
         let &[rows, ref rest @ ..] = found.shape.as_slice() else {
             return Err(self.unusable("it holds a single number; its first axis must be the images"));
         };
         let count = rest.iter().try_fold(rows, |count, &axis| count.checked_mul(axis));
-        let each = if found.is_f64 { 8 } else { 4 };
-        let bytes = count.and_then(|count| (count as u64).checked_mul(each));
-        let bytes = bytes.ok_or_else(|| self.unusable(format!("its shape {:?} is beyond all memory", found.shape)))?;
+        let bytes = count.and_then(|count| (count as u64).checked_mul(found.number.size() as u64));
+        let (Some(count), Some(bytes)) = (count, bytes) else {
+            return Err(self.unusable(format!("its shape {:?} is beyond all memory", found.shape)));
+        };
         let there = file.get_ref().metadata().map_err(|error| self.failed(error))?.len();
         if there < found.start.saturating_add(bytes) {
             return Err(self.unusable("it ends before its numbers do; it may be half written"));
         }
-        check_room(&self.path.display().to_string(), bytes, memory::available())?;
+        let copies = if found.is_fortran { 2 } else { 1 };
+        let held = (count as u64).saturating_mul(copies * held_bytes(found.number));
+        check_room(&self.path.display().to_string(), held, memory::available())?;
         file.seek(SeekFrom::Start(found.start)).map_err(|error| self.failed(error))?;
-        let values = match found.is_f64 {
-            true => Values::F64(self.numbers(file, bytes / 8, f64::from_le_bytes)?),
-            false => Values::F32(self.numbers(file, bytes / 4, f32::from_le_bytes)?),
+        let values = match found.number {
+            Number::F64 => Values::F64(self.numbers(file, found, count, f64::from_le_bytes)?),
+            Number::F32 => Values::F32(self.numbers(file, found, count, f32::from_le_bytes)?),
+            Number::F16 => {
+                Values::F32(self.numbers(file, found, count, |bytes: [u8; 2]| f16::from_le_bytes(bytes).to_f32())?)
+            }
+            Number::BF16 => {
+                Values::F32(self.numbers(file, found, count, |bytes: [u8; 2]| bf16::from_le_bytes(bytes).to_f32())?)
+            }
+            Number::Bool | Number::U8 => {
+                Values::F32(self.numbers(file, found, count, |bytes: [u8; 1]| f32::from(bytes[0]))?)
+            }
+            Number::I8 => {
+                Values::F32(self.numbers(file, found, count, |bytes: [u8; 1]| f32::from(i8::from_le_bytes(bytes)))?)
+            }
+            Number::U16 => {
+                Values::F32(self.numbers(file, found, count, |bytes: [u8; 2]| f32::from(u16::from_le_bytes(bytes)))?)
+            }
+            Number::I16 => {
+                Values::F32(self.numbers(file, found, count, |bytes: [u8; 2]| f32::from(i16::from_le_bytes(bytes)))?)
+            }
+            Number::U32 => {
+                Values::F64(self.numbers(file, found, count, |bytes: [u8; 4]| f64::from(u32::from_le_bytes(bytes)))?)
+            }
+            Number::I32 => {
+                Values::F64(self.numbers(file, found, count, |bytes: [u8; 4]| f64::from(i32::from_le_bytes(bytes)))?)
+            }
+            // Beyond 2^53 they are rounded.
+            Number::U64 => {
+                Values::F64(self.numbers(file, found, count, |bytes: [u8; 8]| u64::from_le_bytes(bytes) as f64)?)
+            }
+            Number::I64 => {
+                Values::F64(self.numbers(file, found, count, |bytes: [u8; 8]| i64::from_le_bytes(bytes) as f64)?)
+            }
         };
         Ok(Stored { values, rows })
     }
 
-    fn numbers<T, const N: usize>(
+    /// All `count` numbers, row by row.
+    fn numbers<T: Copy, const N: usize>(
         &self,
         mut file: impl Read,
-        count: u64,
+        found: &Header,
+        count: usize,
         number: fn([u8; N]) -> T,
     ) -> Result<Vec<T>, FeatureError> {
         const AT_ONCE: usize = 1 << 16;
-        let count = usize::try_from(count).map_err(|_| self.unusable("it holds more than fits into memory"))?;
         let mut numbers = Vec::with_capacity(count);
         let mut bytes = vec![0; AT_ONCE * N];
         while numbers.len() < count {
@@ -186,8 +200,36 @@ impl FileOf<'_> {
             numbers
                 .extend(part.chunks_exact(N).map(|bytes| number(bytes.try_into().expect("chunks are of that size"))));
         }
-        Ok(numbers)
+        // A shape may have any number of rows of nothing.
+        Ok(if found.is_fortran && count > 0 { by_rows(&numbers, &found.shape) } else { numbers })
     }
+}
+
+/// Bytes of a number once it is read.
+fn held_bytes(number: Number) -> u64 {
+    match number {
+        Number::F64 | Number::U32 | Number::I32 | Number::U64 | Number::I64 => 8,
+        _ => 4,
+    }
+}
+
+/// Numbers whose first axis varies fastest, in the order in which the last one does.
+fn by_rows<T: Copy>(numbers: &[T], shape: &[usize]) -> Vec<T> {
+    let (rows, axes) = (shape[0], &shape[1..]);
+    let width: usize = axes.iter().product();
+    let columns: Vec<usize> = (0..width).map(|column| place(column, axes)).collect();
+    (0..rows).flat_map(|row| columns.iter().map(move |&column| numbers[row + rows * column])).collect()
+}
+
+/// Where the number at `column` of a row lies among the row's numbers if the first of its axes varies fastest.
+fn place(column: usize, axes: &[usize]) -> usize {
+    let (mut rest, mut place, mut stride) = (column, 0, axes.iter().product::<usize>());
+    for &axis in axes.iter().rev() {
+        stride /= axis;
+        place += rest % axis * stride;
+        rest /= axis;
+    }
+    place
 }
 
 #[cfg(test)]
@@ -197,18 +239,7 @@ mod tests {
     use safetensors::tensor::TensorView;
 
     use super::*;
-
-    fn npy(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
-        let mut bytes = b"\x93NUMPY".to_vec();
-        bytes.extend([version, 0]);
-        match version {
-            1 => bytes.extend((header.len() as u16).to_le_bytes()),
-            _ => bytes.extend((header.len() as u32).to_le_bytes()),
-        }
-        bytes.extend(header.as_bytes());
-        bytes.extend(data);
-        bytes
-    }
+    use crate::npy::tests::npy;
 
     fn of(name: &str, bytes: &[u8]) -> Result<Stored, FeatureError> {
         let folder = tempfile::tempdir().unwrap();
@@ -227,36 +258,72 @@ mod tests {
         values.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
 
+    fn header(kind: &str, order: &str, shape: &str) -> String {
+        format!("{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}\n")
+    }
+
     #[test]
     fn npy_files_of_every_version() {
-        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }          \n";
         let data = f32s(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         for version in [1, 2, 3] {
-            let matrix = of("x.npy", &npy(version, header, &data)).unwrap();
+            let matrix = of("x.npy", &npy(version, &header("<f4", "False", "(2, 3)"), &data)).unwrap();
             assert_eq!(matrix, Stored { values: Values::F32(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), rows: 2 });
         }
-        let header = "{'shape': (2,), 'fortran_order': False, 'descr': '<f8'}\n";
-        let data: Vec<u8> = [0.5f64, -1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
-        assert_eq!(of("x.npy", &npy(1, header, &data)).unwrap().values, Values::F64(vec![0.5, -1.0]));
+    }
+
+    /// The same numbers in every format, of which those of up to 16 bits are held in 32.
+    #[test]
+    fn npy_files_of_every_number() {
+        let values = [0.0f64, 1.0, 3.0];
+        macro_rules! bytes {
+            ($kind:ty) => {
+                values.iter().flat_map(|&value| (value as $kind).to_le_bytes()).collect::<Vec<u8>>()
+            };
+        }
+        let half: Vec<u8> = values.iter().flat_map(|&value| f16::from_f64(value).to_le_bytes()).collect();
+        for (kind, data) in [
+            ("|u1", bytes!(u8)),
+            ("|i1", bytes!(i8)),
+            ("<u2", bytes!(u16)),
+            ("<i2", bytes!(i16)),
+            ("<f2", half),
+            ("<f4", bytes!(f32)),
+        ] {
+            let found = of("x.npy", &npy(1, &header(kind, "False", "(3,)"), &data)).unwrap();
+            assert_eq!(found.values, Values::F32(vec![0.0, 1.0, 3.0]), "{kind}");
+        }
+        let double: Vec<u8> = values.iter().flat_map(|value: &f64| value.to_le_bytes()).collect();
+        for (kind, data) in
+            [("<u4", bytes!(u32)), ("<i4", bytes!(i32)), ("<u8", bytes!(u64)), ("<i8", bytes!(i64)), ("<f8", double)]
+        {
+            let found = of("x.npy", &npy(1, &header(kind, "False", "(3,)"), &data)).unwrap();
+            assert_eq!(found.values, Values::F64(values.to_vec()), "{kind}");
+        }
+        let truth = of("x.npy", &npy(1, &header("|b1", "False", "(2,)"), &[0, 1])).unwrap();
+        assert_eq!(truth.values, Values::F32(vec![0.0, 1.0]));
+    }
+
+    /// As NumPy writes `numpy.asfortranarray` of the numbers from 0 on in the shape 2 × 3 × 2.
+    #[test]
+    fn npy_files_column_by_column() {
+        let by_columns: Vec<f32> = [0, 6, 2, 8, 4, 10, 1, 7, 3, 9, 5, 11].map(|value| value as f32).into();
+        let found = of("x.npy", &npy(1, &header("<f4", "True", "(2, 3, 2)"), &f32s(&by_columns))).unwrap();
+        assert_eq!(found, Stored { values: Values::F32((0..12).map(|value| value as f32).collect()), rows: 2 });
+        assert!(of("x.npy", &npy(1, &header("<f4", "True", "(0, 3)"), &[])).unwrap().values.is_empty());
     }
 
     #[test]
     fn npy_files_that_cannot_be_used() {
         let data = f32s(&[1.0; 6]);
-        let with = |kind: &str, order: &str, shape: &str| {
-            npy(1, &format!("{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}\n"), &data)
-        };
-        refused("x.npy", &with("<i8", "False", "(2, 3)"), "float32 or float64");
-        refused("x.npy", &with(">f4", "False", "(2, 3)"), "float32 or float64");
-        refused("x.npy", &with("<f4", "True", "(2, 3)"), "ascontiguousarray");
-        refused("x.npy", &with("<f4", "False", "(2, 4)"), "half written");
-        refused("x.npy", &with("<f4", "False", "()"), "single number");
-        refused("x.npy", &with("<f4", "False", "(4611686018427387904, 4)"), "beyond all memory");
-        refused("x.npy", &with("<f4", "False", "(-1, 4)"), "numpy.save");
-        refused("x.npy", &npy(1, "{}", &data), "numpy.save");
+        let with = |kind: &str, shape: &str| npy(1, &header(kind, "False", shape), &data);
+        refused("x.npy", &with("<c8", "(2, 3)"), "float32, float64");
+        refused("x.npy", &with(">f4", "(2, 3)"), "big-endian");
+        refused("x.npy", &with("<f4", "(2, 4)"), "half written");
+        refused("x.npy", &with("<f4", "()"), "single number");
+        refused("x.npy", &with("<f4", "(4611686018427387904, 4)"), "beyond all memory");
+        refused("x.npy", &with("<f4", "(-1, 4)"), "numpy.save");
         refused("x.npy", b"PK\x03\x04 and so on", "numpy.save");
         refused("x.npy", b"\x93NU", "ends before");
-        refused("x.npy", &npy(2, "{}", &[])[..13], "ends before");
     }
 
     #[test]
@@ -272,8 +339,13 @@ mod tests {
         assert_eq!(of("x.safetensors", &two).unwrap().rows, 4);
         let other = file(vec![("a", view(Dtype::F32, &[4])), ("b", view(Dtype::F32, &[4]))]);
         refused("x.safetensors", &other, "no tensor \"features\", but a, b; name one");
-        let half = file(vec![("features", view(Dtype::F16, &[8]))]);
-        refused("x.safetensors", &half, "f32 or f64");
+        let eighth = file(vec![("features", view(Dtype::F8_E4M3, &[16]))]);
+        refused("x.safetensors", &eighth, "f32 or f64");
+        let ones = [(Dtype::F16, f16::ONE.to_le_bytes()), (Dtype::BF16, bf16::ONE.to_le_bytes())];
+        for (dtype, one) in &ones {
+            let half = TensorView::new(*dtype, vec![1], one).unwrap();
+            assert_eq!(of("x.safetensors", &file(vec![("x", half)])).unwrap().values, Values::F32(vec![1.0]));
+        }
         refused("x.safetensors", &one[..one.len() - 1], "half written");
         refused("x.safetensors", b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "header is longer");
         refused("x.safetensors", b"\x02\0\0\0\0\0\0\0[]", "no safetensors file");

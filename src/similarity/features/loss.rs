@@ -8,7 +8,7 @@ use burn::tensor::{Bool, DType, Tensor};
 
 use super::Centring;
 
-/// Keeps the quotient of [`diverge_loss`] finite, as the authors' code does.
+/// Keeps the quotients of [`diverge_loss`] and [`dependence`] finite, as the authors' code does.
 const TINY: f64 = 1e-9;
 
 /// |x_i − x_j| of rows `[batch, feature]` → `[batch, batch]`.
@@ -32,11 +32,11 @@ fn centred(a: Tensor<2>, centring: Centring) -> Tensor<2> {
     let columns = a.clone().sum_dim(0);
     let all = rows.clone().sum_dim(0);
     match centring {
-        Centring::Double => a - rows.div_scalar(n) - columns.div_scalar(n) + all.div_scalar(n * n),
+        Centring::Double => a - rows.mul_scalar(1.0 / n) - columns.mul_scalar(1.0 / n) + all.mul_scalar(1.0 / (n * n)),
         Centring::Unbiased => {
             let off_diagonal = Tensor::<2, Bool>::diag_mask([size, size], 0, &a.device().without_autodiff());
-            let centred =
-                a - rows.div_scalar(n - 2.0) - columns.div_scalar(n - 2.0) + all.div_scalar((n - 1.0) * (n - 2.0));
+            let centred = a - rows.mul_scalar(1.0 / (n - 2.0)) - columns.mul_scalar(1.0 / (n - 2.0))
+                + all.mul_scalar(1.0 / ((n - 1.0) * (n - 2.0)));
             centred.mask_fill(off_diagonal.bool_not(), 0.0)
         }
     }
@@ -49,7 +49,7 @@ fn inner(a: &Tensor<2>, b: &Tensor<2>, centring: Centring) -> Tensor<1> {
         Centring::Double => n * n,
         Centring::Unbiased => n * (n - 3.0),
     };
-    (a.clone() * b.clone()).sum().div_scalar(count)
+    (a.clone() * b.clone()).sum().mul_scalar(1.0 / count)
 }
 
 fn correlation(a: &Tensor<2>, b: &Tensor<2>, centring: Centring) -> Tensor<1> {
@@ -87,7 +87,30 @@ pub fn diverge_loss(x: Tensor<2>, y: Tensor<2>) -> Tensor<1> {
         let squares = x.clone().square().sum_dim(1).clamp_min(LEAST_LENGTH * LEAST_LENGTH);
         x / squares.sqrt()
     };
-    let [a, b] = [x, y].map(|features| centred(distances(unit(features)), Centring::Double));
+    finite([x, y].map(unit))
+}
+
+/// The biased R² of the features x and y `[batch, feature]` as a penalty, `[1]`: that of [`distance_correlation`], but 0, with gradients
+/// of 0, where the features of one are all the same.
+///
+/// # Panics
+/// If the batches differ, or have fewer than two images.
+pub fn dependence(x: Tensor<2>, y: Tensor<2>) -> Tensor<1> {
+    const LEAST_SIZE: f64 = 1e-12;
+    check(&[&x, &y], Centring::Double.least_images());
+    // Neither a shift nor a factor changes R², so that they can be taken for constants; with them, squares are about 1.
+    let scaled = |x: Tensor<2>| {
+        let constant = x.clone().inner();
+        let mean = constant.clone().mean_dim(0);
+        let size = (constant - mean.clone()).square().sum_dim(1).mean().sqrt();
+        (x - mean) / size.clamp_min(LEAST_SIZE).reshape([1, 1])
+    };
+    finite([x, y].map(scaled))
+}
+
+/// R² of features whose squares are about 1, doubly centred; 0 where it had none.
+fn finite(sets: [Tensor<2>; 2]) -> Tensor<1> {
+    let [a, b] = sets.map(|features| centred(distances(features), Centring::Double));
     let inner = |a, b| inner(a, b, Centring::Double);
     inner(&a, &b) / (inner(&a, &a) * inner(&b, &b)).add_scalar(TINY).sqrt()
 }
@@ -231,6 +254,29 @@ mod tests {
             check(of(partial_distance_correlation(x.clone(), y.clone(), z.clone())), "partial_distance_correlation");
             check(of(semi_partial_distance_correlation(x, y, z)), "semi_partial");
         });
+    }
+
+    /// The penalty is the correlation, whatever the features' size, and has a value where the correlation has none.
+    #[test]
+    fn a_penalty_is_the_correlation_and_always_a_number() {
+        let images = 11;
+        let sets = related(5, images, [4, 6, 3]);
+        let penalty: Loss = |[x, y, _]| dependence(x, y);
+        let (expected, theirs) = gradients(LOSSES[0].1, &sets, images, DType::F64);
+        let (value, ours) = gradients(penalty, &sets, images, DType::F64);
+        assert!((value - expected).abs() < 1e-5, "{value} beside {expected}");
+        for (ours, theirs) in ours.iter().flatten().zip(theirs.iter().flatten()) {
+            assert!((ours - theirs).abs() < 1e-5, "{ours} beside {theirs}");
+        }
+        let mut small = sets.clone();
+        small[0].iter_mut().for_each(|value| *value *= 1e-6);
+        assert!((gradients(penalty, &small, images, DType::F64).0 - expected).abs() < 1e-5);
+        for set in 0..2 {
+            let mut constant = sets.clone();
+            constant[set].fill(0.5);
+            let (value, gradients) = gradients(penalty, &constant, images, DType::F64);
+            assert!(value == 0.0 && gradients.iter().flatten().all(|value| *value == 0.0), "{value}");
+        }
     }
 
     /// Two images with the same features are at distance 0, where the root has no derivative.

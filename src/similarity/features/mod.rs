@@ -9,10 +9,12 @@
 //! | [`file`] | features from safetensors and `.npy` files |
 //! | [`extract`] | features of a network: pooled, or any tap; all layers of networks in one pass over the images |
 //! | [`products`] | the one engine: inner products of centred matrices of distances or kernels, block by block |
+//! | `on_device` | its products of a mini-batch on a GPU |
 //! | [`distance_correlation`], [`partial`], [`cka`] | ratios of those products |
 //! | [`procrustes`] | the best rotation of one network's features onto the other's |
 //! | [`outputs`] | disagreement of predictions, and Cohen's κ of errors |
 //! | [`conditional`] | what one network's features share with a truth once another's are projected out, with intervals |
+//! | [`fill`], [`kept`] | a measure of all pairs of networks; what a run keeps of that, and of layers |
 //! | [`loss`] | distance correlations of tensors that are tracked, for training |
 
 pub mod cka;
@@ -21,7 +23,10 @@ pub mod data;
 pub mod distance_correlation;
 pub mod extract;
 pub mod file;
+pub mod fill;
+pub mod kept;
 pub mod loss;
+mod on_device;
 pub mod outputs;
 pub mod partial;
 pub mod procrustes;
@@ -30,7 +35,7 @@ pub mod products;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::images::{DatasetError, DecodeError};
 
@@ -38,7 +43,7 @@ pub use data::{Features, Numbers, Values};
 pub use products::{Centring, InnerProducts, Kernel};
 
 /// A measure of likeness between the features or the predictions of two networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
     /// Distance correlation, unbiased

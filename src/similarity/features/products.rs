@@ -14,11 +14,10 @@
 
 use std::ops::Range;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::MatRef;
 use rayon::prelude::*;
 
-use super::data::{Element, Features, Numbers, Values};
+use super::data::{Element, Features, Numbers, Values, multiply};
 use super::{FeatureError, Measure, check_images};
 
 /// How a matrix is centred.
@@ -108,25 +107,31 @@ impl Form {
     }
 
     /// From products of features to values, for the images `rows` with the images `columns`, row by row.
-    fn apply<T: Element>(self, of: &Rows<T>, rows: Range<usize>, columns: Range<usize>, values: &mut [f64]) {
+    fn apply<F: Fn(usize, usize) -> f64>(
+        self,
+        of: &Squares<F>,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        values: &mut [f64],
+    ) {
         if let Self::Linear = self {
             return;
         }
-        let of_columns = &of.squares[columns.clone()];
+        let of_columns = &of.of_rows[columns.clone()];
         for (row, line) in rows.zip(values.chunks_exact_mut(columns.len())) {
-            let square = of.squares[row];
+            let square = of.of_rows[row];
             let mut is_near = false;
             for (value, other) in line.iter_mut().zip(of_columns) {
                 let both = square + other;
                 *value = both - 2.0 * *value;
-                is_near |= *value <= T::NEAR * both;
+                is_near |= *value <= of.near * both;
             }
             if is_near {
                 for (column, value) in columns.clone().zip(line.iter_mut()) {
-                    let both = square + of.squares[column];
-                    if *value <= T::NEAR * both {
+                    let both = square + of.of_rows[column];
+                    if *value <= of.near * both {
                         let is_same = row == column || both == 0.0;
-                        *value = if is_same { 0.0 } else { squared_distance(of.row(row), of.row(column)) };
+                        *value = if is_same { 0.0 } else { (of.exact)(row, column) };
                     }
                 }
             }
@@ -139,20 +144,17 @@ impl Form {
     }
 }
 
-/// Features row by row, with the squared length of each row once their mean is taken away.
-struct Rows<'a, T> {
-    values: &'a [T],
-    width: usize,
-    squares: &'a [f64],
+/// What distances follow from besides products of features.
+struct Squares<'a, F> {
+    /// The squared length of each row, once the rows' mean is taken away.
+    of_rows: &'a [f64],
+    /// Squared distances below this share of the two rows' squares are too much rounded by the difference of products.
+    near: f64,
+    /// Those, from two rows themselves.
+    exact: F,
 }
 
-impl<T> Rows<'_, T> {
-    fn row(&self, image: usize) -> &[T] {
-        &self.values[image * self.width..][..self.width]
-    }
-}
-
-fn squared_distance<T: Element>(a: &[T], b: &[T]) -> f64 {
+pub(super) fn squared_distance<T: Element>(a: &[T], b: &[T]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a.widen() - b.widen()).powi(2)).sum()
 }
 
@@ -193,14 +195,10 @@ fn block_of<T: Element>(
         multiply(left, right, &mut part);
         sums.iter_mut().zip(&part).for_each(|(sum, part)| *sum += part.widen());
     }
-    form.apply(&Rows { values, width, squares: &features.squares }, rows, columns, &mut sums);
+    let row = |image: usize| &values[image * width..][..width];
+    let exact = |a: usize, b: usize| squared_distance(row(a), row(b));
+    form.apply(&Squares { of_rows: &features.squares, near: T::NEAR, exact }, rows, columns, &mut sums);
     sums
-}
-
-/// The products of all rows of one matrix with all rows of the other, row by row.
-fn multiply<T: Element>(left: MatRef<T>, right: MatRef<T>, to: &mut [T]) {
-    let to = MatMut::from_row_major_slice_mut(to, left.nrows(), right.nrows());
-    matmul(to, Accum::Replace, left, right.transpose(), T::ONE, Par::Seq);
 }
 
 /// The values above the diagonal of a square matrix, row by row.
@@ -406,68 +404,61 @@ impl Pairs {
     /// None if a number or its square is not finite.
     fn of_values<T: Element>(values: &[T], width: usize, kernel: &Kernel) -> Option<Self> {
         // Few images with many features: threads share the features, each stretch is moved to mean 0 where it lies in the
-        // cache, and the whole is read once.
+        // cache, and the whole is read once. As many parts are added up side by side as that many numbers make, whatever the
+        // threads.
         const STRETCH: usize = 1024;
         const HELD: usize = 1 << 22;
         let count = values.len() / width;
         let stretches: Vec<usize> = (0..width).step_by(STRETCH).collect();
-        let mut square = vec![0.0; count * count];
-        for starts in stretches.chunks((HELD / square.len()).clamp(2, 64)) {
-            let part = |&start: &usize| products_of_stretch(values, width, start..(start + STRETCH).min(width));
-            let parts: Vec<Vec<T>> = starts.par_iter().map(part).collect();
-            for part in parts {
-                square.iter_mut().zip(part).for_each(|(sum, part)| *sum += part.widen());
+        let parts = (HELD / (count * count)).clamp(2, 64);
+        let part = |starts: &[usize]| {
+            let mut sums = vec![0.0f64; count * count];
+            for &start in starts {
+                let products = T::centred_products(values, width, start..(start + STRETCH).min(width));
+                sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += product.widen());
             }
+            sums
+        };
+        let parts: Vec<Vec<f64>> = stretches.par_chunks(stretches.len().div_ceil(parts)).map(part).collect();
+        let mut square = vec![0.0f64; count * count];
+        for part in parts {
+            square.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
-        let squares: Vec<f64> = square.iter().step_by(count + 1).copied().collect();
-        if squares.iter().any(|square| !square.is_finite()) {
+        let row = |image: usize| &values[image * width..][..width];
+        Self::of_products(square, count, kernel, T::NEAR, |a, b| squared_distance(row(a), row(b)))
+    }
+
+    /// From the products of `count` images' features with each other, moved to mean 0: `[image, image]`. Where a squared distance
+    /// is below the share `near` of the two images' squares, `exact` is asked for it. None if a square is not finite.
+    pub(super) fn of_products(
+        mut square: Vec<f64>,
+        count: usize,
+        kernel: &Kernel,
+        near: f64,
+        exact: impl Fn(usize, usize) -> f64,
+    ) -> Option<Self> {
+        let of_rows: Vec<f64> = square.iter().step_by(count + 1).copied().collect();
+        if of_rows.iter().any(|square| !square.is_finite()) {
             return None;
         }
-        let rows = Rows { values, width, squares: &squares };
+        let squares = Squares { of_rows: &of_rows, near, exact };
         let form = match *kernel {
             Kernel::Distance => Form::Distance,
             Kernel::Linear => Form::Linear,
             Kernel::Gaussian { bandwidth } => {
                 let mut distances = square.clone();
-                Form::Distance.apply(&rows, 0..count, 0..count, &mut distances);
+                Form::Distance.apply(&squares, 0..count, 0..count, &mut distances);
                 Form::gaussian(bandwidth, above_diagonal(&distances, count))
             }
         };
-        form.apply(&rows, 0..count, 0..count, &mut square);
+        form.apply(&squares, 0..count, 0..count, &mut square);
         let off_diagonal = |row: usize| square[row * count..][..count].iter().sum::<f64>() - square[row * (count + 1)];
         Some(Self {
             above: above_diagonal(&square, count),
             rows: (0..count).map(off_diagonal).collect(),
-            diagonal: squares.iter().map(|&square| form.diagonal(square)).collect(),
+            diagonal: of_rows.iter().map(|&square| form.diagonal(square)).collect(),
         })
     }
-}
-
-/// The products of all images with all over some of the features, moved to mean 0.
-fn products_of_stretch<T: Element>(values: &[T], width: usize, stretch: Range<usize>) -> Vec<T> {
-    let (count, length) = (values.len() / width, stretch.len());
-    let first = &values[stretch.clone()];
-    let rows = || values.chunks_exact(width).map(|row| &row[stretch.clone()]);
-    // From the first row, so that a constant has no rounding. The mean itself may be rounded: nothing sees where features are
-    // moved.
-    let mut means = vec![T::ZERO; length];
-    for row in rows() {
-        for ((sum, &value), &first) in means.iter_mut().zip(row).zip(first) {
-            *sum += value - first;
-        }
-    }
-    let share = T::narrow(1.0 / count as f64);
-    means.iter_mut().zip(first).for_each(|(mean, &first)| *mean = first + *mean * share);
-    let mut moved = vec![T::ZERO; count * length];
-    for (to, row) in moved.chunks_exact_mut(length).zip(rows()) {
-        for ((to, &value), &mean) in to.iter_mut().zip(row).zip(&means) {
-            *to = value - mean;
-        }
-    }
-    let mut products = vec![T::ZERO; count * count];
-    let moved = MatRef::from_row_major_slice(&moved, count, length);
-    multiply(moved, moved, &mut products);
-    products
 }
 
 /// The inner products of the centred matrices of several sets of features, each with each.

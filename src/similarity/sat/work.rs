@@ -14,8 +14,7 @@ use rayon::prelude::*;
 use super::units::{Attacked, CHUNK, CleanUnit, JudgedUnit, Units};
 use super::{Progress, SatConfig, SatError, Timing};
 use crate::attacks::{Doubt, Targets, quantise};
-use crate::files::read_regular;
-use crate::images::{self, DatasetError, DecodeError, Filter, RgbImage, Sample, Transform, decode, resize};
+use crate::images::{DatasetError, DecodeError, Filter, RgbImage, Sample, Transform, resize};
 use crate::model::{Model, argmax, to_f32};
 use crate::runs::{Bundle, Layout, Manifest, Plan, Provenance, RunError, RunFolder, ShelfPlan};
 use crate::similarity::batches::Batches;
@@ -478,13 +477,13 @@ impl Decoder<'_> {
     /// A file that cannot be read now may be readable later: it ends the run, while an image that cannot be decoded is
     /// left out for good.
     fn decode_one(self, index: usize) -> Result<Result<RgbImage, DecodeError>, SatError> {
-        let path = &self.samples[index].path;
-        let read = read_regular(path, images::MAX_FILE);
-        let bytes = read.map_err(|source| DatasetError::Read { path: path.clone(), source })?;
+        let sample = &self.samples[index];
+        let path = || sample.path.clone();
+        let bytes = sample.content().map_err(|source| DatasetError::Read { path: path(), source })?;
         if !self.manifest.is_content(index, &bytes) {
-            return Err(SatError::Changed { path: path.clone() });
+            return Err(SatError::Changed { path: path() });
         }
-        Ok(decode(&bytes, &path.display().to_string()))
+        Ok(sample.decode_content(&bytes))
     }
 }
 
