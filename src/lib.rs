@@ -23,6 +23,7 @@
 #![warn(missing_docs)]
 
 pub mod analysis;
+mod arrays;
 pub mod attacks;
 #[doc(hidden)]
 pub mod cli;
@@ -33,6 +34,7 @@ pub mod images;
 pub mod memory;
 pub mod model;
 mod noise;
+mod npy;
 mod random;
 pub mod report;
 pub mod runs;

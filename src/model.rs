@@ -39,6 +39,9 @@ pub enum Crop {
     Shared,
     /// The crop that the weights were evaluated with.
     Own,
+    /// All of an image, at the network's size: what has it is taken as it is, such as adversarial images, and another size is stretched
+    /// (bicubic), as images are for transfer.
+    Whole,
 }
 
 impl Model {
@@ -114,12 +117,13 @@ impl Model {
         let [height, width] = self.input_size();
         let (crop_pct, crop_mode) = match (crop, self.preprocessing.crop_mode) {
             (Crop::Shared, _) => (SHARED_CROP, images::CropMode::Center),
+            (Crop::Whole, _) => (1.0, images::CropMode::Squash),
             (Crop::Own, CropMode::Center) => (self.preprocessing.crop_pct, images::CropMode::Center),
             (Crop::Own, CropMode::Squash) => (self.preprocessing.crop_pct, images::CropMode::Squash),
         };
-        let interpolation = match self.preprocessing.interpolation {
-            Interpolation::Bilinear => Filter::Bilinear,
-            Interpolation::Bicubic => Filter::Bicubic,
+        let interpolation = match (crop, self.preprocessing.interpolation) {
+            (Crop::Shared | Crop::Own, Interpolation::Bilinear) => Filter::Bilinear,
+            (Crop::Whole, _) | (_, Interpolation::Bicubic) => Filter::Bicubic,
         };
         Transform { input_size: (height, width), crop_pct, interpolation, crop_mode }
     }

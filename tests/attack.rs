@@ -18,8 +18,12 @@ fn data(scratch: &Scratch) -> Vec<String> {
 }
 
 fn attack(scratch: &Scratch, data: &[String], options: &[&str]) -> Value {
+    attack_on("demo_vit_patch7", scratch, data, options)
+}
+
+fn attack_on(model: &str, scratch: &Scratch, data: &[String], options: &[&str]) -> Value {
     let mut command = netkin();
-    command.args(["--json", "attack", "demo_vit_patch7"]).args(data).args(options);
+    command.args(["--json", "attack", model]).args(data).args(options);
     let output = command.arg("--out").arg(scratch.path("out")).output().unwrap();
     assert!(output.status.success(), "{options:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -108,16 +112,79 @@ fn patchfool_attends_and_changes_one_patch() {
     assert_eq!(document["doubts"], serde_json::json!([]), "a ViT pays attention to patches");
     assert!(document["fooled_8bit"].as_u64().unwrap() > 0);
     for index in 0..8 {
-        let name = format!("{index:02}.png");
-        let [before, after] =
-            ["images", "out/images"].map(|folder| decode_file(&scratch.path(folder).join(&name)).unwrap());
-        let pairs = before.data().chunks_exact(3).zip(after.data().chunks_exact(3)).enumerate();
-        let patches: std::collections::BTreeSet<usize> = pairs
-            .filter(|(_, (before, after))| before != after)
-            .map(|(place, _)| place / 28 / 7 * 4 + place % 28 / 7)
-            .collect();
-        assert_eq!(patches.len(), 1, "one of 16 patches");
+        assert_eq!(changed_patches(&scratch, index, 7).len(), 1, "one of 16 patches");
     }
+}
+
+/// The patches of an image of 28 pixels of which any pixel is another after an attack.
+fn changed_patches(scratch: &Scratch, index: usize, side: usize) -> std::collections::BTreeSet<usize> {
+    let name = format!("{index:02}.png");
+    let [before, after] =
+        ["images", "out/images"].map(|folder| decode_file(&scratch.path(folder).join(&name)).unwrap());
+    let pairs = before.data().chunks_exact(3).zip(after.data().chunks_exact(3)).enumerate();
+    pairs
+        .filter(|(_, (before, after))| before != after)
+        .map(|(place, _)| place / 28 / side * (28 / side) + place % 28 / side)
+        .collect()
+}
+
+/// Images of 28 pixels had one patch of 16 in networks without attention, always the same one, whatever was asked for.
+#[test]
+fn patchfool_changes_as_many_patches_of_small_images_as_are_asked_for() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let patchfool = ["--attack", "patchfool", "--steps", "3", "--patches"];
+    let doubts = |document: &Value| -> Vec<String> {
+        let doubts = document["doubts"].as_array().unwrap().iter();
+        doubts.map(|doubt| doubt["doubt"].as_str().unwrap().to_owned()).collect()
+    };
+    for (model, side) in [("demo_resnet", 7), ("demo_mixer", 7), ("demo_vit_patch4", 4), ("demo_vit_patch7", 7)] {
+        let document = attack_on(model, &scratch, &data, &[&patchfool[..], &["3"]].concat());
+        let mut chosen = std::collections::BTreeSet::new();
+        for index in 0..8 {
+            let patches = changed_patches(&scratch, index, side);
+            assert_eq!(patches.len(), 3, "{model}, image {index}");
+            chosen.insert(patches);
+        }
+        assert!(chosen.len() > 1 || model != "demo_resnet", "images have patches of their own");
+        let said = doubts(&document);
+        assert_eq!(said.contains(&"no-attention".to_owned()), !model.starts_with("demo_vit"), "{said:?}");
+        assert!(!said.contains(&"every-patch".to_owned()), "{said:?}");
+        let whole = attack_on(model, &scratch, &data, &[&patchfool[..], &["100"]].concat());
+        assert!(doubts(&whole).contains(&"every-patch".to_owned()), "{model}: {whole}");
+        assert_eq!(changed_patches(&scratch, 0, side).len(), (28 / side) * (28 / side), "{model}");
+    }
+    attack_on("demo_resnet", &scratch, &data, &[&patchfool[..], &["1", "--patch-size", "14"]].concat());
+    assert_eq!(changed_patches(&scratch, 0, 14).len(), 1);
+    assert_eq!(changed_patches(&scratch, 0, 7).len(), 4, "four quarters of a larger patch");
+}
+
+/// What each part of AutoAttack leaves is told, as the authors' log tells it, and adds up to what the whole does.
+#[test]
+fn the_parts_of_autoattack_are_told() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let options = ["--attack", "autoattack", "--eps", "0.004", "--steps", "5", "--queries", "20"];
+    let document = attack(&scratch, &data, &options);
+    let parts = document["parts"].as_array().unwrap();
+    let names: Vec<&str> = parts.iter().map(|part| part["attack"].as_str().unwrap()).collect();
+    assert_eq!(names, ["apgd-ce", "apgd-t", "fab-t", "square"]);
+    let rows = rows(&scratch.path("out/attack.csv"));
+    let mut standing = 8;
+    for part in parts {
+        let fooled = rows.iter().filter(|row| row["fooled_by"] == part["attack"].as_str().unwrap()).count();
+        assert_eq!(part["fooled"], fooled);
+        standing -= fooled;
+        assert_eq!(part["robust_accuracy"], 100.0 * standing as f64 / 8.0);
+    }
+    assert_eq!(document["robust_accuracy"], parts[3]["robust_accuracy"]);
+    assert_eq!(rows.iter().filter(|row| row["fooled_by"].is_empty()).count(), standing);
+    let mut command = netkin();
+    command.args(["attack", "demo_vit_patch7"]).args(&data).args(options).arg("--out").arg(scratch.path("out"));
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(said.contains("robust accuracy after fab-t    "), "{said}");
+    let plain = attack(&scratch, &data, &["--steps", "1"]);
+    assert_eq!(plain["parts"], Value::Null, "an attack of one piece has none");
 }
 
 #[test]
@@ -164,6 +231,27 @@ fn targets_masks_several_eps_surrogates_and_judges() {
     let [member, other] = document["evaluated"].as_array().unwrap().as_slice() else { panic!("two judges") };
     assert_eq!((&member["model"], &other["model"]), (&"demo_resnet".into(), &"demo_mixer".into()));
     assert!(member["fooled"].as_u64() <= member["correct"].as_u64());
+}
+
+/// Of a matrix those are taken that are least like the attacked network and each other, and that are no judges.
+#[test]
+fn surrogates_are_chosen_by_a_matrix() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let matrix = scratch.path("matrix.csv");
+    let names = ["demo_vit_patch7", "demo_vit_patch4", "demo_resnet", "demo_mixer"];
+    let scores = ["4.6,3,1,2", "3,4.6,1,2", "1,1,4.6,1", "2,2,1,4.6"];
+    let rows: String = names.iter().zip(scores).map(|(name, scores)| format!("{name},{scores}\n")).collect();
+    std::fs::write(&matrix, format!(",{}\n{rows}", names.join(","))).unwrap();
+    let from = ["--attack", "fgsm", "--surrogates-from", matrix.to_str().unwrap(), "--surrogates-count"];
+    let surrogates = |options: &[&str]| attack(&scratch, &data, &[&from[..], options].concat())["surrogates"].clone();
+    assert_eq!(surrogates(&["1"]), serde_json::json!(["demo_resnet"]));
+    assert_eq!(surrogates(&["2"]), serde_json::json!(["demo_resnet", "demo_mixer"]));
+    assert_eq!(surrogates(&["1", "--evaluate", "demo_resnet"]), serde_json::json!(["demo_mixer"]));
+    let mut command = netkin();
+    command.args(["attack", "demo_vit_patch7"]).args(&data).args(from).arg("4").arg("--out").arg(scratch.path("out"));
+    let said = common::refusal(&mut command, 2);
+    assert!(said.contains("3 network(s)") && said.contains("--surrogates-count asks for 4"), "{said}");
 }
 
 /// What is saved is a data set like any other.

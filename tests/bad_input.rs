@@ -71,6 +71,22 @@ fn weights_that_are_not_numbers() {
     says(&refusal(&mut eval(&spec, &scratch), 2), &["fc.bias"]);
 }
 
+/// No size that a file asks for ends in the allocator.
+#[test]
+fn a_configuration_of_enormous_images() {
+    let scratch = Scratch::new();
+    let spec = scratch.weights("demo_resnet", 1);
+    for (value, parts) in [
+        (r#""input_size": [3, 100000, 100000]"#, ["100000 × 100000", "2048"]),
+        (r#""crop_pct": 1e-9"#, ["crop_pct", "twentieth"]),
+    ] {
+        let text = format!(r#"{{"architecture": "demo_resnet", "pretrained_cfg": {{{value}}}}}"#);
+        std::fs::write(scratch.path("config.json"), text).unwrap();
+        says(&refusal(&mut eval(&spec, &scratch), 2), &["config.json", parts[0], parts[1]]);
+        says(&refusal(netkin().args(["info", &spec]), 2), &["config.json", parts[0], parts[1]]);
+    }
+}
+
 #[test]
 fn a_pickle_under_the_name_of_safetensors() {
     let scratch = Scratch::new();

@@ -49,6 +49,9 @@ impl Default for AutoAttack {
     }
 }
 
+/// The attacks that it consists of, in their order.
+const PARTS: [&str; 4] = ["apgd-ce", "apgd-t", "fab-t", "square"];
+
 /// What AutoAttack made, and by what.
 #[derive(Debug, Clone)]
 pub struct Verdict {
@@ -101,13 +104,12 @@ impl AutoAttack {
         let mut effort = vec![Effort { queries: 1, gradients: 0 }; targets.len()];
         let mut doubts: Vec<Doubt> = Vec::new();
         let (ascent, targeted, fab, square) = self.parts();
-        let parts: [(&dyn Attack, &'static str); 4] =
-            [(&ascent, "apgd-ce"), (&targeted, "apgd-t"), (&fab, "fab-t"), (&square, "square")];
-        for (part, name) in parts {
+        let parts: [&dyn Attack; 4] = [&ascent, &targeted, &fab, &square];
+        for (part, name) in parts.into_iter().zip(PARTS) {
             if standing.is_empty() {
                 break;
             }
-            let (is_first, is_last) = (name == "apgd-ce", name == "square");
+            let (is_first, is_last) = (name == PARTS[0], name == PARTS[3]);
             let some = targets.some(&standing);
             let made = part.perturb(network, &some);
             let fooled = some.fooled(&argmax(network.logits(made.pixels.clone())));
@@ -157,6 +159,15 @@ impl Attack for AutoAttack {
 
     fn perturb(&self, network: &dyn Surrogate, targets: &Targets) -> Perturbed {
         self.run(network, targets).perturbed
+    }
+
+    fn part_names(&self) -> &'static [&'static str] {
+        &PARTS
+    }
+
+    fn perturb_by_parts(&self, network: &dyn Surrogate, targets: &Targets) -> (Perturbed, Vec<Option<&'static str>>) {
+        let Verdict { perturbed, fooled_by } = self.run(network, targets);
+        (perturbed, fooled_by)
     }
 }
 

@@ -19,13 +19,12 @@ use serde::Serialize;
 
 use super::norm::{norms, per_image};
 use super::separable::Separable;
-use super::views::{Diversity, Moment, Views, by_mean};
+use super::views::{Choices, Diversity, Drawn, Moment, Views, by_mean};
 use super::{
     Attack, AttackError, Bound, Doubt, Effort, Loss, LossGradient, LossOf, Norm, Perturbed, Reason, Surrogate, Targets,
     gradient, host, rows, with_rows,
 };
 use crate::model::{argmax, to_f64};
-use crate::noise::normal;
 
 /// An attack that steps along a gradient.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -218,10 +217,17 @@ impl Attack for Iterative {
     }
 
     fn perturb(&self, network: &dyn Surrogate, targets: &Targets) -> Perturbed {
+        self.perturb_with(network, targets, &Drawn)
+    }
+}
+
+impl Iterative {
+    /// As [`Attack::perturb`], with other choices of what the network is shown.
+    fn perturb_with(&self, network: &dyn Surrogate, targets: &Targets, choices: &dyn Choices) -> Perturbed {
         if targets.is_empty() {
             return host::nothing(targets);
         }
-        let first = self.climb(network, targets, 0);
+        let first = self.climb(network, targets, choices, 0);
         if self.restarts == 1 {
             return Perturbed { pixels: first.pixels, effort: vec![first.effort; targets.len()], doubts: first.doubts };
         }
@@ -233,7 +239,7 @@ impl Attack for Iterative {
         let mut climbed = Some(first);
         for restart in 0..self.restarts {
             let part = targets.some(&standing);
-            let climb = climbed.take().unwrap_or_else(|| self.climb(network, &part, restart));
+            let climb = climbed.take().unwrap_or_else(|| self.climb(network, &part, choices, restart));
             let logits = network.logits(climb.pixels.clone());
             let losses = to_f64(self.loss.of(logits.clone(), &part));
             let fooled = part.fooled(&argmax(logits));
@@ -281,7 +287,7 @@ impl Filters {
 }
 
 impl Iterative {
-    fn climb(&self, network: &dyn Surrogate, targets: &Targets, restart: usize) -> Climb {
+    fn climb(&self, network: &dyn Surrogate, targets: &Targets, choices: &dyn Choices, restart: usize) -> Climb {
         let original = &targets.pixels;
         let filters = Filters {
             translation: self.translation.map(|size| Separable::gaussian(original, size)),
@@ -307,7 +313,7 @@ impl Iterative {
                 _ => pixels.clone(),
             };
             let mut at = |point: &Tensor<4>, turn: usize, effort: &mut Effort| {
-                let mut found = self.gradient(network, targets, point, moment(turn), effort);
+                let mut found = self.gradient(network, targets, point, (moment(turn), choices), effort);
                 found.gradient = filters.of_gradient(found.gradient);
                 found
             };
@@ -336,6 +342,7 @@ impl Iterative {
                 Some(share) => {
                     let along = by_mean(along);
                     match momentum.take() {
+                        Some(before) if share == 1.0 => before + along,
                         Some(before) => before.mul_scalar(share) + along,
                         None => along,
                     }
@@ -363,12 +370,12 @@ impl Iterative {
         network: &dyn Surrogate,
         targets: &Targets,
         point: &Tensor<4>,
-        moment: Moment,
+        (moment, choices): (Moment, &dyn Choices),
         effort: &mut Effort,
     ) -> LossGradient {
         let loss: &LossOf = &|logits| self.loss.of(logits, targets);
         let mut view = 0;
-        self.views.mean(targets, point, moment, effort, |seen, effort| {
+        self.views.mean(targets, point, (moment, choices), effort, |seen, effort| {
             view += 1;
             match self.estimate {
                 Estimate::Backward => {
@@ -448,17 +455,9 @@ fn evolution(
     deviation: f64,
     moment: Moment,
 ) -> LossGradient {
-    let shape = point.dims();
-    let size = shape[1..].iter().product::<usize>();
-    let placement = (&point.device(), point.dtype());
     let mut sum: Option<LossGradient> = None;
     for pair in 0..pairs {
-        let of_image = |id: &String| {
-            let name = moment.name(id, view * pairs + pair);
-            normal("netkin attack evolution", moment.seed, &name, size)
-        };
-        let noise: Vec<f64> = targets.ids.iter().flat_map(of_image).collect();
-        let noise = targets.masked(Tensor::<4>::from_data(burn::tensor::TensorData::new(noise, shape), placement));
+        let noise = targets.masked(moment.normal("netkin attack evolution", targets, view * pairs + pair));
         let (logits, above) = network.losses(point.clone() + noise.clone().mul_scalar(deviation), loss);
         let (_, below) = network.losses(point.clone() - noise.clone().mul_scalar(deviation), loss);
         let slope = (above.clone() - below.clone()).mul_scalar(0.5 / (deviation * pairs as f64));
@@ -474,14 +473,13 @@ fn evolution(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use burn::tensor::DType;
     use proptest::prelude::*;
     use serde_json::Value;
 
     use super::super::testing::{Tiny, assert_near, fingerprint, numbers};
-    use super::super::views::{Pool, Shuffle};
+    use super::super::views::{Placing, Pool, Shuffle};
+    use super::super::warp::{Blocks, Strip};
     use super::super::{Wishes, named, views};
     use super::*;
     use crate::images::RgbImage;
@@ -490,7 +488,7 @@ mod tests {
         to_f64(pixels.clone()).chunks_exact(192).map(fingerprint).collect()
     }
 
-    fn attack(record: &Value, pool: Option<Pool>) -> Arc<dyn Attack> {
+    fn attack(record: &Value, pool: Option<Pool>) -> Iterative {
         let settings = &record["settings"];
         let (number, count) =
             (|name: &str| settings[name].as_f64(), |name: &str| settings[name].as_u64().map(|count| count as usize));
@@ -504,10 +502,53 @@ mod tests {
             variance: count("variance"),
             flat: count("flat"),
             admix: count("admix"),
+            diversity: number("diversity"),
+            diversity_rate: number("diversity_rate"),
+            shuffle: count("shuffle"),
+            blocks: count("blocks"),
             pool,
             ..Wishes::default()
         };
-        named(record["attack"].as_str().unwrap(), &wishes).unwrap()
+        let attack = named::iterative(record["attack"].as_str().unwrap(), &wishes).unwrap();
+        attack.check().unwrap();
+        attack
+    }
+
+    /// What the authors' code drew for the views of a whole batch.
+    struct Kept<'a>(&'a [Value]);
+
+    fn lengths(values: &Value) -> Vec<usize> {
+        numbers(values).into_iter().map(|value| value as usize).collect()
+    }
+
+    /// Neighbouring ranges of some lengths, in another order.
+    fn ranges(part: &Value) -> Vec<std::ops::Range<usize>> {
+        let mut end = 0;
+        let ranges: Vec<_> = lengths(&part["lengths"])
+            .into_iter()
+            .map(|length| {
+                end += length;
+                end - length..end
+            })
+            .collect();
+        lengths(&part["order"]).into_iter().map(|index| ranges[index].clone()).collect()
+    }
+
+    impl Choices for Kept<'_> {
+        fn placing(&self, _: Diversity, moment: Moment, _: &str, _: usize, _: [usize; 2]) -> Option<Placing> {
+            let placing = &self.0[moment.step];
+            let side = placing["resized"].as_u64()? as usize;
+            let corner = lengths(&placing["corner"]);
+            Some(Placing { resized: [side, side], corner: [corner[0], corner[1]] })
+        }
+
+        fn blocks(&self, shuffle: Shuffle, moment: Moment, _: &str, copy: usize, _: [usize; 2]) -> Blocks {
+            let drawn = &self.0[moment.step * shuffle.copies + copy];
+            let strips = ranges(drawn).into_iter().zip(drawn["strips"].as_array().unwrap()).map(|(from, strip)| {
+                Strip { from, degrees: strip["degrees"].as_f64().unwrap(), pieces: ranges(strip) }
+            });
+            Blocks { axis: drawn["axis"].as_u64().unwrap() as usize, strips: strips.collect() }
+        }
     }
 
     /// scripts/iterative_reference.py: what others' attacks showed the same network, and what they made.
@@ -515,7 +556,7 @@ mod tests {
     fn attacks_are_those_of_torchattacks_and_transferattack() {
         let all: Value = serde_json::from_str(include_str!("../../tests/fixtures/attacks/iterative.json")).unwrap();
         let records = all["records"].as_array().unwrap();
-        assert_eq!(records.len(), 14);
+        assert_eq!(records.len(), 17);
         for record in records {
             let name = record["attack"].as_str().unwrap();
             let network = Tiny::new(DType::F64);
@@ -543,7 +584,11 @@ mod tests {
                 pool = Pool::new(targets.labels.iter().copied().zip(bytes).collect());
             }
             network.seen.borrow_mut().clear();
-            let perturbed = attack(record, pool).perturb(&network, &targets);
+            let attack = attack(record, pool);
+            let perturbed = match record.get("draws") {
+                Some(draws) => attack.perturb_with(&network, &targets, &Kept(draws.as_array().unwrap())),
+                None => attack.perturb(&network, &targets),
+            };
             let seen = network.seen.borrow();
             let shown = numbers(&record["shown"]);
             // Neighbours of the last point change nothing, and are not asked.
@@ -556,6 +601,12 @@ mod tests {
             println!("{name} {}: {count} points, at most {largest:.1e} apart", record["settings"]);
             // A pool's images are f32.
             assert!(largest < if name == "admix" { 1e-6 } else { 1e-9 }, "{name}: {largest}");
+            if let Some(pixels) = record.get("pixels") {
+                let change = |pixels: Vec<f64>| -> Vec<f64> {
+                    pixels.into_iter().zip(to_f64(targets.pixels.clone())).map(|(new, old)| new - old).collect()
+                };
+                assert_near(&change(to_f64(perturbed.pixels)), &change(numbers(pixels)), name);
+            }
         }
     }
 

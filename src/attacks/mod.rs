@@ -171,6 +171,8 @@ pub enum Reason {
     BlackBoxWins,
     /// The network pays no attention to patches, so the attack went without that.
     NoAttention,
+    /// An image has no more patches than were to be changed, so all of it could change.
+    EveryPatch,
 }
 
 impl Doubt {
@@ -211,6 +213,9 @@ impl std::fmt::Display for Doubt {
             }
             Reason::NoAttention => {
                 "the network pays no attention to patches, so the patch was chosen by its gradient and attacked by the cross-entropy alone"
+            }
+            Reason::EveryPatch => {
+                "the image has no more patches than --patches asks for, so that all of it could change; ask for fewer, or for smaller ones by --patch-size"
             }
         };
         write!(f, "{} of {} images: {why}", self.images, self.of)
@@ -266,6 +271,17 @@ pub trait Attack: std::fmt::Debug + Send + Sync {
 
     /// Adversarial images of the targets. An image that was not fooled is given as far as the attack came.
     fn perturb(&self, network: &dyn Surrogate, targets: &Targets) -> Perturbed;
+
+    /// The names of the attacks that it consists of, in their order; none if it is of one piece.
+    fn part_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// As [`Self::perturb`], and which part fooled the network on each image; none where none did or the network was wrong before,
+    /// and where the attack has no parts.
+    fn perturb_by_parts(&self, network: &dyn Surrogate, targets: &Targets) -> (Perturbed, Vec<Option<&'static str>>) {
+        (self.perturb(network, targets), vec![None; targets.len()])
+    }
 }
 
 /// The rows of a batch at `positions`, in that order.

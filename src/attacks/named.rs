@@ -85,6 +85,8 @@ pub struct Wishes {
     pub queries: Option<usize>,
     /// Patches.
     pub patches: Option<usize>,
+    /// A patch's side in pixels, where the network has no patches of its own.
+    pub patch_size: Option<usize>,
     /// Where Admix takes its images from.
     pub pool: Option<Pool>,
     /// Seeds all random numbers.
@@ -119,6 +121,7 @@ impl Wishes {
             ("pairs", self.pairs.is_some()),
             ("queries", self.queries.is_some()),
             ("patches", self.patches.is_some()),
+            ("patch-size", self.patch_size.is_some()),
         ];
         all.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
     }
@@ -199,12 +202,13 @@ pub fn named(name: &str, wishes: &Wishes) -> Result<Arc<dyn Attack>, AttackError
             checked(attack, Square::check)
         }
         "patchfool" => {
-            wishes.only(name, &["norm", "eps", "steps", "patches"])?;
+            wishes.only(name, &["norm", "eps", "steps", "patches", "patch-size"])?;
             let default = PatchFool::default();
             let norm = wishes.norm.unwrap_or(Norm::Linf);
             let attack = PatchFool {
                 bound: Bound { norm, eps: wishes.eps.unwrap_or(default.bound.eps) },
                 patches: wishes.patches.unwrap_or(default.patches),
+                patch_size: wishes.patch_size.or(default.patch_size),
                 steps: wishes.steps.unwrap_or(default.steps),
                 seed: wishes.seed,
                 ..default
@@ -223,8 +227,11 @@ fn checked<A: Attack + 'static>(
     Ok(Arc::new(attack))
 }
 
-/// An iterative attack by name.
-fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, AttackError> {
+/// An iterative attack by name, its ranges not checked.
+///
+/// # Panics
+/// If there is none of that name.
+pub(super) fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, AttackError> {
     let pgd = Iterative { name: name.to_owned(), bound: wishes.bound()?, seed: wishes.seed, ..Iterative::default() };
     let Bound { norm, eps } = pgd.bound;
     // The transfer attacks' authors go ε in ten steps from the image.
@@ -253,7 +260,13 @@ fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, AttackError> {
     };
     let is_evolution = matches!(attack.estimate, Estimate::Evolution { .. });
     let has_neighbours = attack.neighbours.is_some() || wishes.variance.is_some() || wishes.flat.is_some();
-    let others = [("patches", false), ("queries", is_evolution), ("pairs", is_evolution), ("radius", has_neighbours)];
+    let others = [
+        ("patches", false),
+        ("patch-size", false),
+        ("queries", is_evolution),
+        ("pairs", is_evolution),
+        ("radius", has_neighbours),
+    ];
     let known = |option: &&str| others.iter().all(|(other, is_known)| other != option || *is_known);
     wishes.only(name, &wishes.given().into_iter().filter(known).collect::<Vec<_>>())?;
 

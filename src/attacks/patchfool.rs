@@ -6,12 +6,13 @@
 //! (equations 5 to 9). Steps are Adam's.
 //!
 //! Of a network without attention over patches (a CNN, a Swin) the patch is the one whose pixels' gradient is the largest in
-//! all, and the loss is the cross-entropy alone, as the authors do for CNNs; [`Reason::NoAttention`](super::Reason::NoAttention) says so.
+//! all, and the loss is the cross-entropy alone, as the authors do for CNNs; [`Reason::NoAttention`] says so. Where there are no
+//! more patches than are to be changed, every pixel may change, which [`Reason::EveryPatch`] says.
 //!
 //! Deviations: the attention losses of all layers are added before they are set against the cross-entropy's gradient (the authors'
 //! code does that layer by layer, with as many backward passes, and divides by the norm where the paper's equation 9 has its
 //! square, as here); the authors' learning rate 0.22 is in units of the network's normalised pixels, here it is that of pixels in
-//! [0, 1] with a deviation of 0.225.
+//! [0, 1] with a deviation of 0.225; small images have smaller patches ([`PatchFool::patch_size`]).
 
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
@@ -32,8 +33,9 @@ pub struct PatchFool {
     pub bound: Bound,
     /// Patches that are changed, at least 1.
     pub patches: usize,
-    /// The side of a patch in pixels where the network has no patches of its own, at least 1.
-    pub patch_size: usize,
+    /// The side of a patch in pixels where the network has no patches of its own, at least 1; without it 16, or of images of less
+    /// than 64 pixels a quarter of their shorter side, so that there are patches to choose among.
+    pub patch_size: Option<usize>,
     /// Steps, at least 1.
     pub steps: usize,
     /// Adam's learning rate in pixels of [0, 1], above 0.
@@ -56,7 +58,7 @@ impl Default for PatchFool {
         Self {
             bound: Bound { norm: Norm::Linf, eps: 1.0 },
             patches: 1,
-            patch_size: 16,
+            patch_size: None,
             steps: 250,
             learning_rate: 0.22 * 0.225,
             decay: 0.95,
@@ -80,9 +82,10 @@ struct Maps {
 
 impl Maps {
     /// Those of square grids of patches, if the network attends to them; `maps` are as [`Surrogate::attention`] gives them.
-    fn of(maps: Vec<Tensor<4>>, [height, width]: [usize; 2]) -> Option<Self> {
+    fn of(maps: Vec<Tensor<4>>, [batch, height, width]: [usize; 3]) -> Option<Self> {
         let [_, _, queries, tokens] = maps.first()?.dims();
-        let is_like = |map: &Tensor<4>| map.dims()[2..] == [queries, tokens];
+        // Of windows there are more than images.
+        let is_like = |map: &Tensor<4>| map.dims()[0] == batch && map.dims()[2..] == [queries, tokens];
         if height != width || queries != tokens || !maps.iter().all(is_like) {
             return None;
         }
@@ -106,8 +109,14 @@ impl PatchFool {
         }
         host::at_least_one("steps", self.steps)?;
         host::at_least_one("patches", self.patches)?;
-        host::at_least_one("patch-size", self.patch_size)?;
+        host::at_least_one("patch-size", self.patch_size.unwrap_or(1))?;
         AttackError::check("learning-rate", self.learning_rate, self.learning_rate > 0.0, "a change of pixels above 0")
+    }
+
+    /// The side of a patch of images whose network has none of its own.
+    fn side(&self, [height, width]: [usize; 2]) -> usize {
+        let shorter = height.min(width);
+        self.patch_size.unwrap_or((shorter / 4).clamp(1, 16)).min(shorter)
     }
 
     /// 1 at the pixels of the chosen patches, `[batch, 1, height, width]`, and the first chosen patch of each image.
@@ -158,9 +167,9 @@ impl Attack for PatchFool {
         }
         let loss: &LossOf = &|logits| Loss::CrossEntropy.of(logits, targets);
         let mut effort = Effort { queries: 1, gradients: 0 };
-        let maps = Maps::of(network.attention(original.clone()).1, [height, width]);
+        let maps = Maps::of(network.attention(original.clone()).1, [batch, height, width]);
         let layout = maps.as_ref().map(|maps| (maps.layers.len(), maps.prefix));
-        let (mask, patches) = match maps {
+        let (mask, patches, count) = match maps {
             Some(maps) => {
                 let layer = maps.layers[self.layer.min(maps.layers.len() - 1)].clone();
                 // How much attention each patch draws from all tokens.
@@ -168,17 +177,19 @@ impl Attack for PatchFool {
                 let [_, tokens] = drawn.dims();
                 let scores: Vec<Vec<f64>> =
                     to_f64(drawn).chunks_exact(tokens).map(|drawn| drawn[maps.prefix..].to_vec()).collect();
-                self.mask(&scores, height / maps.grid, [height, width], original)
+                let (mask, patches) = self.mask(&scores, height / maps.grid, [height, width], original);
+                (mask, patches, maps.grid * maps.grid)
             }
             None => {
                 effort += Effort { queries: 1, gradients: 1 };
-                let side = self.patch_size.min(height).min(width);
+                let side = self.side([height, width]);
                 let sizes = to_f64(gradient(network, original.clone(), loss).gradient.abs());
                 let scores: Vec<Vec<f64>> = sizes
                     .chunks_exact(channels * height * width)
                     .map(|sizes| patch_sums(sizes, side, [height, width]))
                     .collect();
-                self.mask(&scores, side, [height, width], original)
+                let (mask, patches) = self.mask(&scores, side, [height, width], original);
+                (mask, patches, (height / side) * (width / side))
             }
         };
         let mask = targets.masked(mask);
@@ -207,11 +218,9 @@ impl Attack for PatchFool {
             let rate = self.learning_rate * self.decay.powi((step / self.decay_steps.max(1)) as i32);
             pixels = inside(pixels + adam.step(along).mul_scalar(rate));
         }
-        let doubts = if layout.is_none() {
-            vec![Doubt { reason: Reason::NoAttention, images: batch, of: batch }]
-        } else {
-            Vec::new()
-        };
+        let said = [(Reason::NoAttention, layout.is_none()), (Reason::EveryPatch, self.patches >= count)];
+        let doubts = said.into_iter().filter(|(_, is_so)| *is_so);
+        let doubts = doubts.map(|(reason, _)| Doubt { reason, images: batch, of: batch }).collect();
         Perturbed { pixels, effort: vec![effort; batch], doubts }
     }
 }

@@ -5,16 +5,16 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Element, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Serialize, Serializer};
 
 use super::norm::per_image;
-use super::warp::Warp;
+use super::warp::{Blocks, Real, Warp};
 use super::{Effort, LossGradient, Targets};
 use crate::images::{Filter, RgbImage, resize};
-use crate::model::to_f64;
 use crate::noise;
+use crate::random::Random;
 
 /// Which views there are of an image; by default only itself.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -127,14 +127,79 @@ impl Moment {
 
     /// Uniform noise in [−radius, radius) for each pixel.
     pub fn uniform(self, purpose: &str, targets: &Targets, radius: f64) -> Tensor<4> {
-        let shape = targets.pixels.dims();
-        let size = shape[1..].iter().product::<usize>();
-        let of_image = |id: &String| {
-            let unit = noise::uniform(purpose, self.seed, &self.name(id, 0), size);
-            unit.into_iter().map(move |unit| radius * f64::from(unit))
-        };
-        let values: Vec<f64> = targets.ids.par_iter().flat_map_iter(of_image).collect();
-        Tensor::from_data(TensorData::new(values, shape), (&targets.pixels.device(), targets.pixels.dtype()))
+        let of_image = |id: &String, size: usize| noise::uniform(purpose, self.seed, &self.name(id, 0), size);
+        match targets.pixels.dtype() {
+            DType::F32 => each_image(targets, |id, new: &mut [f32]| {
+                let unit = of_image(id, new.len());
+                new.iter_mut().zip(unit).for_each(|(new, unit)| *new = (radius * f64::from(unit)) as f32);
+            }),
+            _ => each_image(targets, |id, new: &mut [f64]| {
+                let unit = of_image(id, new.len());
+                new.iter_mut().zip(unit).for_each(|(new, unit)| *new = radius * f64::from(unit));
+            }),
+        }
+    }
+
+    /// Standard normal noise for each pixel, the one of that number.
+    pub fn normal(self, purpose: &str, targets: &Targets, copy: usize) -> Tensor<4> {
+        match targets.pixels.dtype() {
+            DType::F32 => each_image(targets, |id, new: &mut [f32]| {
+                new.copy_from_slice(&noise::normal_f32(purpose, self.seed, &self.name(id, copy), new.len()));
+            }),
+            _ => each_image(targets, |id, new: &mut [f64]| {
+                new.copy_from_slice(&noise::normal(purpose, self.seed, &self.name(id, copy), new.len()));
+            }),
+        }
+    }
+}
+
+/// A tensor like the targets' pixels, each image of which is filled by its id.
+fn each_image<T: Element + Real>(targets: &Targets, fill: impl Fn(&String, &mut [T]) + Sync) -> Tensor<4> {
+    let shape = targets.pixels.dims();
+    let size = shape[1..].iter().product::<usize>().max(1);
+    let mut values = vec![T::default(); shape.iter().product()];
+    values.par_chunks_exact_mut(size).zip(&targets.ids).for_each(|(new, id)| fill(id, new));
+    Tensor::from_data(TensorData::new(values, shape), (&targets.pixels.device(), targets.pixels.dtype()))
+}
+
+/// Where an image that is resized comes to lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Placing {
+    /// Its height and width.
+    pub resized: [usize; 2],
+    /// The row and the column of its upper left corner.
+    pub corner: [usize; 2],
+}
+
+/// What is drawn for the views of an image; tests put what the authors' code drew in this place.
+pub(super) trait Choices: Sync {
+    /// Where [`Diversity`] puts an image of that size; none where it leaves the image as it is.
+    fn placing(&self, diversity: Diversity, moment: Moment, id: &str, copy: usize, size: [usize; 2])
+    -> Option<Placing>;
+
+    /// How [`Shuffle`] cuts an image of that size.
+    fn blocks(&self, shuffle: Shuffle, moment: Moment, id: &str, copy: usize, size: [usize; 2]) -> Blocks;
+}
+
+/// As all attacks draw.
+pub(super) struct Drawn;
+
+impl Choices for Drawn {
+    fn placing(
+        &self,
+        diversity: Diversity,
+        moment: Moment,
+        id: &str,
+        copy: usize,
+        size: [usize; 2],
+    ) -> Option<Placing> {
+        let mut random = noise::stream("netkin attack diversity", moment.seed, &moment.name(id, copy));
+        diversity.draw(size, &mut random)
+    }
+
+    fn blocks(&self, shuffle: Shuffle, moment: Moment, id: &str, copy: usize, size: [usize; 2]) -> Blocks {
+        let mut random = noise::stream("netkin attack shuffle", moment.seed, &moment.name(id, copy));
+        Blocks::draw(size, shuffle.blocks, shuffle.degrees, &mut random)
     }
 }
 
@@ -147,11 +212,11 @@ impl Views {
     }
 
     /// The mean over all views at `point` of what `gradient` gives of a view; losses and logits are those of the first view.
-    pub fn mean(
+    pub(super) fn mean(
         &self,
         targets: &Targets,
         point: &Tensor<4>,
-        moment: Moment,
+        (moment, choices): (Moment, &dyn Choices),
         effort: &mut Effort,
         mut gradient: impl FnMut(Tensor<4>, &mut Effort) -> LossGradient,
     ) -> LossGradient {
@@ -161,8 +226,7 @@ impl Views {
         for shuffled in 0..self.shuffle.map_or(1, |shuffle| shuffle.copies) {
             let shuffle = self.shuffle.map(|shuffle| {
                 self.warps(targets, point, |id, size| {
-                    let mut random = noise::stream("netkin attack shuffle", moment.seed, &moment.name(id, shuffled));
-                    vec![Warp::shuffled(size, shuffle.blocks, shuffle.degrees, &mut random)]
+                    vec![Warp::shuffled(size, &choices.blocks(shuffle, moment, id, shuffled, size))]
                 })
             });
             for mixed in 0..self.admix.as_ref().map_or(1, |admix| admix.copies) {
@@ -174,10 +238,7 @@ impl Views {
                     let scale = 0.5f64.powi(scale as i32);
                     let diversity = self.diversity.map(|diversity| {
                         self.warps(targets, point, |id, size| {
-                            diversity.warps(
-                                &mut noise::stream("netkin attack diversity", moment.seed, &moment.name(id, copy)),
-                                size,
-                            )
+                            diversity.warps(choices.placing(diversity, moment, id, copy, size), size)
                         })
                     });
                     let warps: Vec<&Vec<Vec<Warp>>> = [&shuffle, &diversity].into_iter().flatten().collect();
@@ -220,17 +281,28 @@ impl Views {
 }
 
 impl Diversity {
-    /// None for an image that stays as it is.
-    fn warps(self, random: &mut crate::random::Random, size: [usize; 2]) -> Vec<Warp> {
-        if random.unit() >= self.probability {
-            return Vec::new();
-        }
+    /// The smaller and the larger of the two sizes between which a random one lies.
+    fn sizes(self, size: [usize; 2]) -> [[usize; 2]; 2] {
         let other = size.map(|side| (side as f64 * self.rate) as usize);
-        let (small, large) = if self.rate < 1.0 { (other, size) } else { (size, other) };
+        if self.rate < 1.0 { [other, size] } else { [size, other] }
+    }
+
+    fn draw(self, size: [usize; 2], random: &mut Random) -> Option<Placing> {
+        if random.unit() >= self.probability {
+            return None;
+        }
+        let [small, large] = self.sizes(size);
         // The same relative size on both axes, as the authors' images are square.
         let share = random.unit();
         let resized = [0, 1].map(|axis| small[axis] + ((large[axis] - small[axis]) as f64 * share) as usize);
         let corner = [0, 1].map(|axis| random.below((large[axis] - resized[axis]).max(1)));
+        Some(Placing { resized, corner })
+    }
+
+    /// None for an image that stays as it is.
+    fn warps(self, placing: Option<Placing>, size: [usize; 2]) -> Vec<Warp> {
+        let Some(Placing { resized, corner }) = placing else { return Vec::new() };
+        let [_, large] = self.sizes(size);
         let mut warps = vec![Warp::placed(size, resized, corner, large)];
         if large != size {
             warps.push(Warp::placed(large, size, [0, 0], size));
@@ -262,25 +334,35 @@ impl Admix {
 /// Each plane of each image through the image's maps, or back through their transposes.
 fn through(x: &Tensor<4>, warps: &[Vec<Warp>], back: bool) -> Tensor<4> {
     let shape = x.dims();
-    let [_, channels, height, width] = shape;
-    let plane = height * width;
-    let values = to_f64(x.clone());
-    let of_plane = |(index, values): (usize, &[f64])| {
-        let warps = &warps[index / channels];
-        let mut plane = values.to_vec();
-        if back {
-            for warp in warps.iter().rev() {
-                plane = warp.transpose(&plane);
-            }
-        } else {
-            for warp in warps {
-                plane = warp.apply(&plane);
-            }
+    let data = x.clone().into_data();
+    let new = match data.as_slice::<f32>() {
+        Ok(values) => TensorData::new(planes_through(values, shape, warps, back), shape),
+        Err(_) => {
+            let values: Vec<f64> = data.iter::<f64>().collect();
+            TensorData::new(planes_through(&values, shape, warps, back), shape)
         }
-        plane
     };
-    let new: Vec<f64> = values.par_chunks_exact(plane).enumerate().flat_map_iter(of_plane).collect();
-    Tensor::from_data(TensorData::new(new, shape), (&x.device(), x.dtype()))
+    Tensor::from_data(new, (&x.device(), x.dtype()))
+}
+
+fn planes_through<T: Real>(
+    values: &[T],
+    [_, channels, height, width]: [usize; 4],
+    warps: &[Vec<Warp>],
+    back: bool,
+) -> Vec<T> {
+    let mut new = values.to_vec();
+    let plane = (height * width).max(1);
+    new.par_chunks_exact_mut(plane).enumerate().for_each(|(index, plane)| {
+        let warps = &warps[index / channels];
+        let step = |plane: Vec<T>, warp: &Warp| if back { warp.transpose(&plane) } else { warp.apply(&plane) };
+        let moved = match back {
+            true => warps.iter().rev().fold(plane.to_vec(), step),
+            false => warps.iter().fold(plane.to_vec(), step),
+        };
+        plane.copy_from_slice(&moved);
+    });
+    new
 }
 
 /// A gradient divided by the mean of its absolute values, as attacks with momentum add them up. A gradient of zeros stays one.

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::attack_options::AttackOptions;
 use super::attack_target::{MaskFile, Target};
-use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped};
+use super::common::{Common, DataOptions, ModelOptions, own_crop, print, print_json, report_skipped};
+use super::surrogates::SurrogateOptions;
 use super::{Failure, Outcome, values};
 use crate::attacks::{
     Attack, AttackError, Average, Doubt, Effort, Ensemble, Norm, Surrogate, Targets, doubts_of, length, quantise,
@@ -20,7 +21,7 @@ use crate::attacks::{
 };
 use crate::files::read_regular;
 use crate::images::{self, CropMode, Dataset, Filter, RgbImage, Skipped, Transform, decode, encode_png, resize};
-use crate::model::{Crop, Model, argmax, to_f32};
+use crate::model::{Model, argmax, to_f32};
 use crate::runs::write_atomically;
 
 /// Make adversarial images of one network, or of several at once, and see whom they fool
@@ -28,12 +29,8 @@ use crate::runs::write_atomically;
 pub struct Args {
     /// NAME, NAME.TAG or NAME=WEIGHTS
     model: ModelSpec,
-    /// Attack these networks together with the first one, which gives the images' size
-    #[arg(long, value_name = "MODEL", num_args = 1..)]
-    surrogates: Vec<ModelSet>,
-    /// What of several networks is averaged: logits, losses or probabilities
-    #[arg(long, value_name = "WHAT", default_value = "logits", value_parser = average)]
-    average: Average,
+    #[command(flatten)]
+    surrogates: SurrogateOptions,
     /// Show the adversarial images to these networks, too
     #[arg(long, value_name = "MODEL", num_args = 1..)]
     evaluate: Vec<ModelSet>,
@@ -84,9 +81,24 @@ struct Document {
     fooled_float: usize,
     /// Of those, the ones that the attack turned, as 8-bit images.
     fooled_8bit: usize,
+    /// Of all images, the percentage that was classified correctly and that the attack did not turn, as floating-point numbers.
+    robust_accuracy: f64,
+    /// What the parts of an attack did, one after another.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<Part>,
     /// Whom else the 8-bit images fool.
     evaluated: Vec<Evaluated>,
     doubts: Vec<Doubt>,
+}
+
+/// What a part of an attack did, of the images that those before it had left, as floating-point numbers.
+#[derive(Serialize)]
+struct Part {
+    attack: &'static str,
+    /// Images classified correctly before the attack that this part turned.
+    fooled: usize,
+    /// Of all images, the percentage that was classified correctly and that neither it nor the parts before it turned.
+    robust_accuracy: f64,
 }
 
 /// What a network says of the 8-bit images.
@@ -120,6 +132,9 @@ struct Row<'a> {
     l1: f64,
     queries: u32,
     gradients: u32,
+    /// Of an attack of parts, the one that turned the image; empty if none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fooled_by: Option<&'static str>,
 }
 
 impl Args {
@@ -135,10 +150,11 @@ impl Args {
         }
         let attacks = attack.all(&dataset)?;
         let model = common.load_one(&options.sized(model.clone()), options.precision)?;
-        let surrogates = common.load(&self.options.specs(&self.surrogates), options.precision)?;
-        let judges = common.load(&self.options.specs(&self.evaluate), options.precision)?;
+        let judges = self.options.specs(&self.evaluate);
+        let surrogates = self.surrogates.load(&self.model, &judges, common, &self.options)?;
+        let judges = common.load(&judges, options.precision)?;
         let all: Vec<&Model> = std::iter::once(&model).chain(&surrogates).collect();
-        let ensemble = if surrogates.is_empty() { None } else { Some(Ensemble::new(&all, self.average)?) };
+        let ensemble = if surrogates.is_empty() { None } else { Some(Ensemble::new(&all, self.surrogates.average)?) };
         let network: &dyn Surrogate = match &ensemble {
             Some(ensemble) => ensemble,
             None => &model,
@@ -159,7 +175,7 @@ impl Args {
         }
         dataset.check_labels(judges.iter().chain(&surrogates).map(Model::num_classes).min().unwrap_or(usize::MAX))?;
         let mask = self.mask.as_deref().map(MaskFile::open).transpose()?;
-        let mut transform = model.transform(Crop::Own);
+        let mut transform = model.transform(own_crop(&dataset));
         if is_protocol {
             transform =
                 Transform { crop_pct: 1.0, crop_mode: CropMode::Squash, interpolation: Filter::Bicubic, ..transform };
@@ -244,8 +260,8 @@ struct Collected {
 impl Work<'_> {
     /// Whether the published table has figures of this attack on this network.
     fn is_published(&self, attack: &dyn Attack) -> bool {
-        let Args { target, mask, surrogates, .. } = self.args;
-        let is_alone = surrogates.is_empty() && target.is_none() && mask.is_none();
+        let Args { target, mask, .. } = self.args;
+        let is_alone = self.surrogates.is_empty() && target.is_none() && mask.is_none();
         is_alone
             && self.model.entry().name == "resnet50"
             && self.args.attack.is_default()
@@ -255,13 +271,15 @@ impl Work<'_> {
     /// Attacks all images, writes what it makes into `out`, and says how it went and how many images were skipped.
     fn attack(&self, attack: &dyn Attack, out: &Path, data: &DataOptions) -> Result<Document, Failure> {
         let Self { model, network, .. } = *self;
-        let (mut loader, bar) = data.load_as(self.common, self.dataset, model, self.transform, self.args.batch)?;
+        let (mut loader, bar) = data.load(self.common, self.dataset, model, self.transform, self.args.batch)?;
         // An unwritable folder is said now, not after an hour's work.
         write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&attack.settings())?)?;
         let mut table = csv::Writer::from_writer(Vec::new());
         let mut collected = Collected::default();
         let (mut first, mut doubts) = (Vec::new(), Vec::new());
         let (mut correct, mut fooled_float, mut fooled_8bit) = (0, 0, 0);
+        let names = attack.part_names();
+        let mut fooled_by_part = vec![0; names.len()];
         let mut evaluated: Vec<[usize; 3]> = vec![[0; 3]; self.judges.len()];
         for batch in loader.by_ref() {
             let batch = batch?;
@@ -276,7 +294,7 @@ impl Work<'_> {
             targets.wanted = self.args.target.map(|target| target.classes(&logits, &batch.labels, &ids, seed));
             targets.mask = self.mask.as_ref().map(|mask| mask.of(&ids, &targets.pixels)).transpose()?;
             let clean = argmax(logits);
-            let perturbed = attack.perturb(network, &targets);
+            let (perturbed, fooled_by) = attack.perturb_by_parts(network, &targets);
             perturbed.doubts.iter().for_each(|&doubt| Doubt::add(&mut doubts, doubt));
             let float = model.predict(perturbed.pixels.clone());
             let values = to_f32(perturbed.pixels);
@@ -294,6 +312,9 @@ impl Work<'_> {
                 correct += usize::from(was_correct);
                 fooled_float += usize::from(was_correct && is_fooled_float[index]);
                 fooled_8bit += usize::from(was_correct && is_fooled[index]);
+                if let Some(part) = names.iter().position(|name| Some(*name) == fooled_by[index]) {
+                    fooled_by_part[part] += usize::from(was_correct);
+                }
                 write_png(out, ids[index], &images[index])?;
                 let distance = |norm| distance(&images[index], &originals[index], norm);
                 let Effort { queries, gradients } = perturbed.effort[index];
@@ -309,6 +330,7 @@ impl Work<'_> {
                     l1: distance(Norm::L1),
                     queries,
                     gradients,
+                    fooled_by: (!names.is_empty()).then_some(fooled_by[index].unwrap_or_default()),
                 })?;
                 let values = &values[index * size..][..size];
                 collected.push(values, &images[index], label, batch.indices[index], saved[index]);
@@ -346,12 +368,17 @@ impl Work<'_> {
             let published = transfer::published(attack.name(), judge.entry().name).filter(|_| is_published);
             Evaluated { model: judge.name().to_owned(), correct, fooled, wrong, published }
         });
+        let mut standing = correct;
+        let parts = names.iter().zip(fooled_by_part).map(|(&attack, fooled)| {
+            standing -= fooled;
+            Part { attack, fooled, robust_accuracy: percent(standing, collected.count) }
+        });
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
             model: model.name().to_owned(),
             sha256: model.sha256().to_owned(),
             surrogates: self.surrogates.iter().map(|model| model.name().to_owned()).collect(),
-            average: (!self.surrogates.is_empty()).then_some(self.args.average),
+            average: (!self.surrogates.is_empty()).then_some(self.args.surrogates.average),
             device: self.common.device.to_string(),
             precision: self.args.options.precision.to_string(),
             attack: attack.settings(),
@@ -361,6 +388,8 @@ impl Work<'_> {
             correct,
             fooled_float,
             fooled_8bit,
+            robust_accuracy: percent(correct - fooled_float, collected.count),
+            parts: parts.collect(),
             evaluated: evaluated.collect(),
             doubts,
         };
@@ -372,7 +401,6 @@ impl Work<'_> {
 impl Document {
     /// For people; with the radius before it, where there are several.
     fn text(&self, with_eps: bool) -> String {
-        let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
         let of_correct = |part: usize| percent(part, self.correct);
         let eps = if with_eps { format!("eps {}\n", self.attack["eps"]) } else { String::new() };
         let mut text = format!(
@@ -384,6 +412,9 @@ impl Document {
             self.fooled_8bit,
             of_correct(self.fooled_8bit),
         );
+        for Part { attack, robust_accuracy, .. } in &self.parts {
+            text += &format!("robust accuracy after {attack:8} {robust_accuracy:.2} %\n");
+        }
         if self.evaluated.is_empty() {
             return text;
         }
@@ -429,6 +460,10 @@ impl Collected {
     }
 }
 
+fn percent(part: usize, whole: usize) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}
+
 /// The classes of 8-bit images of any size, as a network gets them.
 fn predict(model: &Model, images: &[RgbImage]) -> Vec<usize> {
     let [height, width] = model.input_size();
@@ -450,14 +485,5 @@ fn write_png(out: &Path, id: &str, image: &RgbImage) -> Result<(), Failure> {
     match decode(&bytes, id)? == *image {
         true => Ok(()),
         false => Err(format!("{} is not what was written there; check the disk", path.display()).into()),
-    }
-}
-
-fn average(text: &str) -> Result<Average, String> {
-    match text {
-        "logits" => Ok(Average::Logits),
-        "losses" => Ok(Average::Losses),
-        "probabilities" => Ok(Average::Probabilities),
-        _ => Err("give logits, losses or probabilities".into()),
     }
 }

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use super::{Failure, values};
 use crate::attacks::views::Pool;
 use crate::attacks::{Attack, Loss, Norm, Wishes, named};
-use crate::images::{Dataset, decode_file};
+use crate::images::Dataset;
 
 /// Images that Admix takes its others from: so many of the data set's first.
 const POOL: usize = 32;
@@ -91,6 +91,9 @@ pub struct AttackOptions {
     /// Patches that patchfool changes
     #[arg(long, value_name = "COUNT")]
     patches: Option<usize>,
+    /// The side of a patch where the network has none of its own [default: 16, a quarter of images of less than 64]
+    #[arg(long, value_name = "PIXELS")]
+    patch_size: Option<usize>,
     /// Seeds the attack's random numbers
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
@@ -171,6 +174,7 @@ impl AttackOptions {
             pairs: self.pairs,
             queries: self.queries,
             patches: self.patches,
+            patch_size: self.patch_size,
             pool: None,
             seed: self.seed,
         }
@@ -180,7 +184,7 @@ impl AttackOptions {
 /// The first images of a data set that can be decoded, with their labels; none if they are all of one class.
 fn pool(dataset: &Dataset) -> Result<Option<Pool>, Failure> {
     let samples = dataset.samples.iter().take(POOL);
-    let images = samples.filter_map(|sample| Some((sample.label, decode_file(&sample.path).ok()?)));
+    let images = samples.filter_map(|sample| Some((sample.label, sample.decode().ok()?)));
     Ok(Pool::new(images.collect()))
 }
 

@@ -1,5 +1,6 @@
 //! The options that all commands share, and what they make.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use netkin_weights::{HubConfig, ModelSet, ModelSpec, Precision};
 
 use super::{Failure, values};
 use crate::device::DeviceName;
-use crate::images::{Dataset, Loader, LoaderOptions, Skipped, Transform, load};
+use crate::images::{CropMode, Dataset, Loader, LoaderOptions, Skipped, Transform, load};
 use crate::model::{Crop, Model};
 
 /// Options of every command.
@@ -62,11 +63,13 @@ impl ModelOptions {
 /// Options of every command that reads images.
 #[derive(Debug, Args)]
 pub struct DataOptions {
-    /// A folder of class folders, or of the images that --labels names
-    #[arg(long, value_name = "DIR")]
+    /// A folder of class folders, or of the images that --labels names; or a file of images that another program saved (.npy,
+    /// .safetensors, .pt): [N, 3, height, width] or [N, height, width, 3], in [0, 1] or 8-bit
+    #[arg(long, value_name = "DIR|FILE")]
     pub data: PathBuf,
-    /// A table (CSV) with the columns file and label: the class's index, ImageNet id, or class folder's name
-    #[arg(long, value_name = "CSV")]
+    /// A table (CSV) with the columns file and label: the class's index, ImageNet id, or class folder's name; of a file of images a
+    /// table with one label a row, or an array of whole numbers [default: what the file holds as labels or y]
+    #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
     /// Add NUMBER to every label: 1 for weights whose class 0 is a background that the labels do not count
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
@@ -80,8 +83,20 @@ pub struct DataOptions {
 }
 
 impl DataOptions {
-    /// The data set that they name.
+    /// The data set that they name, for those who take images at 8 bits.
     pub fn open(&self) -> Result<Dataset, Failure> {
+        let dataset = self.open_as_given()?;
+        if let Some(stack) = dataset.stack().filter(|stack| !stack.has_levels()) {
+            let path = stack.path().display();
+            say(&format!(
+                "warning: the pixels in {path} are no 8-bit levels and are rounded to the nearest, as images are kept (netkin eval and netkin forward take them as they are)"
+            ));
+        }
+        Ok(dataset)
+    }
+
+    /// The data set that they name, for those who also take numbers between 8-bit levels.
+    pub fn open_as_given(&self) -> Result<Dataset, Failure> {
         let dataset = Dataset::open(&self.data, self.labels.as_deref())?.shifted(self.label_offset);
         Ok(match self.limit {
             Some(count) => dataset.limit(count),
@@ -89,7 +104,7 @@ impl DataOptions {
         })
     }
 
-    /// Reads the images of `dataset` as `model` takes them, `batch` at a time, and gives a bar for them.
+    /// Reads the images of `dataset` as `transform` makes them for `model`, `batch` at a time, and gives a bar for them.
     ///
     /// # Errors
     /// If a label is not one of the model's classes.
@@ -98,30 +113,42 @@ impl DataOptions {
         common: &Common,
         dataset: &Dataset,
         model: &Model,
-        batch: usize,
-    ) -> Result<(Loader, ProgressBar), Failure> {
-        self.load_as(common, dataset, model, model.transform(Crop::Own), batch)
-    }
-
-    /// As [`Self::load`], with the images made another way.
-    ///
-    /// # Errors
-    /// If a label is not one of the model's classes.
-    pub fn load_as(
-        &self,
-        common: &Common,
-        dataset: &Dataset,
-        model: &Model,
         transform: Transform,
         batch: usize,
     ) -> Result<(Loader, ProgressBar), Failure> {
-        dataset.check_labels(model.num_classes())?;
-        say_doubts(dataset, [model.num_classes()]);
+        let bar = begin(common, dataset, model, transform)?;
         let options = LoaderOptions { strict: self.strict, ..LoaderOptions::new(batch) };
-        let bar = common.bar("images");
-        bar.set_length(dataset.samples.len() as u64);
-        bar.set_message(model.name().to_owned());
         Ok((load(&dataset.samples, transform, options), bar))
+    }
+}
+
+/// Checks that images made in that way can be shown to a network, says what is to be doubted, and gives a bar for them.
+///
+/// # Errors
+/// If a label is not one of the model's classes, or the images are of another shape.
+pub fn begin(common: &Common, dataset: &Dataset, model: &Model, transform: Transform) -> Result<ProgressBar, Failure> {
+    dataset.check_labels(model.num_classes())?;
+    check_shape(dataset, model, transform.crop_mode == CropMode::Squash)?;
+    say_doubts(dataset, [model.num_classes()]);
+    let bar = common.bar("images");
+    bar.set_length(dataset.samples.len() as u64);
+    bar.set_message(model.name().to_owned());
+    Ok(bar)
+}
+
+/// What a network sees of an image where nothing else is wanted: its weights' crop, and all of the images that another program saved.
+pub fn own_crop(dataset: &Dataset) -> Crop {
+    if dataset.stack().is_some() { Crop::Whole } else { Crop::Own }
+}
+
+/// Checks that a file's images can be shown to a network whole.
+///
+/// # Errors
+/// If they are of another shape and the whole is to be seen.
+pub fn check_shape(dataset: &Dataset, model: &Model, is_whole: bool) -> Result<(), Failure> {
+    match dataset.stack().filter(|_| is_whole) {
+        Some(stack) => Ok(stack.check_shape(model.input_size())?),
+        None => Ok(()),
     }
 }
 
@@ -143,7 +170,7 @@ impl Common {
         })?;
         bar.finish_and_clear();
         for note in &loaded.notes {
-            eprintln!("netkin: {spec}: {note}");
+            say(&format!("{spec}: {note}"));
         }
         Ok(Model::new(loaded, precision, device))
     }
@@ -166,7 +193,7 @@ impl Common {
     /// Says something about the progress, unless it is unwanted.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("netkin: {text}");
+            say(text);
         }
     }
 }
@@ -176,7 +203,7 @@ pub fn say_doubts(dataset: &Dataset, num_classes: impl IntoIterator<Item = usize
     let mut said = Vec::new();
     for doubt in num_classes.into_iter().flat_map(|classes| dataset.doubts(classes)) {
         if !said.contains(&doubt) {
-            eprintln!("netkin: warning: {doubt}");
+            say(&format!("warning: {doubt}"));
             said.push(doubt);
         }
     }
@@ -185,16 +212,35 @@ pub fn say_doubts(dataset: &Dataset, num_classes: impl IntoIterator<Item = usize
 /// Reports images that were left out, each with its reason.
 pub fn report_skipped(skipped: &[Skipped]) {
     for image in skipped {
-        eprintln!("netkin: skipped {}: {}", image.id, image.reason);
+        say(&format!("skipped {}: {}", image.id, image.reason));
     }
     if !skipped.is_empty() {
         eprintln!("netkin: {} image(s) skipped in all", skipped.len());
     }
 }
 
-/// Prints data. A reader that has gone away, as `head` does, ends the program quietly.
+/// Says a sentence on stderr.
+pub fn say(sentence: &str) {
+    eprintln!("netkin: {}", visible(sentence));
+}
+
+/// Text as it can be shown to people: names may hold what a terminal takes for a command, or for the end of what it shows.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let is_odd = |letter: char| {
+        letter.is_control() && !matches!(letter, '\n' | '\t')
+            || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_odd) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |letter: char| if is_odd(letter) { letter.escape_unicode().to_string() } else { letter.to_string() };
+    Cow::Owned(text.chars().map(shown).collect())
+}
+
+/// Prints data, on a terminal as people can see it. A reader that has gone away, as `head` does, ends the program quietly.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
+    let text = if stdout.is_terminal() { visible(text) } else { Cow::Borrowed(text) };
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -206,4 +252,15 @@ pub fn print(text: &str) -> Result<(), Failure> {
 pub fn print_json(document: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(document).expect("documents are made of strings and numbers");
     print(&(text + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        assert!(matches!(visible("a\tb\nß – c"), Cow::Borrowed(_)));
+        assert_eq!(visible("a\0b\u{1b}[2Jc\rd\u{202e}e\n"), "a\\u{0}b\\u{1b}[2Jc\\u{d}d\\u{202e}e\n");
+    }
 }

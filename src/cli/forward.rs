@@ -1,19 +1,21 @@
 //! `netkin forward`: run a network on tensors from a file, to check it against any other framework.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor};
 use netkin_weights::{ModelSpec, Precision};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 
 use super::common::{Common, ModelOptions};
 use super::{Failure, Outcome, values};
-use crate::files::{MAX_TENSORS, read_regular};
-use crate::model::{Model, cross_entropy};
+use crate::images::{Dataset, Sample, Stack};
+use crate::model::{Crop, Model, cross_entropy};
 use crate::runs::write_atomically;
 
-/// Run a network on pixels from a safetensors file and write its logits
+/// Run a network on pixels from a file and write its logits
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// NAME, NAME.TAG or NAME=WEIGHTS
@@ -21,9 +23,13 @@ pub struct Args {
     /// The weights, as in NAME=WEIGHTS
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// A safetensors file with pixels: f32 [N, 3, H, W] in [0, 1], and for --grad labels: i64 [N]
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// A file of pixels (.safetensors, .npy, .pt): [N, 3, height, width] or [N, height, width, 3], in [0, 1] or 8-bit; or a folder of
+    /// images. The network is built for their size, unless --input-size says another
+    #[arg(long, visible_alias = "data", value_name = "FILE|DIR")]
     inputs: PathBuf,
+    /// The labels, which --grad needs, as those of eval [default: what the file holds as labels or y]
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
     /// The safetensors file to write: logits [N, classes]
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
@@ -46,20 +52,19 @@ impl Args {
             Some(path) => self.model.clone().with_path(path.clone()),
             None => self.model.clone(),
         };
-        let inputs = Inputs::read(&self.inputs, self.grad)?;
+        let inputs = Inputs::open(&self.inputs, self.labels.as_deref(), self.grad)?;
         // Without another wish, the network is built for what it is given.
-        let [_, _, height, width] = inputs.shape;
-        let spec = self.options.sized(spec.at_size([height, width]));
+        let spec = self.options.sized(spec.at_size(inputs.size));
         let model = common.load_one(&spec, self.options.precision)?;
-        inputs.check(&self.inputs, &model)?;
-        let [count, _, height, width] = inputs.shape;
-        let size = 3 * height * width;
+        inputs.check(&model)?;
+        let count = inputs.count;
+        let [height, width] = model.input_size();
         let (mut logits, mut features, mut gradient) = (Output::default(), Output::default(), Output::default());
         let bar = common.bar("images");
         bar.set_length(count as u64);
         for start in (0..count).step_by(self.batch) {
             let images = self.batch.min(count - start);
-            let values = inputs.pixels[start * size..(start + images) * size].to_vec();
+            let values = inputs.pixels(start..start + images, &model)?;
             let pixels = model.pixels(values, [images, 3, height, width]);
             if self.grad {
                 let labels = &inputs.labels[start..start + images];
@@ -131,81 +136,78 @@ impl Output {
     }
 }
 
+/// What a network is shown.
 struct Inputs {
-    pixels: Vec<f32>,
-    shape: [usize; 4],
+    images: Images,
+    count: usize,
+    /// Height and width of the first image.
+    size: [usize; 2],
+    /// Of each image, if they are wanted.
     labels: Vec<usize>,
 }
 
+/// Where the images are.
+enum Images {
+    InOneFile(Arc<Stack>),
+    InFiles(Vec<Sample>),
+}
+
 impl Inputs {
-    fn read(path: &Path, with_labels: bool) -> Result<Self, Failure> {
-        let place = path.display();
-        let bytes = read_regular(path, MAX_TENSORS)
-            .map_err(|error| format!("cannot read {place} ({error}); check the path given as --inputs"))?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| format!("{place} is not a safetensors file ({error}); give one with pixels"))?;
-        let tensor = |name: &str, dtype: Dtype, wanted: &str| -> Result<(Vec<usize>, Vec<u8>), Failure> {
-            let tensor =
-                file.tensor(name).map_err(|_| format!("{place} holds no tensor {name}; it must be {wanted}"))?;
-            if tensor.dtype() == dtype {
-                Ok((tensor.shape().to_vec(), tensor.data().to_vec()))
-            } else {
-                Err(format!("{name} in {place} is {:?}; it must be {wanted}", tensor.dtype()).into())
+    fn open(path: &Path, labels: Option<&Path>, with_labels: bool) -> Result<Self, Failure> {
+        let labels_of = |samples: &[Sample]| -> Vec<usize> {
+            let all = samples.iter().filter(|_| with_labels);
+            all.map(|sample| sample.label).collect()
+        };
+        if path.is_dir() {
+            let samples = Dataset::open(path, labels)?.samples;
+            let first = samples[0].decode()?;
+            return Ok(Self {
+                count: samples.len(),
+                size: [first.height(), first.width()],
+                labels: labels_of(&samples),
+                images: Images::InFiles(samples),
+            });
+        }
+        let (stack, labels) = match with_labels || labels.is_some() {
+            false => (Arc::new(Stack::open(path)?), Vec::new()),
+            true => {
+                let dataset = Dataset::from_stack(path, labels)?;
+                let stack = dataset.stack().expect("there is an image").clone();
+                (stack, labels_of(&dataset.samples))
             }
         };
-        const PIXELS: &str = "f32 [N, 3, H, W] with values in [0, 1]";
-        let (shape, bytes) = tensor("pixels", Dtype::F32, PIXELS)?;
-        let shape: [usize; 4] = shape
-            .as_slice()
-            .try_into()
-            .ok()
-            .filter(|shape: &[usize; 4]| shape[0] > 0 && shape[1] == 3)
-            .ok_or_else(|| format!("pixels in {place} has the shape {shape:?}; it must be {PIXELS}"))?;
-        let pixels: Vec<f32> =
-            bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
-        if let Some(wrong) = pixels.iter().find(|value| !(0.0..=1.0).contains(*value)) {
-            return Err(format!("pixels in {place} holds {wrong}; it must be {PIXELS}, not normalised").into());
-        }
-        let mut labels = Vec::new();
-        if with_labels {
-            const LABELS: &str = "i64 [N] with class indices, which --grad needs";
-            let (label_shape, bytes) = tensor("labels", Dtype::I64, LABELS)?;
-            if label_shape != [shape[0]] {
-                return Err(format!(
-                    "labels in {place} has the shape {label_shape:?}; it must be {LABELS}, N = {}",
-                    shape[0]
-                )
-                .into());
-            }
-            for eight in bytes.chunks_exact(8) {
-                let label = i64::from_le_bytes(eight.try_into()?);
-                labels.push(
-                    usize::try_from(label)
-                        .map_err(|_| format!("labels in {place} holds {label}; it must be {LABELS}"))?,
-                );
-            }
-        }
-        Ok(Self { pixels, shape, labels })
+        Ok(Self { count: stack.images(), size: stack.size(), labels, images: Images::InOneFile(stack) })
     }
 
-    fn check(&self, path: &Path, model: &Model) -> Result<(), Failure> {
-        let place = path.display();
-        let [_, _, height, width] = self.shape;
-        if [height, width] != model.input_size() {
-            let [own_height, own_width] = model.input_size();
-            return Err(format!(
-                "pixels in {place} are {height} × {width}, but --input-size says {own_height} × {own_width}; leave it out"
-            )
-            .into());
+    /// An error if the images cannot be shown to a network, or their labels are not its.
+    fn check(&self, model: &Model) -> Result<(), Failure> {
+        if let Images::InOneFile(stack) = &self.images {
+            stack.check_shape(model.input_size())?;
         }
-        match self.labels.iter().find(|&&label| label >= model.num_classes()) {
-            Some(label) => Err(format!(
-                "labels in {place} holds {label}, but {} has {} classes; give class indices below that",
+        match self.labels.iter().position(|&label| label >= model.num_classes()) {
+            Some(image) => Err(format!(
+                "image {image} has the label {}, but {} has {} classes; give class indices below that",
+                self.labels[image],
                 model.name(),
                 model.num_classes()
             )
             .into()),
             None => Ok(()),
+        }
+    }
+
+    /// Pixels in [0, 1] of some images, one after another, at the network's size.
+    fn pixels(&self, images: Range<usize>, model: &Model) -> Result<Vec<f32>, Failure> {
+        match &self.images {
+            Images::InOneFile(stack) => Ok(stack.pixels(&images.collect::<Vec<_>>(), model.input_size())?),
+            Images::InFiles(samples) => {
+                let transform = model.transform(Crop::Whole);
+                let mut pixels = Vec::new();
+                for sample in &samples[images] {
+                    pixels.extend(transform.apply(&sample.decode()?).to_pixels());
+                }
+                Ok(pixels)
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line: what was typed becomes ready objects, then one call into the library.
 //!
 //! stdout is data, everything else goes to stderr. Exit codes: 0 done; 1 done, but something failed or fell short;
-//! 2 could not run; 75 a share of a run (`sat --shard`) that may succeed at another time.
+//! 2 could not run; 75 a share of a run (`sat --shard`) that may succeed at another time, or a training that was stopped.
 
 mod attack;
 mod attack_options;
@@ -14,6 +14,8 @@ mod completions;
 mod condition;
 mod config_file;
 mod demo;
+mod distill_study;
+mod diverge;
 mod doctor;
 mod ensemble;
 mod eval;
@@ -29,10 +31,15 @@ mod models;
 mod nearest;
 mod plan;
 mod report;
+mod robustness;
 mod sat;
 mod source;
 mod stability;
 mod status;
+mod stop;
+mod study_options;
+mod surrogates;
+mod teacher;
 mod train;
 mod training_diversity;
 mod values;
@@ -80,6 +87,10 @@ enum Command {
     Report(report::Args),
     Train(train::Args),
     TrainingDiversity(training_diversity::Args),
+    Teacher(teacher::Args),
+    DistillStudy(distill_study::Args),
+    Diverge(diverge::Args),
+    Robustness(robustness::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -142,6 +153,10 @@ pub fn main() -> ExitCode {
         Command::Report(args) => args.run(common),
         Command::Train(args) => args.run(common),
         Command::TrainingDiversity(args) => args.run(common),
+        Command::Teacher(args) => args.run(common),
+        Command::DistillStudy(args) => args.run(common),
+        Command::Diverge(args) => args.run(common),
+        Command::Robustness(args) => args.run(common),
         Command::Bench(args) => args.run(common),
         Command::Doctor(args) => args.run(common),
         Command::Completions(args) => args.run(),
@@ -184,8 +199,13 @@ fn chosen(patterns: &[String]) -> Result<Vec<&'static netkin_architectures::Entr
     Ok(entries)
 }
 
+/// Whether this is written as a set or as a model with its tag, and not as a part of names.
+fn named(pattern: &str) -> bool {
+    pattern.starts_with('@') || (pattern.contains('.') && !pattern.contains(['*', '?']))
+}
+
 fn could_not_run(failure: &Failure) -> ExitCode {
-    eprintln!("netkin: {failure}");
+    common::say(&failure.to_string());
     ExitCode::from(2)
 }
 

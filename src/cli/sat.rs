@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::attack_options::AttackOptions;
-use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped, say_doubts};
+use super::common::{Common, DataOptions, ModelOptions, check_shape, print, print_json, report_skipped, say_doubts};
 use super::{Failure, Outcome, stability, values};
 use crate::analysis::stability::{ImagesNeeded, images_for};
 use crate::images::{Dataset, Filter};
@@ -49,9 +49,10 @@ pub struct Settings {
     pub data: DataOptions,
     #[command(flatten)]
     attack: AttackOptions,
-    /// What networks see of an image: shared (all the same field of view) or own (each its weights' crop)
-    #[arg(long, value_name = "CROP", default_value = "shared", value_parser = crop)]
-    crop: Crop,
+    /// What networks see of an image: shared (all the same field of view), own (each its weights' crop) or whole (all of it, stretched
+    /// where it has another size) [default: shared, or whole for a file of images]
+    #[arg(long, value_name = "CROP", value_parser = crop)]
+    crop: Option<Crop>,
     /// How an attacked image is resized for a network of another size: bicubic or bilinear
     #[arg(long, value_name = "FILTER", default_value = "bicubic", value_parser = filter)]
     transfer_interpolation: Filter,
@@ -93,7 +94,7 @@ impl Settings {
     pub fn config(&self, dataset: &Dataset) -> Result<SatConfig, Failure> {
         Ok(SatConfig {
             attack: self.attack.one(dataset)?,
-            crop: self.crop,
+            crop: self.crop.unwrap_or(if dataset.stack().is_some() { Crop::Whole } else { Crop::Shared }),
             transfer_interpolation: self.transfer_interpolation,
             strict: self.data.strict,
             input_size: self.options.input_size,
@@ -224,6 +225,7 @@ impl Args {
         let Settings { run: folder, options, .. } = &self.settings;
         let specs = self.settings.specs()?;
         let models = common.load(&specs, options.precision)?;
+        models.iter().try_for_each(|model| check_shape(dataset, model, config.crop == Crop::Whole))?;
         say_doubts(dataset, models.iter().map(Model::num_classes));
         let teller = Teller::new(common);
         let run = sat::run(&models, dataset, config, folder, |progress| teller.tell(progress))?;
@@ -259,6 +261,7 @@ impl Args {
             Some(folder) => (Vec::new(), folder),
             None => {
                 let models = common.load(&specs, options.precision)?;
+                models.iter().try_for_each(|model| check_shape(dataset, model, config.crop == Crop::Whole))?;
                 say_doubts(dataset, models.iter().map(Model::num_classes));
                 let networks = NetworkRecord::of_all(&models, config.crop);
                 let folder = SatFolder::open(networks, dataset, config, path, Trust::List)?;
@@ -414,7 +417,8 @@ pub fn crop(text: &str) -> Result<Crop, String> {
     match text {
         "shared" => Ok(Crop::Shared),
         "own" => Ok(Crop::Own),
-        _ => Err("give shared or own".into()),
+        "whole" => Ok(Crop::Whole),
+        _ => Err("give shared, own or whole".into()),
     }
 }
 

@@ -7,8 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{RunError, create_atomically};
-use crate::files::read_regular;
-use crate::images::{self, Dataset, DatasetError, Sample};
+use crate::images::{Dataset, DatasetError, Sample};
 
 /// Of each image its id, label, size, time of change and content's hash, in the order of the data set.
 ///
@@ -30,7 +29,7 @@ pub struct Listed {
     bytes: u64,
     /// Nanoseconds since 1970; 0 where the system does not tell.
     modified: u64,
-    /// BLAKE3 of its file, 64 hexadecimal digits.
+    /// BLAKE3 of its file, or of its height, width and levels where the file holds many; 64 hexadecimal digits.
     blake3: String,
 }
 
@@ -77,7 +76,7 @@ impl Manifest {
             there.images.par_iter().zip(&dataset.samples).try_for_each(|(listed, sample)| {
                 let (bytes, modified) = size_and_time(&sample.path)?;
                 let is_same = (bytes, modified) == (listed.bytes, listed.modified)
-                    || (bytes == listed.bytes && content_hash(&sample.path)?.to_hex().as_str() == listed.blake3);
+                    || (bytes == listed.bytes && content_hash(sample)?.to_hex().as_str() == listed.blake3);
                 match is_same {
                     true => Ok(()),
                     false => Err(other(format!("with another content of {}", sample.id))),
@@ -110,7 +109,7 @@ impl Manifest {
     pub fn new(dataset: &Dataset) -> Result<Self, ManifestError> {
         let listed = dataset.samples.par_iter().map(|sample| {
             let (bytes, modified) = size_and_time(&sample.path)?;
-            let blake3 = content_hash(&sample.path)?.to_hex().to_string();
+            let blake3 = content_hash(sample)?.to_hex().to_string();
             Ok(Listed { id: sample.id.clone(), label: sample.label, bytes, modified, blake3 })
         });
         Ok(Self { images: listed.collect::<Result<_, ManifestError>>()? })
@@ -165,9 +164,8 @@ pub enum ManifestError {
     },
 }
 
-fn content_hash(path: &Path) -> Result<blake3::Hash, DatasetError> {
-    let read =
-        read_regular(path, images::MAX_FILE).map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
+fn content_hash(sample: &Sample) -> Result<blake3::Hash, DatasetError> {
+    let read = sample.content().map_err(|source| DatasetError::Read { path: sample.path.clone(), source })?;
     Ok(blake3::hash(&read))
 }
 

@@ -236,7 +236,7 @@ fn is_unfinished(path: &Path) -> bool {
 }
 
 /// The first setting that differs, with its two values as text.
-fn first_difference(prefix: &str, there: &Value, asked: &Value) -> Option<(String, String, String)> {
+pub(crate) fn first_difference(prefix: &str, there: &Value, asked: &Value) -> Option<(String, String, String)> {
     match (there, asked) {
         (Value::Object(a), Value::Object(b)) => {
             a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).find_map(|key| {

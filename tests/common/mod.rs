@@ -41,6 +41,12 @@ impl Scratch {
         device.seed(seed);
         let entry = netkin_architectures::find(network).expect("the network is registered");
         netkin_weights::save(&entry.build(&device), &path, Precision::F32).expect("the weights can be written");
+        // Branches that begin as nothing would leave little to compute with.
+        rewrite(&path, |name, values| {
+            if name.contains("bn") && name.ends_with(".weight") && values.iter().all(|gain| *gain == 0.0) {
+                values.fill(1.0);
+            }
+        });
         format!("{network}={}", path.display())
     }
 
