@@ -19,7 +19,13 @@ fn run_into(scratch: &Scratch, name: &str, options: &[&str]) -> std::path::PathB
     let run = scratch.path(name);
     let mut command = netkin();
     command.arg("sat").arg(&first).args(&others).args(options);
-    command.args(["--steps", "2", "--eps", "2/255", "--data"]).arg(&folder).arg("--labels").arg(&labels).arg("--run").arg(&run);
+    command
+        .args(["--steps", "2", "--eps", "2/255", "--data"])
+        .arg(&folder)
+        .arg("--labels")
+        .arg(&labels)
+        .arg("--run")
+        .arg(&run);
     command.assert().success();
     run
 }
