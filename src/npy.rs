@@ -6,6 +6,8 @@
 
 use std::io::{self, Read};
 
+use safetensors::tensor::Dtype;
+
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -39,6 +41,26 @@ pub(crate) enum Number {
 }
 
 impl Number {
+    /// The same in safetensors; `None` for what no array is kept as.
+    pub(crate) fn of_safetensors(dtype: Dtype) -> Option<Self> {
+        Some(match dtype {
+            Dtype::BOOL => Self::Bool,
+            Dtype::U8 => Self::U8,
+            Dtype::I8 => Self::I8,
+            Dtype::U16 => Self::U16,
+            Dtype::I16 => Self::I16,
+            Dtype::U32 => Self::U32,
+            Dtype::I32 => Self::I32,
+            Dtype::U64 => Self::U64,
+            Dtype::I64 => Self::I64,
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::BF16,
+            Dtype::F32 => Self::F32,
+            Dtype::F64 => Self::F64,
+            _ => return None,
+        })
+    }
+
     /// Bytes of each.
     pub(crate) fn size(self) -> usize {
         match self {

@@ -11,7 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::Metadata;
 
 use crate::npy::{self, Number};
 
@@ -237,23 +237,7 @@ fn of_safetensors(file: &mut impl Read) -> Found {
         serde_json::from_slice(&header).map_err(|error| format!("it is no safetensors file ({error})"))?;
     let array = |name: String| {
         let info = metadata.info(&name)?;
-        let number = match info.dtype {
-            Dtype::BOOL => Number::Bool,
-            Dtype::U8 => Number::U8,
-            Dtype::I8 => Number::I8,
-            Dtype::U16 => Number::U16,
-            Dtype::I16 => Number::I16,
-            Dtype::U32 => Number::U32,
-            Dtype::I32 => Number::I32,
-            Dtype::U64 => Number::U64,
-            Dtype::I64 => Number::I64,
-            Dtype::F16 => Number::F16,
-            Dtype::BF16 => Number::BF16,
-            Dtype::F32 => Number::F32,
-            Dtype::F64 => Number::F64,
-            // Nothing that images or labels are kept as.
-            _ => return None,
-        };
+        let number = Number::of_safetensors(info.dtype)?;
         let (shape, start) = (info.shape.clone(), 8 + length + info.data_offsets.0 as u64);
         Some(Array { name, number, shape, start })
     };
@@ -265,7 +249,7 @@ mod tests {
     use std::collections::HashMap;
 
     use proptest::prelude::*;
-    use safetensors::tensor::TensorView;
+    use safetensors::tensor::{Dtype, TensorView};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::Metadata;
 
 use super::extract::check_room;
 use super::{FeatureError, Values};
@@ -108,22 +108,8 @@ impl FileOf<'_> {
             }
         };
         let info = metadata.info(name).expect("the name is one of the file's");
-        let number = match info.dtype {
-            Dtype::BOOL => Number::Bool,
-            Dtype::U8 => Number::U8,
-            Dtype::I8 => Number::I8,
-            Dtype::U16 => Number::U16,
-            Dtype::I16 => Number::I16,
-            Dtype::U32 => Number::U32,
-            Dtype::I32 => Number::I32,
-            Dtype::U64 => Number::U64,
-            Dtype::I64 => Number::I64,
-            Dtype::F16 => Number::F16,
-            Dtype::BF16 => Number::BF16,
-            Dtype::F32 => Number::F32,
-            Dtype::F64 => Number::F64,
-            other => return Err(self.unusable(format!("its tensor {name:?} is {other:?}; save it as f32 or f64"))),
-        };
+        let number = Number::of_safetensors(info.dtype)
+            .ok_or_else(|| self.unusable(format!("its tensor {name:?} is {:?}; save it as f32 or f64", info.dtype)))?;
         let start = 8 + length + info.data_offsets.0 as u64;
         Ok(Header { shape: info.shape.clone(), number, is_fortran: false, start })
     }
@@ -236,7 +222,7 @@ fn place(column: usize, axes: &[usize]) -> usize {
 mod tests {
     use std::collections::HashMap;
 
-    use safetensors::tensor::TensorView;
+    use safetensors::tensor::{Dtype, TensorView};
 
     use super::*;
     use crate::npy::tests::npy;
