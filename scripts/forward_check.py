@@ -56,7 +56,7 @@ def relative(a, b):
 
 def check(name, options):
     """Errors of logits, features and gradient, and the share of equal signs."""
-    model, _, size, _ = build(name)
+    model, _, size, _ = build(name, smaller=False)
     model = model.double().eval().requires_grad_(False)
     gain = options.gain or options.gains[name]
     with torch.no_grad():

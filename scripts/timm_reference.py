@@ -278,8 +278,11 @@ def label_values(count, classes):
 # One network
 
 
-def build(name):
-    """The network, its family, its fixed input size or None, and the size that it is built for if it takes any others."""
+def build(name, smaller=True):
+    """The network, its family, its fixed input size or None, and the size that it is built for if it takes any others.
+
+    That is its own size unless a smaller one will do.
+    """
     if name in DEMO:
         family, size, constructor = DEMO[name]
         return constructor(), family, size, None
@@ -287,7 +290,7 @@ def build(name):
     size = pair(SIZES.get(name, SIZES.get(module)))
     old = timm.__version__ == "0.6.13"
     fixed = False if old or module in FREE else timm.get_pretrained_cfg(name).fixed_input_size
-    built = None if fixed else pair(BUILT.get(name, BUILT.get(module)))
+    built = None if fixed or not smaller else pair(BUILT.get(name, BUILT.get(module)))
     made_for = size if fixed else built
     options = OPTIONS.get(name, {}) | ({"img_size": made_for} if made_for else {})
     model = timm.create_model(name, pretrained=False, **options)
