@@ -1,10 +1,8 @@
 //! Distillation and adversarial training: who teaches which head, what is learnt, and what cannot be.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use netkin::Model;
@@ -15,7 +13,7 @@ use netkin::training::objective::distillation::{Distillation, Options};
 use netkin::training::objective::{self, Objective, Student, TrainingBatch};
 use netkin::training::{Recipe, Run, accuracy, train};
 use netkin_architectures::families::vision_transformer::{self, VisionTransformer};
-use netkin_architectures::{Architecture, Network, Taps};
+use netkin_architectures::{Architecture, Network, Taps, names};
 use netkin_weights::{HubConfig, ModelSpec, Precision, embedded};
 
 fn load(spec: &ModelSpec) -> Model {
@@ -57,27 +55,6 @@ fn trained(recipe: &Recipe, training: Arc<dyn Source>, testing: Arc<dyn Source>)
     train(&run, &mut |_| {}).unwrap().network
 }
 
-/// The parameters by name.
-#[derive(Default)]
-struct Names {
-    path: Vec<String>,
-    ids: HashMap<String, ParamId>,
-}
-
-impl ModuleVisitor for Names {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.ids.insert(self.path.join("."), param.id);
-    }
-}
-
 /// The class token's head learns from the labels alone and the distillation token's from the teacher alone, and of two students one
 /// whose share is the teacher's knows no label.
 #[test]
@@ -100,11 +77,10 @@ fn each_head_has_its_own_teacher() {
     let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [6, 3, 28, 28]), &device);
     // Weights are drawn when they are first used.
     network.forward(pixels.clone(), &mut Taps::none());
-    let mut names = Names::default();
-    network.visit(&mut names);
-    let id = |end: &str| {
-        let found = names.ids.iter().find(|(name, _)| *name == end || name.ends_with(&format!(".{end}")));
-        *found.unwrap_or_else(|| panic!("there is no {end} among {:?}", names.ids.keys())).1
+    let tensors = names::tensors(&network);
+    let id = |name: &str| {
+        let found = tensors.iter().find(|tensor| tensor.name == name);
+        found.unwrap_or_else(|| panic!("there is no {name} among {tensors:?}")).id
     };
     let mut targets = vec![0f32; 60];
     let labels: Vec<usize> = (0..6).map(|index| source.label(index)).collect();

@@ -4,8 +4,10 @@
 //! an input of a group reaches, biases are zero, normalisations begin as the identity. Families for which timm does
 //! otherwise change that by [`initialised`]; `docs/networks-in-training.md` has the table.
 
-use burn::module::{Initializer, Module, ModuleMapper, Param};
+use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Distribution, Shape, Tensor};
+
+use crate::names::{self, Mapper};
 
 /// What a parameter begins with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,40 +77,25 @@ impl Parameter<'_> {
 /// The network with the parameters that `rule` gives something; the others stay what they are. Nothing is drawn by this: what
 /// weights are loaded for is never drawn.
 pub fn initialised<M: Module>(network: M, rule: impl Fn(&Parameter) -> Option<Initial>) -> M {
-    network.map(&mut Drawing { rule, path: Vec::new(), weights: (String::new(), Vec::new()) })
+    names::map(network, &mut Drawing { rule, weights: (String::new(), Vec::new()) })
 }
 
 struct Drawing<F> {
     rule: F,
-    path: Vec<String>,
     /// Of the weights that came last, the path of their layer and their shape.
     weights: (String, Vec<usize>),
 }
 
-impl<F: Fn(&Parameter) -> Option<Initial>> ModuleMapper for Drawing<F> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        // The name of an enum's variant is no part of a key.
-        if !container.starts_with("Enum:") {
-            self.path.push(name.to_owned());
-        }
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.pop();
-        }
-    }
-
-    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let key = self.path.join(".");
-        let (layer, name) = key.rsplit_once('.').unwrap_or(("", key.as_str()));
+impl<F: Fn(&Parameter) -> Option<Initial>> Mapper for Drawing<F> {
+    fn map<const D: usize>(&mut self, key: &str, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (layer, name) = key.rsplit_once('.').unwrap_or(("", key));
         if name == "weight" {
             self.weights = (layer.to_owned(), parameter.lazy_shape().as_slice().to_vec());
         }
         let is_bias = name == "bias";
         let belongs = name == "weight" || (is_bias && self.weights.0 == layer);
         let weights = if belongs { self.weights.1.as_slice() } else { &[] };
-        match (self.rule)(&Parameter { key: &key, weights, is_bias }) {
+        match (self.rule)(&Parameter { key, weights, is_bias }) {
             Some(initial) => initial.parameter(parameter.lazy_shape(), &parameter.lazy_device()),
             None => parameter,
         }

@@ -10,6 +10,7 @@
 //! * [`families`]: one file per family: a configuration, its variants as pure data, the blocks, the forward pass; and
 //!   [`Network`], any network of any of them.
 //! * [`registry`]: name → family, configuration.
+//! * [`names`]: a network's tensors by timm's names.
 //! * [`stochastic`]: what networks do in training only.
 //! * [`Checkpoint`]: the tensors of a weights file on their way into a network.
 
@@ -24,6 +25,7 @@ mod initial;
 mod interpolation;
 pub mod layers;
 pub mod mobile;
+pub mod names;
 mod random;
 pub mod registry;
 mod taps;

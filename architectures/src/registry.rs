@@ -2,13 +2,14 @@
 
 use std::sync::LazyLock;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use wildmatch::WildMatch;
 
 use crate::families::{self, AnyConfiguration, Network};
 use crate::family::Architecture;
 use crate::layers::multiply_accumulates;
+use crate::names;
 use crate::taps::Taps;
 
 /// A network that can be built.
@@ -46,9 +47,8 @@ impl Entry {
 
 /// The number of trained parameters of a network.
 pub fn parameters(network: &Network) -> usize {
-    let mut counter = ParameterCounter::default();
-    network.visit(&mut counter);
-    counter.count
+    let tensors = names::tensors(network).into_iter().filter(|tensor| !names::is_statistic(&tensor.name));
+    tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
 }
 
 /// All networks, sorted by name.
@@ -100,34 +100,19 @@ pub fn matching(pattern: &str) -> Vec<&'static Entry> {
     ENTRIES.iter().filter(|entry| pattern.matches(entry.name) || of_2022(entry.name)).collect()
 }
 
+/// Longer texts are no misspelt names, and to compare a whole file's text with all names takes long.
+const LONGEST_NAME: usize = 100;
+
 /// The three of `names` that are most like `name`, best first, if they are like it at all: what a misspelt name may mean.
 pub fn most_similar(name: &str, names: impl IntoIterator<Item = &'static str>) -> Vec<&'static str> {
     let mut scored: Vec<_> = names
         .into_iter()
+        .filter(|_| name.len() <= LONGEST_NAME)
         .map(|other| (strsim::jaro_winkler(name, other), other))
         .filter(|(score, _)| *score > 0.8)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     scored.into_iter().take(3).map(|(_, name)| name).collect()
-}
-
-/// Counts what an optimiser would change: everything but batch norm's running statistics.
-#[derive(Default)]
-struct ParameterCounter {
-    count: usize,
-    in_statistics: bool,
-}
-
-impl ModuleVisitor for ParameterCounter {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.in_statistics = matches!(name, "running_mean" | "running_var");
-    }
-
-    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        if !self.in_statistics {
-            self.count += parameter.lazy_shape().num_elements();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -155,6 +140,9 @@ mod tests {
     fn a_misspelt_name_brings_its_neighbours() {
         assert_eq!(find("resnet5O").unwrap_err()[0], "resnet50");
         assert!(find("qqq").unwrap_err().is_empty());
+        let long = |more: usize| format!("vit_base_patch16_224{}", "z".repeat(more));
+        assert!(!find(&long(80)).unwrap_err().is_empty());
+        assert!(find(&long(81)).unwrap_err().is_empty());
     }
 
     #[test]

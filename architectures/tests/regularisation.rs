@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use netkin_architectures::names::{self, Mapper, Visitor};
 use netkin_architectures::{
     AnyConfiguration, Architecture, InputRule, Network, Outputs, Regularisation, Taps, find, registry, stochastic,
 };
@@ -66,7 +67,7 @@ fn network(name: &str, pixels: usize, rates: Option<Regularisation>, dtype: DTyp
         }
         None => config.build(config.num_classes(), &device),
     };
-    built.map(&mut Filler { path: Path::default(), dtype })
+    names::map(built, &mut Filler { dtype })
 }
 
 fn images(pixels: usize, dtype: DType) -> Tensor<4> {
@@ -83,46 +84,15 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.try_into_vec_as().expect("a readable tensor")
 }
 
-/// Where a traversal is, by timm's keys: the name of an enum's variant is no part of them.
-#[derive(Default)]
-struct Path(Vec<String>);
-
-impl Path {
-    fn enter(&mut self, name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.0.push(name.to_owned());
-        }
-    }
-
-    fn exit(&mut self, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.0.pop();
-        }
-    }
-
-    fn key(&self) -> String {
-        self.0.join(".")
-    }
-}
-
 /// Gives all parameters the formula's values.
 struct Filler {
-    path: Path,
     dtype: DType,
 }
 
-impl ModuleMapper for Filler {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        self.path.exit(container);
-    }
-
-    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl Mapper for Filler {
+    fn map<const D: usize>(&mut self, key: &str, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = parameter.lazy_shape().as_slice().to_vec();
-        let values = formula::parameter_values(&self.path.key(), &shape, 1.0);
+        let values = formula::parameter_values(key, &shape, 1.0);
         let tensor = Tensor::from_data(TensorData::new(values, shape), (&Device::flex(), self.dtype));
         Param::initialized(parameter.id, tensor)
     }
@@ -178,25 +148,15 @@ fn every_family_with_rates_is_compared_and_obeys_them() {
 /// Whether a gradient comes to every parameter.
 struct Gradients<'a> {
     of: &'a burn::tensor::Gradients,
-    path: Path,
     norms: Vec<(String, f64)>,
 }
 
-impl ModuleVisitor for Gradients<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        self.path.exit(container);
-    }
-
-    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        let key = self.path.key();
-        if !key.contains("running_") {
+impl Visitor for Gradients<'_> {
+    fn visit<const D: usize>(&mut self, key: &str, parameter: &Param<Tensor<D>>) {
+        if !names::is_statistic(key) {
             let gradient = parameter.val().grad(self.of).unwrap_or_else(|| panic!("no gradient comes to {key}"));
             let norm = values(gradient).iter().map(|value| value * value).sum::<f64>().sqrt();
-            self.norms.push((key, norm));
+            self.norms.push((key.to_owned(), norm));
         }
     }
 }
@@ -210,8 +170,8 @@ fn gradients_come_through_what_stays() {
         let images = Tensor::<4>::from_data(images(28, DType::F32).into_data(), &device);
         let logits = stochastic(3, || outputs(&network, &images)).logits;
         let gradients = logits.square().sum().backward();
-        let mut found = Gradients { of: &gradients, path: Path::default(), norms: Vec::new() };
-        network.visit(&mut found);
+        let mut found = Gradients { of: &gradients, norms: Vec::new() };
+        names::visit(&network, &mut found);
         assert!(found.norms.iter().all(|(_, norm)| norm.is_finite()), "{name}: {:?}", found.norms);
         let reached = found.norms.iter().filter(|(_, norm)| *norm > 0.0).count();
         assert!(2 * reached > found.norms.len(), "{name}: {:?}", found.norms);
@@ -221,23 +181,13 @@ fn gradients_come_through_what_stays() {
 /// Draws the parameters of these keys.
 struct Drawn<'a> {
     keys: &'a BTreeMap<String, [f64; 3]>,
-    path: Path,
     values: BTreeMap<String, Vec<f64>>,
 }
 
-impl ModuleVisitor for Drawn<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        self.path.exit(container);
-    }
-
-    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        let key = self.path.key();
-        if self.keys.contains_key(&key) {
-            self.values.insert(key, values(parameter.val()));
+impl Visitor for Drawn<'_> {
+    fn visit<const D: usize>(&mut self, key: &str, parameter: &Param<Tensor<D>>) {
+        if self.keys.contains_key(key) {
+            self.values.insert(key.to_owned(), values(parameter.val()));
         }
     }
 }
@@ -253,8 +203,8 @@ fn parameters_begin_as_timms() {
 
     for Initial { name, statistics } in lines("initial.jsonl") {
         let network = find(&name).unwrap().build(&Device::flex());
-        let mut drawn = Drawn { keys: &statistics, path: Path::default(), values: BTreeMap::new() };
-        network.visit(&mut drawn);
+        let mut drawn = Drawn { keys: &statistics, values: BTreeMap::new() };
+        names::visit(&network, &mut drawn);
         for (key, there) in &statistics {
             let values = drawn.values.get(key).unwrap_or_else(|| panic!("{name} has no {key}"));
             let count = values.len() as f64;

@@ -22,10 +22,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use burn_store::{ModuleSnapshot, bridge};
 use libtest_mimic::{Arguments, Failed, Trial};
+use netkin_architectures::names::{self, NamedTensor};
 use netkin_architectures::{AnyConfiguration, Architecture, Entry, InputRule, Network, Taps, registry};
 use serde::Deserialize;
 
@@ -320,49 +320,15 @@ fn check_keys(name: &str, config: &dyn AnyConfiguration, fixture: &Fixture) -> R
 
 /// `key:2x3` for every parameter and buffer, sorted, a line each.
 fn key_lines(network: &Network) -> String {
-    let mut lines: Vec<String> = Keys::of(network)
+    let mut lines: Vec<String> = names::tensors(network)
         .into_iter()
-        .map(|(key, shape)| {
-            let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
-            format!("{key}:{}", shape.join("x"))
+        .map(|tensor| {
+            let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+            format!("{}:{}", tensor.name, shape.join("x"))
         })
         .collect();
     lines.sort();
     lines.join("\n")
-}
-
-/// Collects keys and shapes without drawing the parameters.
-#[derive(Default)]
-struct Keys {
-    path: Vec<String>,
-    found: Vec<(String, Vec<usize>)>,
-}
-
-impl Keys {
-    fn of(network: &Network) -> Vec<(String, Vec<usize>)> {
-        let mut keys = Self::default();
-        network.visit(&mut keys);
-        keys.found
-    }
-}
-
-impl ModuleVisitor for Keys {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        if !container_type.starts_with("Enum:") {
-            self.path.push(name.to_owned());
-        }
-    }
-
-    fn exit_module(&mut self, _: &str, container_type: &str) {
-        if !container_type.starts_with("Enum:") {
-            self.path.pop();
-        }
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let shape = param.lazy_shape().as_slice().to_vec();
-        self.found.push((self.path.join("."), shape));
-    }
 }
 
 /// What a network gives, widened to double precision.
@@ -411,12 +377,11 @@ fn run(config: &dyn AnyConfiguration, fixture: &Fixture, dtype: DType) -> Result
 /// The network with the formula's parameters, loaded as a file's would be.
 fn filled(config: &dyn AnyConfiguration, gain: f64, dtype: DType, device: &Device) -> Result<Network, String> {
     let mut network = config.build(config.num_classes(), device);
-    let tensors = Keys::of(&network)
+    let tensors = names::tensors(&network)
         .into_iter()
-        .map(|(key, shape)| {
-            let (name, shape_there) = (key.clone(), shape.clone().into());
-            bridge::deferred(name, dtype, shape_there, None, move || {
-                let values = formula::parameter_values(&key, &shape, gain);
+        .map(|NamedTensor { name, shape, .. }| {
+            bridge::deferred(name.clone(), dtype, shape.clone().into(), None, move || {
+                let values = formula::parameter_values(&name, &shape, gain);
                 Ok(data(values, &shape, dtype))
             })
         })

@@ -10,6 +10,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{GradientsParams, LearningRate, ModuleOptimizer, Optimizer, RecordState, StateSink, StateSource};
 use burn::tensor::{Device, Tensor};
 use netkin_architectures::Network;
+use netkin_architectures::names::{self, NamedTensor};
 use serde::{Deserialize, Serialize};
 
 use super::TrainingError;
@@ -107,20 +108,14 @@ impl Options {
     /// The optimiser for the parameters of a network of that family (timm's file), which it knows by their ids.
     pub fn build(&self, network: &Network, family: &str) -> ModuleOptimizer {
         let spared = without_decay(network, family);
-        let [beta1, beta2] = self.betas;
+        let adam = |eps| Adam { betas: self.betas, eps: self.eps.unwrap_or(eps) };
         match self.name {
-            Kind::AdamW => {
-                let eps = self.eps.unwrap_or(1e-8);
-                grouped(spared, self.weight_decay, |weight_decay| AdamW { beta1, beta2, eps, weight_decay })
-            }
+            Kind::AdamW => grouped(spared, self.weight_decay, |weight_decay| AdamW { adam: adam(1e-8), weight_decay }),
             Kind::Sgd => {
                 let (momentum, nesterov) = (self.momentum, self.nesterov);
                 grouped(spared, self.weight_decay, |weight_decay| Sgd { momentum, nesterov, weight_decay })
             }
-            Kind::Lamb => {
-                let eps = self.eps.unwrap_or(1e-6);
-                grouped(spared, self.weight_decay, |weight_decay| Lamb { beta1, beta2, eps, weight_decay })
-            }
+            Kind::Lamb => grouped(spared, self.weight_decay, |weight_decay| Lamb { adam: adam(1e-6), weight_decay }),
         }
     }
 
@@ -153,38 +148,12 @@ const SPARED: [(&str, &[&str]); 12] = [
 /// Parameters that do not decay: those of one dimension, biases, and what timm lists.
 fn without_decay(network: &Network, family: &str) -> Vec<ParamId> {
     let listed = SPARED.iter().find(|(name, _)| *name == family).map_or(&[][..], |(_, listed)| *listed);
-    let mut spared = Spared { listed, path: Vec::new(), ids: Vec::new() };
-    network.visit(&mut spared);
-    spared.ids
-}
-
-/// Walks through a network by timm's names, in which the variant of an enum has no part.
-struct Spared<'a> {
-    listed: &'a [&'a str],
-    path: Vec<String>,
-    ids: Vec<ParamId>,
-}
-
-impl ModuleVisitor for Spared<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.push(name.into());
-        }
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.pop();
-        }
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let is_bias = self.path.last().is_some_and(|name| name == "bias");
-        let is_listed = |name: &String| self.listed.iter().any(|listed| name.starts_with(listed));
-        if D == 1 || is_bias || self.path.iter().any(is_listed) {
-            self.ids.push(param.id);
-        }
-    }
+    let is_listed = |part: &str| listed.iter().any(|listed| part.starts_with(listed));
+    let is_spared = |tensor: &NamedTensor| {
+        let parts = || tensor.name.split('.');
+        tensor.shape.len() == 1 || parts().next_back() == Some("bias") || parts().any(is_listed)
+    };
+    names::tensors(network).iter().filter(|tensor| is_spared(tensor)).map(|tensor| tensor.id).collect()
 }
 
 /// One optimiser for what decays, and the same without decay for the rest.
@@ -236,9 +205,7 @@ impl ModuleVisitor for Scale<'_> {
 /// Adam's step, and the decay beside it.
 #[derive(Debug, Clone)]
 struct AdamW {
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
+    adam: Adam,
     weight_decay: f64,
 }
 
@@ -252,8 +219,7 @@ impl Optimizer for AdamW {
         gradient: Tensor<D>,
         moments: Option<Moments<D>>,
     ) -> (Tensor<D>, Option<Moments<D>>) {
-        let moments = Moments::follow(moments, gradient, self.beta1, self.beta2);
-        let direction = moments.direction(self.beta1, self.beta2, self.eps);
+        let (direction, moments) = self.adam.step(gradient, moments);
         let kept =
             if self.weight_decay > 0.0 { parameter.mul_scalar(1.0 - rate * self.weight_decay) } else { parameter };
         (kept - direction.mul_scalar(rate), Some(moments))
@@ -267,9 +233,7 @@ impl Optimizer for AdamW {
 /// Adam's step with the decay in it, scaled to the norm of the parameter where there is decay, as timm's does by default.
 #[derive(Debug, Clone)]
 struct Lamb {
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
+    adam: Adam,
     weight_decay: f64,
 }
 
@@ -283,8 +247,7 @@ impl Optimizer for Lamb {
         gradient: Tensor<D>,
         moments: Option<Moments<D>>,
     ) -> (Tensor<D>, Option<Moments<D>>) {
-        let moments = Moments::follow(moments, gradient, self.beta1, self.beta2);
-        let mut direction = moments.direction(self.beta1, self.beta2, self.eps);
+        let (mut direction, moments) = self.adam.step(gradient, moments);
         if self.weight_decay > 0.0 {
             direction = direction + parameter.clone().mul_scalar(self.weight_decay);
             let norm = |tensor: &Tensor<D>| tensor.clone().square().sum().sqrt();
@@ -302,6 +265,33 @@ impl Optimizer for Lamb {
     }
 }
 
+/// What Adam makes of gradients (Kingma & Ba, arXiv 1412.6980).
+#[derive(Debug, Clone, Copy)]
+struct Adam {
+    betas: [f64; 2],
+    eps: f64,
+}
+
+impl Adam {
+    /// The gradients' mean over the root of their mean square, both as if they had not begun at zero, and what is kept of them.
+    fn step<const D: usize>(&self, gradient: Tensor<D>, before: Option<Moments<D>>) -> (Tensor<D>, Moments<D>) {
+        let [beta1, beta2] = self.betas;
+        let (mean, square) = (gradient.clone().mul_scalar(1.0 - beta1), gradient.square().mul_scalar(1.0 - beta2));
+        let moments = match before {
+            Some(before) => Moments {
+                mean: before.mean.mul_scalar(beta1) + mean,
+                square: before.square.mul_scalar(beta2) + square,
+                steps: before.steps + 1,
+            },
+            None => Moments { mean, square, steps: 1 },
+        };
+        let steps = moments.steps as f64;
+        let (mean, square) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
+        let root = moments.square.clone().sqrt().div_scalar(square.sqrt()).add_scalar(self.eps);
+        (moments.mean.clone().div_scalar(mean) / root, moments)
+    }
+}
+
 /// What Adam keeps of a parameter's gradients.
 #[derive(Debug, Clone)]
 struct Moments<const D: usize> {
@@ -311,26 +301,6 @@ struct Moments<const D: usize> {
 }
 
 impl<const D: usize> Moments<D> {
-    fn follow(before: Option<Self>, gradient: Tensor<D>, beta1: f64, beta2: f64) -> Self {
-        let (mean, square) = (gradient.clone().mul_scalar(1.0 - beta1), gradient.square().mul_scalar(1.0 - beta2));
-        match before {
-            Some(before) => Self {
-                mean: before.mean.mul_scalar(beta1) + mean,
-                square: before.square.mul_scalar(beta2) + square,
-                steps: before.steps + 1,
-            },
-            None => Self { mean, square, steps: 1 },
-        }
-    }
-
-    /// The mean over the root of the mean square, both as if they had not begun at zero.
-    fn direction(&self, beta1: f64, beta2: f64, eps: f64) -> Tensor<D> {
-        let steps = self.steps as f64;
-        let (mean, square) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
-        let root = self.square.clone().sqrt().div_scalar(square.sqrt()).add_scalar(eps);
-        self.mean.clone().div_scalar(mean) / root
-    }
-
     fn moved(self, device: &Device) -> Self {
         Self { mean: self.mean.to_device(device), square: self.square.to_device(device), steps: self.steps }
     }
@@ -422,34 +392,11 @@ mod tests {
 
     /// The names of the parameters that do not decay.
     fn spared(name: &str) -> Vec<String> {
-        struct Names<'a> {
-            ids: &'a [ParamId],
-            path: Vec<String>,
-            found: Vec<String>,
-        }
-        impl ModuleVisitor for Names<'_> {
-            fn enter_module(&mut self, name: &str, container: &str) {
-                if !container.starts_with("Enum:") {
-                    self.path.push(name.into());
-                }
-            }
-            fn exit_module(&mut self, _: &str, container: &str) {
-                if !container.starts_with("Enum:") {
-                    self.path.pop();
-                }
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                if self.ids.contains(&param.id) {
-                    self.found.push(self.path.join("."));
-                }
-            }
-        }
         let entry = netkin_architectures::find(name).unwrap();
         let network = entry.build(&DEVICE());
         let ids = without_decay(&network, entry.family);
-        let mut names = Names { ids: &ids, path: Vec::new(), found: Vec::new() };
-        network.visit(&mut names);
-        names.found
+        let tensors = names::tensors(&network).into_iter().filter(|tensor| ids.contains(&tensor.id));
+        tensors.map(|tensor| tensor.name).collect()
     }
 
     #[test]
@@ -477,12 +424,13 @@ mod tests {
     #[test]
     fn first_steps_have_their_lengths() {
         let (parameter, gradient) = (vector([3.0, 4.0]), vector([0.1, -20.0]));
-        let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-12, weight_decay: 0.5 };
-        let (after, _) = adam.step(0.01, parameter.clone(), gradient.clone(), None);
+        let adam = Adam { betas: [0.9, 0.999], eps: 1e-12 };
+        let adamw = AdamW { adam, weight_decay: 0.5 };
+        let (after, _) = adamw.step(0.01, parameter.clone(), gradient.clone(), None);
         let expected = [3.0 * 0.995 - 0.01, 4.0 * 0.995 + 0.01];
         assert!(to_f64(after).iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-5));
 
-        let lamb = Lamb { beta1: 0.9, beta2: 0.999, eps: 1e-12, weight_decay: 0.5 };
+        let lamb = Lamb { adam, weight_decay: 0.5 };
         let (after, _) = lamb.step(0.01, parameter.clone(), gradient.clone(), None);
         let length = to_f64(after - parameter.clone()).iter().map(|change| change * change).sum::<f64>().sqrt();
         assert!((length - 0.05).abs() < 1e-5, "{length}");

@@ -1,8 +1,7 @@
 //! The keys and shapes of a network's parameters, without their values.
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
-use netkin_architectures::{AnyConfiguration, Network};
+use burn::tensor::Device;
+use netkin_architectures::{AnyConfiguration, Network, names};
 
 /// Keys and shapes in the network's order, running statistics included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,14 +10,12 @@ pub(crate) struct Layout(pub Vec<(String, Vec<usize>)>);
 impl Layout {
     /// That of a built network.
     pub fn of(network: &Network) -> Self {
-        let mut walk = Walk::default();
-        network.visit(&mut walk);
-        Self(walk.tensors)
+        Self(names::tensors(network).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect())
     }
 
     /// How many numbers an optimiser would change.
     pub fn parameters(&self) -> usize {
-        let trained = self.0.iter().filter(|(key, _)| !is_statistic(key));
+        let trained = self.0.iter().filter(|(key, _)| !names::is_statistic(key));
         trained.map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 }
@@ -65,37 +62,6 @@ impl Pattern {
             layout.0[index].1[0] = classes;
         }
         layout
-    }
-}
-
-/// Whether a tensor is a running statistic and no trained parameter.
-fn is_statistic(key: &str) -> bool {
-    key.ends_with(".running_mean") || key.ends_with(".running_var")
-}
-
-/// Collects keys as timm writes them: the variant of an enum is no part of a key.
-#[derive(Default)]
-struct Walk {
-    path: Vec<String>,
-    tensors: Vec<(String, Vec<usize>)>,
-}
-
-impl ModuleVisitor for Walk {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let shape = param.lazy_shape().iter().copied().collect();
-        self.tensors.push((self.path.join("."), shape));
-    }
-
-    fn enter_module(&mut self, name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.push(name.into());
-        }
-    }
-
-    fn exit_module(&mut self, _: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.pop();
-        }
     }
 }
 

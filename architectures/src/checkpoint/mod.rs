@@ -141,7 +141,10 @@ impl Checkpoint {
         let weight = format!("{classifier}.weight");
         self.rename(|name| if name == PROJECTION { format!("{TRUNK}{weight}") } else { name.to_owned() });
         self.keep_under(TRUNK);
-        if let Some(&[classes, _]) = self.shape(&weight) {
+        // A weight without numbers may claim any number of classes.
+        if let Some(&[classes, inputs]) = self.shape(&weight)
+            && inputs > 0
+        {
             let zeros = Origin::Computed(Vec::new(), Arc::new(move |_: Vec<Vec<f64>>| vec![0.0; classes]));
             let bias = self.tensors.entry(format!("{classifier}.bias"));
             bias.or_insert(Tensor { shape: vec![classes], origin: zeros });
@@ -196,9 +199,13 @@ impl Checkpoint {
         }
     }
 
-    /// Puts tensors one behind the other along their first axis, and does nothing unless all are there.
+    /// Puts tensors one behind the other along their first axis, and does nothing unless all are there and alike but for that.
     pub fn concatenate(&mut self, names: &[&str], into: &str) {
-        if !names.iter().all(|name| self.contains(name)) {
+        let others = |name: &str| self.shape(name).map(|shape| &shape[1..]);
+        let Some(first) = names.first().and_then(|name| others(name)) else {
+            return;
+        };
+        if !names.iter().all(|name| others(name) == Some(first)) {
             return;
         }
         let parts: Vec<Tensor> = names.iter().filter_map(|name| self.tensors.remove(*name)).collect();
@@ -207,6 +214,15 @@ impl Checkpoint {
         let origin = Origin::Computed(parts, Arc::new(|values: Vec<Vec<f64>>| values.concat()));
         self.tensors.insert(into.into(), Tensor { shape, origin });
     }
+}
+
+/// What becomes of a file's tensors by a family's configuration, a line for each in the order of their names:
+/// `head.weight [1000, 384]`. For the tests of families.
+#[cfg(test)]
+pub(crate) fn converted(config: &dyn crate::family::Configuration, file: &[(&str, &[usize])]) -> Vec<String> {
+    let mut checkpoint = Checkpoint::new(file.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())));
+    config.convert(&mut checkpoint);
+    checkpoint.tensors.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape)).collect()
 }
 
 #[cfg(test)]
@@ -259,6 +275,22 @@ mod tests {
         assert_eq!(checkpoint.values("head.bias", read), Ok(vec![0.0; 3]));
         assert!(checkpoint.origins("head.bias").is_empty());
         assert_eq!(checkpoint.unchanged("head.weight"), Some("visual.head.proj.weight"));
+    }
+
+    /// Zeros of a size that a file claims and does not hold are not made.
+    #[test]
+    fn a_weight_without_numbers_has_no_bias() {
+        let mut checkpoint = Checkpoint::new([("visual.head.proj.weight".into(), vec![1 << 60, 0])]);
+        checkpoint.take_from_open_clip("head");
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["head.weight"]);
+    }
+
+    #[test]
+    fn what_differs_beyond_the_first_axis_is_not_put_together() {
+        let mut checkpoint = Checkpoint::new([("q".into(), vec![2, 2]), ("k".into(), vec![2, 1])]);
+        checkpoint.concatenate(&["q", "k"], "qk");
+        checkpoint.concatenate(&[], "nothing");
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["k", "q"]);
     }
 
     #[test]

@@ -347,15 +347,8 @@ impl Mlp {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn converted(name: &str, tensors: &[(&str, &[usize])]) -> Vec<String> {
-        let (_, config) = VARIANTS.iter().find(|(variant, _)| *variant == name).expect("a variant");
-        let mut checkpoint = Checkpoint::new(tensors.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())));
-        convert(config, &mut checkpoint);
-        let line = |name: &str| format!("{name} {:?}", checkpoint.shape(name).expect("a tensor"));
-        checkpoint.names().map(line).collect()
-    }
+    use crate::checkpoint::converted;
+    use crate::find;
 
     // The lists are what timm's checkpoint_filter_fn makes of these names.
     #[test]
@@ -394,7 +387,7 @@ mod tests {
             "stem.0.weight [40, 3, 4, 4]",
             "stem.1.bias [40]",
         ];
-        assert_eq!(converted("convnextv2_atto", file), expected);
+        assert_eq!(converted(find("convnextv2_atto").unwrap().config, file), expected);
     }
 
     #[test]
@@ -411,7 +404,7 @@ mod tests {
             "stages.3.blocks.2.gamma [768]",
             "stages.3.blocks.2.mlp.fc2.weight [768, 3072]",
         ];
-        assert_eq!(converted("convnext_tiny", file), expected);
+        assert_eq!(converted(find("convnext_tiny").unwrap().config, file), expected);
     }
 
     #[test]
@@ -431,7 +424,7 @@ mod tests {
             "stages.0.blocks.0.mlp.fc1.weight [512, 128]",
             "stem.0.weight [128, 3, 4, 4]",
         ];
-        assert_eq!(converted("convnext_base", file), expected);
+        assert_eq!(converted(find("convnext_base").unwrap().config, file), expected);
     }
 
     #[test]
@@ -439,7 +432,7 @@ mod tests {
         let file: &[(&str, &[usize])] =
             &[("head.norm.weight", &[320]), ("stages.0.blocks.0.mlp.fc1.weight", &[160, 40, 1, 1])];
         assert_eq!(
-            converted("convnextv2_atto", file),
+            converted(find("convnextv2_atto").unwrap().config, file),
             ["head.norm.weight [320]", "stages.0.blocks.0.mlp.fc1.weight [160, 40, 1, 1]"]
         );
     }

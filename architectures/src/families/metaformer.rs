@@ -556,15 +556,8 @@ impl Classifier {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn converted(name: &str, tensors: &[(&str, &[usize])]) -> Vec<String> {
-        let (_, config) = VARIANTS.iter().find(|(variant, _)| *variant == name).expect("a variant");
-        let mut checkpoint = Checkpoint::new(tensors.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())));
-        convert(config, &mut checkpoint);
-        let line = |name: &str| format!("{name} {:?}", checkpoint.shape(name).expect("a tensor"));
-        checkpoint.names().map(line).collect()
-    }
+    use crate::checkpoint::converted;
+    use crate::find;
 
     // Both lists are what timm's checkpoint_filter_fn makes of these names.
     #[test]
@@ -589,7 +582,7 @@ mod tests {
             "stages.3.downsample.conv.weight [512, 320, 3, 3]",
             "stem.conv.weight [64, 3, 7, 7]",
         ];
-        assert_eq!(converted("poolformer_s12", file), expected);
+        assert_eq!(converted(find("poolformer_s12").unwrap().config, file), expected);
     }
 
     #[test]
@@ -616,6 +609,6 @@ mod tests {
             "stem.conv.weight [64, 3, 7, 7]",
             "stem.norm.weight [64]",
         ];
-        assert_eq!(converted("caformer_s36", file), expected);
+        assert_eq!(converted(find("caformer_s36").unwrap().config, file), expected);
     }
 }

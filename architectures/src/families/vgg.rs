@@ -179,26 +179,24 @@ impl Architecture for Vgg {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::converted;
 
     #[test]
     fn a_classifier_becomes_a_perceptron_and_a_head() {
-        let tensors = [
-            ("features.0.weight", vec![64, 3, 3, 3]),
-            ("classifier.0.weight", vec![4096, 25_088]),
-            ("classifier.0.bias", vec![4096]),
-            ("classifier.3.weight", vec![4096, 4096]),
-            ("classifier.6.weight", vec![1000, 4096]),
+        let file: &[(&str, &[usize])] = &[
+            ("features.0.weight", &[64, 3, 3, 3]),
+            ("classifier.0.weight", &[4096, 25_088]),
+            ("classifier.0.bias", &[4096]),
+            ("classifier.3.weight", &[4096, 4096]),
+            ("classifier.6.weight", &[1000, 4096]),
         ];
-        let mut checkpoint = Checkpoint::new(tensors.map(|(name, shape)| (name.to_owned(), shape)));
-        convert(&VARIANTS[0].1, &mut checkpoint);
-        for (name, shape) in [
-            ("features.0.weight", &[64, 3, 3, 3][..]),
-            ("pre_logits.fc1.weight", &[4096, 512, 7, 7]),
-            ("pre_logits.fc1.bias", &[4096]),
-            ("pre_logits.fc2.weight", &[4096, 4096, 1, 1]),
-            ("head.fc.weight", &[1000, 4096]),
-        ] {
-            assert_eq!(checkpoint.shape(name), Some(shape), "{name}");
-        }
+        let expected = [
+            "features.0.weight [64, 3, 3, 3]",
+            "head.fc.weight [1000, 4096]",
+            "pre_logits.fc1.bias [4096]",
+            "pre_logits.fc1.weight [4096, 512, 7, 7]",
+            "pre_logits.fc2.weight [4096, 4096, 1, 1]",
+        ];
+        assert_eq!(converted(&VARIANTS[0].1, file), expected);
     }
 }

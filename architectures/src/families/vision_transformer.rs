@@ -340,46 +340,36 @@ impl HybridEmbed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::converted;
 
     /// What timm's `checkpoint_filter_fn` makes of these.
     #[test]
     fn old_files_become_todays() {
-        let shapes: [(&str, &[usize]); 4] = [
+        let file: &[(&str, &[usize])] = &[
             ("patch_embed.proj.weight", &[192, 768]),
             ("pos_embed", &[1, 2 + 14 * 14, 192]),
             ("pre_logits.fc.weight", &[192, 192]),
             ("blocks.0.gamma_1", &[192]),
         ];
-        let mut checkpoint = Checkpoint::new(shapes.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
-        convert(&at_384(distilled(TINY)), &mut checkpoint);
         assert_eq!(
-            checkpoint.names().collect::<Vec<_>>(),
-            ["blocks.0.ls1.gamma", "patch_embed.proj.weight", "pos_embed"]
+            converted(&at_384(distilled(TINY)), file),
+            ["blocks.0.ls1.gamma [192]", "patch_embed.proj.weight [192, 3, 16, 16]", "pos_embed [1, 578, 192]"]
         );
-        assert_eq!(checkpoint.shape("patch_embed.proj.weight"), Some([192, 3, 16, 16].as_slice()));
-        assert_eq!(checkpoint.shape("pos_embed"), Some([1, 2 + 24 * 24, 192].as_slice()));
     }
 
     /// What timm's `checkpoint_filter_fn` makes of files with more than the network, or of other patches.
     #[test]
     fn the_network_is_taken_out_of_what_is_around_it() {
-        let converted = |shapes: &[(&str, &[usize])]| {
-            let shapes = shapes.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec()));
-            let mut checkpoint = Checkpoint::new(shapes);
-            convert(&TINY, &mut checkpoint);
-            let line = |name: &str| format!("{name} {:?}", checkpoint.shape(name).expect("a tensor"));
-            checkpoint.names().map(line).collect::<Vec<_>>()
-        };
         let kept = ["blocks.0.norm1.weight [192]", "pos_embed [1, 197, 192]"];
         let dino: &[(&str, &[usize])] =
             &[("mask_token", &[1, 192]), ("pos_embed", &[1, 197, 192]), ("blocks.0.norm1.weight", &[192])];
-        assert_eq!(converted(dino), kept);
+        assert_eq!(converted(&TINY, dino), kept);
         let ijepa: &[(&str, &[usize])] = &[
             ("encoder.module.pos_embed", &[1, 197, 192]),
             ("encoder.module.blocks.0.norm1.weight", &[192]),
             ("predictor.module.predictor_norm.bias", &[2]),
         ];
-        assert_eq!(converted(ijepa), kept);
+        assert_eq!(converted(&TINY, ijepa), kept);
         let open_clip: &[(&str, &[usize])] = &[
             ("visual.trunk.pos_embed", &[1, 257, 192]),
             ("visual.trunk.blocks.0.norm1.weight", &[192]),
@@ -387,10 +377,10 @@ mod tests {
             ("text.ln_final.bias", &[1]),
             ("logit_scale", &[1]),
         ];
-        assert_eq!(converted(open_clip), [kept[0], "head.bias [512]", "head.weight [512, 192]", kept[1]]);
+        assert_eq!(converted(&TINY, open_clip), [kept[0], "head.bias [512]", "head.weight [512, 192]", kept[1]]);
         let other_patches: &[(&str, &[usize])] =
             &[("patch_embed.proj.weight", &[192, 3, 32, 32]), ("pos_embed", &[1, 50, 192])];
-        assert_eq!(converted(other_patches), ["patch_embed.proj.weight [192, 3, 16, 16]", kept[1]]);
+        assert_eq!(converted(&TINY, other_patches), ["patch_embed.proj.weight [192, 3, 16, 16]", kept[1]]);
     }
 
     #[test]
@@ -412,7 +402,7 @@ mod tests {
     fn old_layouts_are_converted_as_by_timm() {
         let config = Config { embed_dim: 8, depth: 1, heads: 2, input_size: [48; 2], ..deit3(TINY) };
         // What timm's checkpoint_filter_fn (with adapt_layer_scale) changes, before and after it.
-        let before: [(&str, &[usize]); 6] = [
+        let before: &[(&str, &[usize])] = &[
             ("blocks.0.gamma_1", &[8]),
             ("blocks.0.gamma_2", &[8]),
             ("blocks.0.norm1.weight", &[8]),
@@ -420,16 +410,13 @@ mod tests {
             ("pos_embed", &[1, 16, 8]),
             ("pre_logits.fc.weight", &[8, 8]),
         ];
-        let after: [(&str, &[usize]); 5] = [
-            ("blocks.0.ls1.gamma", &[8]),
-            ("blocks.0.ls2.gamma", &[8]),
-            ("blocks.0.norm1.weight", &[8]),
-            ("patch_embed.proj.weight", &[8, 3, 16, 16]),
-            ("pos_embed", &[1, 9, 8]),
+        let after = [
+            "blocks.0.ls1.gamma [8]",
+            "blocks.0.ls2.gamma [8]",
+            "blocks.0.norm1.weight [8]",
+            "patch_embed.proj.weight [8, 3, 16, 16]",
+            "pos_embed [1, 9, 8]",
         ];
-        let mut checkpoint = Checkpoint::new(before.map(|(name, shape)| (name.to_owned(), shape.to_vec())));
-        convert(&config, &mut checkpoint);
-        let found: Vec<_> = checkpoint.names().map(|name| (name, checkpoint.shape(name).unwrap())).collect();
-        assert_eq!(found, after);
+        assert_eq!(converted(&config, before), after);
     }
 }
