@@ -30,6 +30,9 @@ pub mod cli;
 pub mod device;
 pub mod doctor;
 mod files;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod images;
 pub mod memory;
 pub mod model;

@@ -101,6 +101,9 @@ pub(crate) enum HeaderError {
 /// The longest header that is read, in bytes.
 const MAX_HEADER: u64 = 1 << 20;
 
+/// The most axes that an array has, in NumPy and in PyTorch.
+pub(crate) const MAX_AXES: usize = 64;
+
 /// Reads a file from its first byte up to its numbers.
 pub(crate) fn header(file: &mut impl Read) -> Result<Header, HeaderError> {
     let magic: [u8; 8] = bytes(file)?;
@@ -130,6 +133,9 @@ pub(crate) fn header(file: &mut impl Read) -> Result<Header, HeaderError> {
     let shape = after("shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next());
     let axes = shape.ok_or(HeaderError::Unclear)?.split(',').map(str::trim).filter(|axis| !axis.is_empty());
     let shape: Vec<usize> = axes.map(str::parse).collect::<Result<_, _>>().map_err(|_| HeaderError::Unclear)?;
+    if shape.len() > MAX_AXES {
+        return Err(HeaderError::Unclear);
+    }
     Ok(Header { shape, number, is_fortran, start: before + length })
 }
 
@@ -218,6 +224,9 @@ pub(crate) mod tests {
         refused(&with("'<f4'", "Maybe", "(2, 3)"), "numpy.save");
         refused(&with("'<f4'", "False", "(-1, 4)"), "numpy.save");
         refused(&with("'<f4'", "False", "2, 4"), "numpy.save");
+        // Of so many axes the place of each number would take hours to find.
+        refused(&with("'<f4'", "True", &format!("({})", "1,".repeat(65))), "numpy.save");
+        assert_eq!(of(&with("'<f4'", "True", &format!("({})", "1,".repeat(64)))).unwrap().shape, [1; 64]);
         refused(&npy(1, "{}", &[]), "numpy.save");
         refused(b"PK\x03\x04 and so on", "numpy.save");
         refused(b"\x93NU", "ends before");

@@ -238,7 +238,7 @@ fn of_safetensors(file: &mut impl Read) -> Found {
     let array = |name: String| {
         let info = metadata.info(&name)?;
         let number = Number::of_safetensors(info.dtype)?;
-        let (shape, start) = (info.shape.clone(), 8 + length + info.data_offsets.0 as u64);
+        let (shape, start) = (info.shape.clone(), (8 + length).saturating_add(info.data_offsets.0 as u64));
         Some(Array { name, number, shape, start })
     };
     Ok(metadata.offset_keys().into_iter().filter_map(array).collect())

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
 
 use super::{Array, Found};
-use crate::npy::Number;
+use crate::npy::{MAX_AXES, Number};
 
 /// The largest list of a ZIP archive's files that is read, in bytes.
 const MAX_DIRECTORY: u64 = 64 << 20;
@@ -19,8 +19,10 @@ const MAX_PICKLE: u64 = 4 << 20;
 /// So many tensors at most are looked for, so deep in lists and dictionaries.
 const MAX_TENSORS: usize = 10_000;
 const MAX_DEPTH: usize = 8;
-/// So many things in lists and dictionaries at most are looked at.
+/// So many things in lists and dictionaries at most are looked at; one whose name is long counts as several.
 const MAX_SEEN: usize = 1_000_000;
+/// The longest text that counts as a name, in bytes: a pickle names a thing again by two bytes, and each time its name is copied.
+const MAX_TEXT: usize = 255;
 
 /// The tensors of an archive of that many bytes.
 pub(super) fn arrays(file: &mut (impl Read + Seek), length: u64) -> Found {
@@ -227,11 +229,12 @@ fn tensors(pickle: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     let mut seen = 0;
     let mut open = vec![(String::new(), root, 0)];
     while let Some((name, place, depth)) = open.pop() {
-        seen += match &machine.things[place] {
+        let items = match &machine.things[place] {
             Thing::List(items) => items.len(),
             Thing::Map(items) => items.len(),
             _ => 0,
         };
+        seen += items * (1 + name.len() / 32);
         if seen > MAX_SEEN || found.len() > MAX_TENSORS {
             return Err("it holds more things than can be looked through; save the images alone".to_owned());
         }
@@ -249,7 +252,7 @@ fn tensors(pickle: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
             }
             Thing::Map(items) if depth < MAX_DEPTH => {
                 let items = items.iter().rev().filter_map(|&(key, value)| match &machine.things[key] {
-                    Thing::Text(key) => Some((inner(key.clone()), value, depth + 1)),
+                    Thing::Text(key) if is_short(key) => Some((inner(key.clone()), value, depth + 1)),
                     Thing::Whole(key) => Some((inner(key.to_string()), value, depth + 1)),
                     _ => None,
                 });
@@ -345,8 +348,8 @@ impl<'p> Machine<'p> {
                     let (Thing::Text(module), Thing::Text(name)) = (&self.things[module], &self.things[name]) else {
                         return Err(WRONG.to_owned());
                     };
-                    let global = format!("{module} {name}");
-                    self.push(Thing::Global(global));
+                    let is_name = is_short(module) && is_short(name);
+                    self.push(if is_name { Thing::Global(format!("{module} {name}")) } else { Thing::Other });
                 }
                 b'q' => {
                     let [place] = self.take()?;
@@ -499,7 +502,7 @@ impl<'p> Machine<'p> {
     fn storage(&self, id: usize) -> Thing {
         let &[kind, class, name, ..] = self.items(id) else { return Thing::Other };
         match (&self.things[kind], &self.things[class], &self.things[name]) {
-            (Thing::Text(kind), Thing::Global(class), Thing::Text(name)) if kind == "storage" => {
+            (Thing::Text(kind), Thing::Global(class), Thing::Text(name)) if kind == "storage" && is_short(name) => {
                 Thing::Storage { number: number_of(class), name: name.clone() }
             }
             _ => Thing::Other,
@@ -529,7 +532,10 @@ impl<'p> Machine<'p> {
             Thing::Whole(value) => usize::try_from(*value).ok(),
             _ => None,
         };
-        let all = |place: usize| self.items(place).iter().map(whole).collect::<Option<Vec<usize>>>();
+        let all = |place: usize| -> Option<Vec<usize>> {
+            let items = self.items(place);
+            if items.len() <= MAX_AXES { items.iter().map(whole).collect() } else { None }
+        };
         let (Some(first), Some(shape), Some(stride)) = (whole(&first), all(shape), all(stride)) else {
             return Thing::Flawed("has a shape that is none".to_owned());
         };
@@ -557,6 +563,10 @@ impl<'p> Machine<'p> {
 enum Made {
     New(Thing),
     There(usize),
+}
+
+fn is_short(text: &str) -> bool {
+    text.len() <= MAX_TEXT
 }
 
 /// Items as keys and values.
@@ -666,6 +676,39 @@ mod tests {
         ) {
             let _ = tensors(&places);
         }
+    }
+
+    /// A pickle's instruction that pushes a text.
+    fn text(text: &str) -> Vec<u8> {
+        [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+    }
+
+    /// A thing that costs two bytes each time would otherwise be copied with a name, a shape or a class as long as the file.
+    #[test]
+    fn few_bytes_are_no_flood() {
+        // One thing fifty thousand times, below names of 1.8 MB in all, or of 240 bytes: 48 GB, or 11 MB.
+        let below = |key: &str| {
+            let keys = [b"}".as_slice(), &text(key)].concat().repeat(3);
+            [b"Nq\x000".as_slice(), &keys, b"(", &b"h\0".repeat(50_000), b"lsss."].concat()
+        };
+        assert_eq!(tensors(&below(&"k".repeat(600_000))), Ok(Vec::new()));
+        assert!(tensors(&below(&"k".repeat(240))).unwrap_err().contains("more things"));
+        assert_eq!(tensors(&below(&"k".repeat(20))), Ok(Vec::new()));
+
+        let tensor = |axes: usize, name: &str| {
+            let ones = [b"(".as_slice(), &b"K\x01".repeat(axes), b"t"].concat();
+            let (kind, name, place) = (text("storage"), text(name), text("cpu"));
+            let id = [b"(".as_slice(), &kind, b"ctorch\nFloatStorage\n", &name, &place, b"K\x01tQ"].concat();
+            [b"ctorch._utils\n_rebuild_tensor_v2\n(".as_slice(), &id, b"K\0", &ones, &ones, b"tR."].concat()
+        };
+        assert_eq!(tensors(&tensor(64, "0")).unwrap()[0].1.shape.len(), 64);
+        assert!(tensors(&tensor(65, "0")).unwrap_err().contains("shape"));
+        assert!(tensors(&tensor(1, &"0".repeat(256))).unwrap_err().contains("storage"));
+
+        let class = [text("torch"), text(&"x".repeat(256)), b"\x93.".to_vec()].concat();
+        let mut machine = Machine { rest: &class, ..Machine::default() };
+        let made = machine.run().unwrap();
+        assert!(matches!(machine.things[made], Thing::Other));
     }
 
     /// A list that holds itself, and lists that hold lists twice, thirty deep.

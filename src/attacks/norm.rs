@@ -9,6 +9,8 @@ use crate::noise::{normal, uniform};
 
 /// Keeps a quotient finite, as torchattacks does.
 const TINY: f64 = 1e-10;
+/// What the sums of a large image are off by.
+const ROUNDING: f64 = 1e-9;
 /// The share of the pixels that a step in the L1 ball changes: Tramèr & Boneh, *Adversarial Training and Robustness for
 /// Multiple Perturbations* (arXiv 1904.13000), section 4, whose q is the rest.
 const L1_SHARE: f64 = 0.01;
@@ -22,7 +24,8 @@ impl Bound {
         let delta = match norm {
             Norm::Linf => delta.clamp(-eps, eps),
             Norm::L2 => {
-                let shrink = per_image(norms(&delta, Norm::L2).recip().mul_scalar(eps).clamp_max(1.0));
+                let length = norms(&delta, Norm::L2).clamp_min(TINY);
+                let shrink = per_image(length.recip().mul_scalar(eps).clamp_max(1.0));
                 delta * shrink
             }
             Norm::L1 => return by_image(&delta, original, |delta, original| into_l1(delta, original, eps)),
@@ -131,7 +134,13 @@ pub fn by_image(x: &Tensor<4>, y: &Tensor<4>, of_image: impl Fn(&[f64], &[f64]) 
 pub fn into_l1(delta: &[f64], original: &[f64], eps: f64) -> Vec<f64> {
     let correction = l1_correction(original, delta, eps);
     let near = |((original, delta), correction): ((&f64, &f64), f64)| (original + (delta + correction)).clamp(0.0, 1.0);
-    original.iter().zip(delta).zip(correction).map(near).collect()
+    let near: Vec<f64> = original.iter().zip(delta).zip(correction).map(near).collect();
+    let distance: f64 = near.iter().zip(original).map(|(near, original)| (near - original).abs()).sum();
+    if distance <= eps * (1.0 + ROUNDING) + ROUNDING {
+        return near;
+    }
+    // Of changes by many powers of ten the corrections are too coarse.
+    near.iter().zip(original).map(|(near, original)| original + (near - original) * (eps / distance)).collect()
 }
 
 /// −1, 0 or 1.
@@ -250,6 +259,31 @@ mod tests {
                 let point = bound.random_point(&targets, seed, restart);
                 prop_assert!(bound.distances(&point, &middle)[0] <= eps + 1e-12);
                 prop_assert!(to_f64(point).iter().all(|value| (0.0..=1.0).contains(value)));
+            }
+        }
+    }
+
+    /// Also from where a loss that overflows may throw a pixel, and within an eps that single precision has no number for.
+    #[test]
+    fn the_way_back_is_found_from_anywhere() {
+        let far = [3.4e38, -3.4e38, 1e30, 1e-40, 0.0, -0.0, 0.5, 2.0, -1e19, 1.0, 1e-20, -7.0];
+        let original: Vec<f64> = (0..12).map(|index| f64::from(index) / 11.0).collect();
+        for dtype in [DType::F32, DType::F64] {
+            let tensor = |values: &[f64]| {
+                Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 3, 2, 2]), (&Device::flex(), dtype))
+            };
+            let middle = tensor(&original);
+            for (norm, eps) in [Norm::Linf, Norm::L2, Norm::L1]
+                .into_iter()
+                .flat_map(|norm| [1e-50, 1e-12, 1e-3, 0.3, 1.0].map(|eps| (norm, eps)))
+            {
+                let bound = Bound { norm, eps };
+                for x in [&far[..], &[0.0; 12], &original] {
+                    let near = bound.project(tensor(x), &middle);
+                    let distance = bound.distances(&near, &middle)[0];
+                    assert!(distance <= eps + 2e-6, "{norm:?} {eps}: {distance}");
+                    assert!(to_f64(near).iter().all(|value| (0.0..=1.0).contains(value)), "{norm:?} {eps} {x:?}");
+                }
             }
         }
     }

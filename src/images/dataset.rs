@@ -405,7 +405,8 @@ impl Dataset {
     #[must_use]
     pub fn shifted(mut self, offset: usize) -> Self {
         if offset > 0 {
-            self.samples.iter_mut().for_each(|sample| sample.label += offset);
+            // A label beyond all networks' classes stays one.
+            self.samples.iter_mut().for_each(|sample| sample.label = sample.label.saturating_add(offset));
             self.labelling = Labelling::Numbers;
             self.is_shifted = true;
         }
@@ -905,6 +906,9 @@ mod tests {
         assert!(dataset.check_labels(5).is_ok());
         let error = dataset.check_labels(4).unwrap_err().to_string();
         assert!(error.starts_with("`a.png` (line 2 of the labels file) has label 4"), "{error}");
+        fs::write(&labels, format!("file,label\na.png,{}\n", usize::MAX)).unwrap();
+        let largest = Dataset::open(folder.path(), Some(&labels)).unwrap().shifted(1);
+        assert!(largest.check_labels(1000).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use thiserror::Error;
 
 use super::{RgbImage, jpeg};
@@ -24,6 +24,15 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 
 /// The largest file that is read, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 30;
+
+/// To decode a picture may take so many bytes of memory, and so many times its file's length besides: what real ones of
+/// [`MAX_PIXELS`] take, and what a file of a megabyte may not.
+const MEMORY: u64 = 900_000_000;
+const TIMES: u64 = 32;
+/// A longer side is none of a picture; to resize it would take hundreds of bytes for each of its pixels.
+const MAX_SIDE: u32 = 1 << 20;
+/// What decoders may allocate for anything but pixels, such as colour profiles.
+const BESIDE_PIXELS: u64 = 64 << 20;
 
 /// Why a file gives no image. `name` is the file's path, or what the caller called the bytes.
 #[derive(Debug, Error)]
@@ -134,6 +143,11 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
             let reason = format!("it has {width}×{height} pixels");
             Err(DecodeError::Undecodable { name: name.to_owned(), format: format_name, reason })
         }
+        Ok(Err(Failure::Memory(width, height))) => {
+            let reason =
+                format!("its {width}×{height} pixels take more memory than a file of its length should ask for");
+            Err(DecodeError::Undecodable { name: name.to_owned(), format: format_name, reason })
+        }
         Ok(Err(Failure::Decoder(error))) if ends_early(&error) => {
             Err(DecodeError::Truncated { name: name.to_owned(), format: format_name })
         }
@@ -151,6 +165,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DecodeError> {
 enum Failure {
     NoPixels(u32, u32),
     TooLarge(u32, u32),
+    Memory(u32, u32),
     Decoder(image::ImageError),
 }
 
@@ -168,9 +183,9 @@ fn decode_as(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, Failure> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // A bound for what the decoders allocate besides the pixels; the pixels' own is checked below, before any are decoded.
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_PIXELS * 8);
-    reader.limits(limits);
-    let decoder = reader.into_decoder()?;
+    limits.max_alloc = Some(BESIDE_PIXELS);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(Failure::NoPixels(width, height));
@@ -178,8 +193,36 @@ fn decode_as(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, Failure> {
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(Failure::TooLarge(width, height));
     }
+    let pixels = u64::from(width) * u64::from(height);
+    let memory = memory_of(format, decoder.color_type(), pixels);
+    if memory > most_memory(bytes.len()) || width.max(height) > MAX_SIDE {
+        return Err(Failure::Memory(width, height));
+    }
+    // The decoder of TIFF counts the pixels, too, of which those of four inks are larger than what they become.
+    limits.max_alloc = Some(decoder.total_bytes() / 3 * 4 + BESIDE_PIXELS);
+    decoder.set_limits(limits)?;
     let image = DynamicImage::from_decoder(decoder)?;
     Ok(RgbImage::new(width as usize, height as usize, rgb_bytes(image)))
+}
+
+/// The memory in bytes that a picture of a file of so many bytes may take.
+pub(super) fn most_memory(file: usize) -> u64 {
+    MEMORY + TIMES * file as u64
+}
+
+/// What the library takes at most to decode so many pixels, and what their conversion to RGB takes.
+fn memory_of(format: ImageFormat, color: ColorType, pixels: u64) -> u64 {
+    let decoded = pixels * u64::from(color.bytes_per_pixel());
+    let beside = match format {
+        // Read as a whole, then copied.
+        ImageFormat::Tiff | ImageFormat::Pnm => decoded,
+        // Coefficients of 16 bits of up to four components, if it is progressive.
+        ImageFormat::Jpeg => 8 * pixels,
+        ImageFormat::WebP => 4 * pixels,
+        _ => 0,
+    };
+    let converted = if color == ColorType::Rgb8 { 0 } else { 3 * pixels };
+    decoded + beside.max(converted)
 }
 
 /// Pillow's conversions to RGB.
@@ -306,5 +349,19 @@ mod tests {
         ];
         let error = decode(&bytes, "bomb.jpg").unwrap_err();
         assert!(matches!(error, DecodeError::TooLarge { width: 65535, height: 65535, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_small_file_takes_no_more_memory_than_real_ones() {
+        // Not more pixels than are decoded, but held twice.
+        let error = decode(b"P6 13000 13000 255\n", "small.ppm").unwrap_err().to_string();
+        assert!(error.contains("13000×13000 pixels take more memory"), "{error}");
+        let error = decode(b"P6 1300 1300 255\n", "small.ppm").unwrap_err();
+        assert!(matches!(error, DecodeError::Truncated { .. }), "{error}");
+        let error = decode(b"P6 100000000 1 255\n", "long.ppm").unwrap_err().to_string();
+        assert!(error.contains("100000000×1 pixels take more memory"), "{error}");
+        // The largest that Pillow reads, as cameras and scanners write them.
+        assert!(memory_of(ImageFormat::Tiff, ColorType::Rgb8, MAX_PIXELS) <= most_memory(100 << 20));
+        assert!(memory_of(ImageFormat::Png, ColorType::Rgba8, MAX_PIXELS) <= most_memory(20 << 20));
     }
 }

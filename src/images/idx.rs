@@ -11,8 +11,9 @@ use flate2::read::MultiGzDecoder;
 
 use crate::files::read_regular;
 
-/// Larger files are refused: 1 GiB of elements, a third more than the largest known relative of MNIST (EMNIST).
-pub const MAXIMUM_ELEMENTS: usize = 1 << 30;
+/// Larger files are refused: a fifth more elements than the largest known relative of MNIST has (EMNIST), since a gzipped file
+/// of a megabyte may hold a gigabyte.
+pub const MAXIMUM_ELEMENTS: usize = 640 << 20;
 
 const UNSIGNED_BYTES: u8 = 8;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -64,8 +65,17 @@ fn parse_plain(mut source: impl Read, path: &Path) -> Result<Idx, IdxError> {
     let dimensions = parse_header(&mut source, path)?;
     let promised = dimensions.iter().product::<usize>();
     let mut elements = Vec::new();
-    let limit = promised as u64 + 1; // one more than promised shows that there is more
-    source.take(limit).read_to_end(&mut elements).map_err(|source| IdxError::Read { path: path.into(), source })?;
+    let limit = promised + 1; // one more than promised shows that there is more
+    // Twice as many each time, but never more than promised.
+    loop {
+        let more = (limit - elements.len()).min(elements.len().max(1 << 20));
+        elements.reserve_exact(more);
+        let mut part = source.by_ref().take(more as u64);
+        let read = part.read_to_end(&mut elements).map_err(|source| IdxError::Read { path: path.into(), source })?;
+        if read < more || elements.len() == limit {
+            break;
+        }
+    }
     if elements.len() != promised {
         return Err(IdxError::Size {
             path: path.into(),
@@ -149,6 +159,20 @@ mod tests {
         }
         let message = parse_bytes(&[&whole[..], &[4]].concat()).unwrap_err().to_string();
         assert!(message.contains("promises 3 elements but holds more"), "{message}");
+    }
+
+    /// Three stretches of reading, of which memory has no more than the file.
+    #[test]
+    fn long_files_are_read_in_parts() {
+        for length in [1 << 20, (1 << 20) + 1, 3_000_000] {
+            let mut bytes = [&[0, 0, 8, 1][..], &(length as u32).to_be_bytes()].concat();
+            bytes.resize(8 + length, 7);
+            let elements = parse_bytes(&bytes).unwrap().elements;
+            assert!(elements.len() == length && elements.capacity() <= length + 64, "{}", elements.capacity());
+            assert!(parse_bytes(&bytes[..bytes.len() - 1]).is_err());
+            bytes.push(7);
+            assert!(parse_bytes(&bytes).is_err());
+        }
     }
 
     #[test]

@@ -17,11 +17,13 @@
 use std::fmt;
 use std::num::Wrapping;
 
+use super::decode::most_memory;
+
 /// The largest picture accepted, in pixels. Pillow refuses the same size.
 const MAX_PIXELS: usize = 178_956_970;
 
-/// The most scans accepted; real progressive files have about ten.
-const MAX_SCANS: usize = 1000;
+/// The most scans accepted; real progressive files have about ten. Each may pass over all of a large picture in a few bytes.
+const MAX_SCANS: usize = 100;
 
 /// The natural (row-major) position of each coefficient in zigzag order.
 const ZIGZAG: [u8; 64] = [
@@ -511,11 +513,17 @@ impl<'a> Decoder<'a> {
         if blocks / 8 > self.data.len() {
             return corrupt("the file is too short for its picture");
         }
+        let samples_of = |&(h, v): &(usize, usize)| width.div_ceil(8 * h_max) * h * height.div_ceil(8 * v_max) * v * 64;
+        let samples: usize = factors.iter().map(samples_of).sum();
+        // Beside the samples there are coefficients first, then pixels.
+        let beside = if progressive { 2 * samples } else { 0 }.max(3 * width * height);
+        if (samples + beside) as u64 > most_memory(self.data.len()) {
+            return Err(Error::Unsupported("a picture of much more memory than its file's"));
+        }
         let components = specs.chunks_exact(3).zip(&factors).map(|(spec, &(h, v))| {
             let size = ((width * h).div_ceil(h_max), (height * v).div_ceil(v_max));
             let stride = width.div_ceil(8 * h_max) * h;
-            let rows = height.div_ceil(8 * v_max) * v;
-            let samples = stride * rows * 64;
+            let samples = samples_of(&(h, v));
             Component {
                 id: spec[0],
                 h,
@@ -1256,6 +1264,10 @@ mod tests {
         let side = 13_000_u16.to_be_bytes();
         let large = header(0xC2, &[8, side[0], side[1], side[0], side[1], 1, 1, 0x11, 0]);
         assert!(matches!(decode(&large), Err(Error::Corrupt(_))));
+        // Long enough for the blocks, but of three components with their coefficients.
+        let colour = [8, side[0], side[1], side[0], side[1], 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0];
+        let large = [header(0xC2, &colour), vec![0; 400_000]].concat();
+        assert!(matches!(decode(&large), Err(Error::Unsupported(what)) if what.contains("memory")));
         let larger = header(0xC2, &[8, 255, 255, 255, 255, 1, 1, 0x11, 0]);
         assert!(matches!(decode(&larger), Err(Error::Unsupported(_))));
     }

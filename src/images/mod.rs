@@ -14,7 +14,7 @@
 pub mod dataset;
 pub mod decode;
 pub mod idx;
-mod jpeg;
+pub(crate) mod jpeg;
 pub mod loader;
 pub mod resize;
 pub mod save;

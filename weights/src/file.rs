@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::precision::{Flaw, convert};
-use crate::{Error, Precision};
+use crate::{Error, Precision, pickle};
 
 /// The tensors of a file, by key.
 pub(crate) struct WeightsFile {
@@ -50,6 +50,8 @@ const CHECKPOINT_KEYS: [&str; 6] = ["state_dict_ema", "model_ema", "state_dict",
 const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "model.", "net."];
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 36;
+/// What is wrapped more often than that was written to keep somebody busy.
+const MOST_WRAPPERS: usize = 16;
 /// Counts the batches that batch normalisation has seen; nothing computes with it.
 const UNNEEDED: &str = "num_batches_tracked";
 
@@ -109,7 +111,13 @@ impl WeightsFile {
     }
 
     fn from_checkpoint(label: String, path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let unreadable = |reason: String| Error::Unreadable { file: label.clone(), reason };
+        pickle::check(bytes).map_err(unreadable)?;
         let reader = PytorchReader::new(path).map_err(|error| refused(&label, path, &error))?;
+        // A tensor's numbers may all be one that is in the file.
+        let taken =
+            reader.tensors().values().fold(0u64, |taken, tensor| taken.saturating_add(tensor.byte_len() as u64));
+        pickle::check_tensors(taken, bytes.len()).map_err(unreadable)?;
         let tensors = reader
             .into_tensors()
             .into_iter()
@@ -215,8 +223,8 @@ const TAKE_TIMMS: &str = "take what timm made of such weights (`netkin weights l
 const SAVE_STATE: &str = "load it in PyTorch and save its state_dict by torch.save or as safetensors";
 const EXPORT: &str = "save the network's weights where it came from, by torch.save or as safetensors";
 
-/// Safetensors begin with the length of a JSON object and its brace; PyTorch writes a ZIP archive, before 1.6 a pickle,
-/// before 0.1.10 a TAR archive.
+/// Safetensors begin with the length of a JSON object and its brace; PyTorch writes a ZIP archive, before 1.6 a pickle, before
+/// 0.1.10 a TAR archive, which is not read: of sparse entries in it Burn's reader would make any number of zeros.
 fn format(bytes: &[u8]) -> Format {
     const OTHERS: [(&[u8], Format); 12] = [
         (b"version https://git-lfs", Format::Other("a Git LFS pointer (`git lfs pull` fetches the file)", GIVE)),
@@ -237,10 +245,10 @@ fn format(bytes: &[u8]) -> Format {
         Format::Empty
     } else if bytes.get(8) == Some(&b'{') && bytes[4..8] == [0; 4] {
         Format::Safetensors
-    } else if bytes.starts_with(b"PK") {
-        zip_format(&names_in_zip(bytes))
     } else if bytes.get(257..262) == Some(b"ustar") {
         tar_format(bytes)
+    } else if bytes.starts_with(b"PK") {
+        zip_format(&names_in_zip(bytes))
     } else if bytes[0] == 0x80 {
         Format::Checkpoint
     } else if matches!(bytes, [8, 3..=15, 0x12 | 0x1a | 0x3a | 0x42, ..]) {
@@ -288,7 +296,7 @@ fn tar_format(bytes: &[u8]) -> Format {
     while let Some(header) = bytes.get(at..at + BLOCK) {
         let text = |field: &[u8]| String::from_utf8_lossy(field).trim_matches(['\0', ' ']).to_owned();
         if text(&header[..100]).trim_start_matches("./") == "sys_info" {
-            return Format::Checkpoint;
+            return Format::Other("a checkpoint of PyTorch before 0.1.10", SAVE_STATE);
         }
         // In octal digits; the end is a block of zeros.
         let Ok(size) = usize::from_str_radix(&text(&header[124..136]), 8) else {
@@ -336,9 +344,9 @@ fn weights_of(tensors: Tensors, notes: &mut Vec<String>) -> Tensors {
 
 /// Without what wrappers put before every key, and without what nothing computes with.
 fn needed(mut tensors: Tensors, notes: &mut Vec<String>) -> Tensors {
-    while let Some(wrapper) =
-        WRAPPERS.into_iter().find(|wrapper| !tensors.is_empty() && tensors.keys().all(|key| key.starts_with(wrapper)))
-    {
+    for _ in 0..MOST_WRAPPERS {
+        let is_before_all = |wrapper: &&str| !tensors.is_empty() && tensors.keys().all(|key| key.starts_with(*wrapper));
+        let Some(wrapper) = WRAPPERS.into_iter().find(is_before_all) else { break };
         notes.push(format!("{wrapper} before every key was taken off"));
         tensors = stripped(tensors, wrapper);
     }
@@ -385,6 +393,9 @@ mod tests {
         assert_eq!(notes[2], "model. before every key was taken off");
         assert_eq!(keys(needed(tensors(&["module.a", "b"]), &mut notes)), ["b", "module.a"]);
         assert_eq!(notes.len(), 3);
+        // A key of a megabyte took minutes.
+        let often = format!("{}a", "net.".repeat(250_000));
+        assert_eq!(keys(needed(tensors(&[&often]), &mut notes))[0].len(), often.len() - 4 * MOST_WRAPPERS);
     }
 
     #[test]
@@ -443,7 +454,7 @@ mod tests {
     #[test]
     fn the_oldest_checkpoints_are_told_from_other_archives() {
         let checkpoint = [tar("pickle", &[1; 700]), tar("sys_info", &[2]), vec![0; 1024]].concat();
-        assert_eq!(format(&checkpoint), Format::Checkpoint);
+        assert_eq!(format(&checkpoint), Format::Other("a checkpoint of PyTorch before 0.1.10", SAVE_STATE));
         let other = [tar("weights/resnet18.pth", &[1; 700]), tar("readme", &[2]), vec![0; 1024]].concat();
         assert_eq!(format(&other), Format::Other("a TAR archive", UNPACK));
     }

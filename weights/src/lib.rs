@@ -32,6 +32,7 @@ mod file;
 pub mod hub;
 mod layout;
 mod load;
+mod pickle;
 mod precision;
 mod preprocessing;
 mod save;
@@ -40,6 +41,9 @@ mod spec;
 
 pub use error::{Error, Misfit};
 pub use hub::{HubConfig, Progress};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use load::remap;
 pub use load::{Check, Loaded, Source, check, fetch, finetune, load, locate, preprocessing};
 pub use precision::Precision;
 pub use preprocessing::{CropMode, Interpolation, Preprocessing};

@@ -15,7 +15,8 @@ impl Checkpoint {
             return;
         };
         let side = tokens.saturating_sub(prefix).isqrt();
-        if prefix + side * side != tokens || [rows, columns] == [side; 2] {
+        // Without numbers a file can claim any number of places.
+        if side == 0 || channels == 0 || prefix + side * side != tokens || [rows, columns] == [side; 2] {
             return;
         }
         let matrices = [rows, columns].map(|to| Interpolation::AntialiasedBicubic.matrix(side, to));
@@ -32,7 +33,7 @@ impl Checkpoint {
             return;
         };
         let (before, after) = (distances.isqrt(), window.map(|side| 2 * side - 1));
-        if before * before != distances || before.is_multiple_of(2) || [before; 2] == after {
+        if heads == 0 || before * before != distances || before.is_multiple_of(2) || [before; 2] == after {
             return;
         }
         let matrices = after.map(|after| of_distances(before / 2, after / 2));
@@ -248,6 +249,20 @@ mod tests {
             panic!("one note is due, not {:?}", checkpoint.notes());
         };
         assert!(note.starts_with("a was made for patches of 4 × 4 pixels"), "{note}");
+    }
+
+    /// Of no places no grid can be made, and of places without numbers a file of a few bytes may claim any number.
+    #[test]
+    fn claims_without_numbers_are_left() {
+        for (shape, prefix) in [(vec![1, 1, 8], 1), (vec![1, 0, 8], 0), (vec![1, 0, 8], 1), (vec![1, 1 << 60, 0], 0)] {
+            let mut checkpoint = Checkpoint::new([("x".to_owned(), shape)]);
+            checkpoint.resample_positions("x", prefix, [14, 14]);
+            assert_eq!(checkpoint.unchanged("x"), Some("x"));
+        }
+        let side = (1 << 30) - 1;
+        let mut checkpoint = Checkpoint::new([("x".to_owned(), vec![side * side, 0])]);
+        checkpoint.resample_relative_positions("x", [7, 7]);
+        assert_eq!(checkpoint.unchanged("x"), Some("x"));
     }
 
     #[test]

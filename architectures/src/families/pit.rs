@@ -95,7 +95,7 @@ impl Config {
 fn convert(_: &Config, checkpoint: &mut Checkpoint) {
     checkpoint.rename(|name| match name.strip_prefix("pools.").and_then(|rest| rest.split_once('.')) {
         Some((number, rest)) => match number.parse::<usize>() {
-            Ok(number) => format!("transformers.{}.pool.{rest}", number + 1),
+            Ok(number) => format!("transformers.{}.pool.{rest}", number.saturating_add(1)),
             Err(_) => name.to_owned(),
         },
         None => name.to_owned(),

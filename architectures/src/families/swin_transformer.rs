@@ -146,7 +146,7 @@ fn convert(config: &Config, checkpoint: &mut Checkpoint) {
     if checkpoint.contains("layers.0.downsample.reduction.weight") {
         checkpoint.rename(|name| match name.split('.').collect::<Vec<_>>()[..] {
             ["layers", stage, "downsample", layer, weight] => {
-                let next = stage.parse::<usize>().map_or(stage.into(), |stage| (stage + 1).to_string());
+                let next = stage.parse::<usize>().map_or(stage.into(), |stage| stage.saturating_add(1).to_string());
                 format!("layers.{next}.downsample.{layer}.{weight}")
             }
             ["head", weight] => format!("head.fc.{weight}"),
@@ -458,5 +458,13 @@ mod tests {
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), expected);
         assert_eq!(checkpoint.shape(patches), Some([96, 3, 4, 4].as_slice()));
         assert_eq!(checkpoint.shape(table), Some([225, 6].as_slice()));
+    }
+
+    #[test]
+    fn the_last_of_all_stages_has_none_behind_it() {
+        let names = ["layers.0.downsample.reduction.weight", "layers.18446744073709551615.downsample.norm.bias"];
+        let mut checkpoint = Checkpoint::new(names.map(|name| (name.to_owned(), vec![1])));
+        convert(&TINY, &mut checkpoint);
+        assert!(checkpoint.names().eq(["layers.1.downsample.reduction.weight", names[1]]));
     }
 }

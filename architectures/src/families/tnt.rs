@@ -95,7 +95,9 @@ fn convert(config: &Config, checkpoint: &mut Checkpoint) {
     checkpoint.remove(|name| name == "outer_tokens");
     if !checkpoint.contains("patch_pos") {
         checkpoint.rename(|name| NAMES.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new)));
-        if let (false, Some(&[1, pixels, channels])) = (config.legacy, checkpoint.shape("pixel_pos")) {
+        if let (false, Some(&[1, pixels, channels])) = (config.legacy, checkpoint.shape("pixel_pos"))
+            && pixels.checked_rem(pixels.isqrt()) == Some(0)
+        {
             let transpose = move |values: Vec<f64>| {
                 (0..channels)
                     .flat_map(|channel| values[channel..].iter().copied().step_by(channels).collect::<Vec<_>>())
@@ -325,5 +327,15 @@ mod tests {
         let read = |_: &str| Ok::<_, ()>((0..12).map(f64::from).collect());
         let transposed = vec![0.0, 3.0, 6.0, 9.0, 1.0, 4.0, 7.0, 10.0, 2.0, 5.0, 8.0, 11.0];
         assert_eq!(checkpoint.values("pixel_pos", read), Ok(transposed));
+    }
+
+    /// As many numbers as 4 × 4 pixels have is what the network's layout wants, and 17 are not.
+    #[test]
+    fn pixels_that_make_no_rows_are_left() {
+        for pixels in [0, 5, 17] {
+            let mut checkpoint = Checkpoint::new([("inner_pos".to_owned(), vec![1, pixels, 24])]);
+            convert(&SMALL, &mut checkpoint);
+            assert_eq!(checkpoint.shape("pixel_pos"), Some([1, pixels, 24].as_slice()));
+        }
     }
 }

@@ -110,7 +110,7 @@ impl FileOf<'_> {
         let info = metadata.info(name).expect("the name is one of the file's");
         let number = Number::of_safetensors(info.dtype)
             .ok_or_else(|| self.unusable(format!("its tensor {name:?} is {:?}; save it as f32 or f64", info.dtype)))?;
-        let start = 8 + length + info.data_offsets.0 as u64;
+        let start = (8 + length).saturating_add(info.data_offsets.0 as u64);
         Ok(Header { shape: info.shape.clone(), number, is_fortran: false, start })
     }
 

@@ -118,8 +118,8 @@ impl Outcomes {
                 outcomes.skipped = clean.skipped;
             }
             let attack = units.attack(index, a);
-            let judged = (0..count).map(|b| shelf.get(units.judged(attack, b)).and_then(JudgedUnit::decode));
-            let judged: Vec<JudgedUnit> = judged.collect::<Option<_>>().ok_or_else(incomplete)?;
+            let by = |b| JudgedUnit::decode(shelf.get(units.judged(attack, b))?, chunk.len);
+            let judged: Vec<JudgedUnit> = (0..count).map(by).collect::<Option<_>>().ok_or_else(incomplete)?;
             let attacked = judged.first().map_or(Attacked::new([]), |first| first.attacked);
             if judged.iter().any(|unit| unit.attacked != attacked) {
                 return Err(SatError::Disagree { shelf: self.folder.units().shelf_folder(units.shelf(index)) });
@@ -131,14 +131,16 @@ impl Outcomes {
     }
 
     /// The logits of a network on a chunk's clean images, `[image, class]` row by row, zero for images that could not be decoded;
-    /// none if they were not kept.
+    /// none if they were not kept, or are not as many as they should be.
     ///
     /// # Errors
     /// If the folder cannot be read.
     pub fn logits(&self, chunk: usize, network: usize) -> Result<Option<Vec<f32>>, SatError> {
         let bytes = self.folder.large().get(self.units.shelf(chunk), self.units.logits(chunk, network))?;
+        let length = self.units.networks[network].num_classes.checked_mul(4 * self.units.chunks[chunk].len);
+        let is_whole = |bytes: &Vec<u8>| !bytes.is_empty() && Some(bytes.len()) == length;
         let value = |four: &[u8]| f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-        Ok(bytes.map(|bytes| bytes.chunks_exact(4).map(value).collect()))
+        Ok(bytes.filter(is_whole).map(|bytes| bytes.chunks_exact(4).map(value).collect()))
     }
 
     /// The run, from all chunks.
@@ -267,6 +269,22 @@ mod tests {
         let fooled = |sum: usize| (0..69).filter(|image| image % 5 != 0 && (image + sum).is_multiple_of(3)).count();
         let pair = run.pair(1, 2);
         assert_eq!((pair.n, pair.fooled_ab, pair.fooled_ba), (69 - wrong, fooled(2), fooled(2)));
+    }
+
+    #[test]
+    fn logits_of_another_length_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let outcomes = planned(folder.path(), 1, 2);
+        let made_by = Provenance { netkin: "1".into(), device: "flex".into() };
+        let kept = |bytes: usize| {
+            let unit = Bundle::from([(outcomes.units.logits(0, 0), vec![0; bytes])]);
+            let folder = tempfile::tempdir().unwrap();
+            let other = planned(folder.path(), 1, 2);
+            other.folder.large().put(other.units.shelf(0), &made_by, &unit).unwrap();
+            other.logits(0, 0).unwrap().map(|logits| logits.len())
+        };
+        assert_eq!([8000, 7996, 4000, 0].map(kept), [Some(2000), None, None, None]);
+        assert_eq!(outcomes.logits(0, 0).unwrap(), None);
     }
 
     /// The largest run that is planned for, 69 networks × 50,000 images: what its folder holds, and what a start costs.

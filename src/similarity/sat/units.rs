@@ -201,8 +201,9 @@ impl CleanUnit {
     pub fn decode(bytes: &[u8], images: usize) -> Option<Self> {
         let (classes, skipped) = bytes.split_at_checked(2 * images)?;
         let predictions = classes_of(classes).map(|class| Some(class).filter(|&class| class != SKIPPED)).collect();
-        let skipped = if skipped.is_empty() { Vec::new() } else { serde_json::from_slice(skipped).ok()? };
-        Some(Self { predictions, skipped })
+        let skipped: Vec<(usize, String)> =
+            if skipped.is_empty() { Vec::new() } else { serde_json::from_slice(skipped).ok()? };
+        skipped.iter().all(|(image, _)| *image < images).then_some(Self { predictions, skipped })
     }
 }
 
@@ -220,10 +221,12 @@ impl JudgedUnit {
         self.attacked.0.to_le_bytes().into_iter().chain(classes).collect()
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    /// Of a chunk of `images`.
+    pub fn decode(bytes: &[u8], images: usize) -> Option<Self> {
         let (attacked, classes) = Attacked::split(bytes)?;
         let predictions: Vec<u16> = classes_of(classes).collect();
-        (classes.len() == 2 * attacked.len()).then_some(Self { attacked, predictions })
+        let is_whole = classes.len() == 2 * attacked.len() && attacked.positions().all(|image| image < images);
+        is_whole.then_some(Self { attacked, predictions })
     }
 }
 
@@ -278,14 +281,25 @@ mod tests {
             let unit = CleanUnit { predictions: classes.clone(), skipped };
             prop_assert_eq!(CleanUnit::decode(&unit.encode(), classes.len()), Some(unit));
             let attacked = Attacked::new((0..classes.len()).filter(|&index| classes[index].is_some()));
+            let images = classes.len();
             let unit = JudgedUnit { attacked, predictions: classes.into_iter().flatten().collect() };
-            prop_assert_eq!(JudgedUnit::decode(&unit.encode()), Some(unit));
+            prop_assert_eq!(JudgedUnit::decode(&unit.encode(), images), Some(unit));
+        }
+
+        /// Whoever reads them looks the images up.
+        #[test]
+        fn images_that_a_chunk_has_not_are_refused(images in 0usize..CHUNK, beyond in 0usize..1000) {
+            let skipped = vec![(images + beyond, "unreadable".to_owned())];
+            let unit = CleanUnit { predictions: vec![None; images], skipped };
+            prop_assert_eq!(CleanUnit::decode(&unit.encode(), images), None);
+            let unit = JudgedUnit { attacked: Attacked::new([images]), predictions: vec![0] };
+            prop_assert_eq!(JudgedUnit::decode(&unit.encode(), images), None);
         }
 
         #[test]
         fn whatever_a_unit_holds_nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             CleanUnit::decode(&bytes, CHUNK);
-            if let Some(unit) = JudgedUnit::decode(&bytes) {
+            if let Some(unit) = JudgedUnit::decode(&bytes, CHUNK) {
                 prop_assert_eq!(unit.predictions.len(), unit.attacked.positions().count());
             }
         }

@@ -1,0 +1,17 @@
+//! Recipes of training, and overrides behind zero bytes.
+#![no_main]
+
+use netkin::training::Recipe;
+
+netkin_fuzz::target!(|bytes| {
+    let mut parts = bytes.split(|&byte| byte == 0).map(netkin_fuzz::text);
+    let text = parts.next().unwrap_or_default();
+    // A command line is no longer.
+    let overrides: Vec<String> = parts.filter(|part| part.len() < 1 << 10).take(100).collect();
+    let Ok(recipe) = Recipe::parse("x.toml", &text, &overrides) else { return };
+    let again = Recipe::parse("x.toml", &recipe.to_toml(), &[]).expect("what was written is read");
+    assert_eq!(again.to_toml(), recipe.to_toml());
+    if recipe.check().is_ok() {
+        let _ = (recipe.settings(), recipe.rate_rule(), recipe.model_config(10));
+    }
+});
