@@ -1,4 +1,4 @@
-//! Which Burn device runs, and whether it is there.
+//! Which Burn devices run, and whether they are there.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ pub enum DeviceName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// The name means no device.
-    #[error("the device {0:?} is not known; give flex, cuda:0 or vulkan:0 (any index)")]
+    #[error("the device {0:?} is not known; give flex, cuda:0 or vulkan:0 (any index), or cuda:all")]
     Unknown(String),
     /// The program was built without the backend.
     #[error(
@@ -40,6 +40,14 @@ pub enum DeviceError {
         /// How many there are.
         found: usize,
     },
+    /// A device is named more than once.
+    #[error("the device {0} is named twice; name each once")]
+    Twice(DeviceName),
+    /// There are several where one is wanted.
+    #[error(
+        "{0} are several devices, among which only `netkin sat` divides its work (`netkin bench` compares them); give one as --device"
+    )]
+    Several(DeviceNames),
 }
 
 impl FromStr for DeviceName {
@@ -74,29 +82,106 @@ impl DeviceName {
     /// # Errors
     /// If the program was built without its backend, or it is not there.
     pub fn open(self) -> Result<Device, DeviceError> {
+        // Opening a device that is not there would end the program, so the backend is asked first.
+        let found = self.found()?;
         match self {
             Self::Flex => Ok(Device::flex()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(index) => self.probe(burn::tensor::DeviceType::Cuda, || Device::cuda(index)),
+            Self::Cuda(index) if index < found => Ok(Device::cuda(index)),
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan(index) if index < found => Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))),
+            _ => Err(DeviceError::Absent { device: self, found }),
+        }
+    }
+
+    /// How many devices of its kind there are.
+    fn found(self) -> Result<usize, DeviceError> {
+        match self {
+            Self::Flex => Ok(1),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Ok(Device::enumerate(burn::tensor::DeviceType::Cuda).len()),
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(DeviceError::NotBuilt { device: self, backend: "cuda" }),
             #[cfg(feature = "vulkan")]
-            Self::Vulkan(index) => self.probe(burn::tensor::DeviceType::Vulkan, || {
-                Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))
-            }),
+            Self::Vulkan(_) => Ok(Device::enumerate(burn::tensor::DeviceType::Vulkan).len()),
             #[cfg(not(feature = "vulkan"))]
             Self::Vulkan(_) => Err(DeviceError::NotBuilt { device: self, backend: "vulkan" }),
         }
     }
+}
 
-    /// Opening a device that is not there would end the program, so the backend is asked first.
-    #[cfg(any(feature = "cuda", feature = "vulkan"))]
-    fn probe(self, kind: burn::tensor::DeviceType, open: impl FnOnce() -> Device) -> Result<Device, DeviceError> {
-        let found = Device::enumerate(kind).len();
-        let (Self::Cuda(index) | Self::Vulkan(index)) = self else {
-            return Ok(open());
-        };
-        if index < found { Ok(open()) } else { Err(DeviceError::Absent { device: self, found }) }
+/// The devices of one command as they are named on the command line: one; several, `cuda:0,cuda:1`; or `cuda:all`, all of CUDA's
+/// that this process sees. At least one, each once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNames(Vec<DeviceName>);
+
+impl FromStr for DeviceNames {
+    type Err = DeviceError;
+
+    /// # Errors
+    /// If a name means no device or stands there twice; with `cuda:all` also if there is none.
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let mut names = Vec::new();
+        for word in text.split(',') {
+            let meant: Vec<DeviceName> = match word {
+                "cuda:all" => {
+                    let device = DeviceName::Cuda(0);
+                    match device.found()? {
+                        0 => return Err(DeviceError::Absent { device, found: 0 }),
+                        found => (0..found).map(DeviceName::Cuda).collect(),
+                    }
+                }
+                one => vec![one.parse()?],
+            };
+            for name in meant {
+                if names.contains(&name) {
+                    return Err(DeviceError::Twice(name));
+                }
+                names.push(name);
+            }
+        }
+        Ok(Self(names))
+    }
+}
+
+impl fmt::Display for DeviceNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl DeviceNames {
+    /// All of them, in the order in which they were given.
+    pub fn names(&self) -> &[DeviceName] {
+        &self.0
+    }
+
+    /// The only one.
+    ///
+    /// # Errors
+    /// If there are several.
+    pub fn one(&self) -> Result<DeviceName, DeviceError> {
+        match self.0[..] {
+            [name] => Ok(name),
+            _ => Err(DeviceError::Several(self.clone())),
+        }
+    }
+
+    /// The only device itself.
+    ///
+    /// # Errors
+    /// If there are several, or as [`DeviceName::open`].
+    pub fn open(&self) -> Result<Device, DeviceError> {
+        self.one()?.open()
+    }
+
+    /// All devices themselves, with their names.
+    ///
+    /// # Errors
+    /// As [`DeviceName::open`].
+    pub fn open_all(&self) -> Result<Vec<(DeviceName, Device)>, DeviceError> {
+        self.0.iter().map(|&name| Ok((name, name.open()?))).collect()
     }
 }
 
@@ -129,5 +214,27 @@ mod tests {
         for name in ["gpu", "cuda:x", "flex:1", ""] {
             assert_eq!(name.parse::<DeviceName>(), Err(DeviceError::Unknown(name.into())));
         }
+    }
+
+    #[test]
+    fn several_are_named_once_each() {
+        let several: DeviceNames = "cuda:1,flex,cuda".parse().unwrap();
+        assert_eq!(several.names(), [DeviceName::Cuda(1), DeviceName::Flex, DeviceName::Cuda(0)]);
+        assert_eq!(several.to_string(), "cuda:1,flex,cuda:0");
+        let refused = several.open().unwrap_err().to_string();
+        assert!(refused.contains("cuda:1,flex,cuda:0") && refused.contains("netkin sat"), "{refused}");
+        assert_eq!("flex".parse::<DeviceNames>().unwrap().one(), Ok(DeviceName::Flex));
+        assert_eq!("flex,cpu".parse::<DeviceNames>(), Err(DeviceError::Twice(DeviceName::Flex)));
+        assert_eq!("cuda:0,cuda".parse::<DeviceNames>(), Err(DeviceError::Twice(DeviceName::Cuda(0))));
+        for (text, unknown) in [("", ""), ("cuda:0,", ""), ("flex:all", "flex:all"), ("cuda:0:all", "cuda:0:all")] {
+            assert_eq!(text.parse::<DeviceNames>(), Err(DeviceError::Unknown(unknown.into())), "{text:?}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn all_devices_of_a_backend_that_is_not_built_in_are_refused() {
+        let refused = "flex,cuda:all".parse::<DeviceNames>().unwrap_err();
+        assert!(refused.to_string().contains("--features cuda"), "{refused}");
     }
 }

@@ -9,9 +9,9 @@ use netkin_architectures::{Entry, InputRule};
 use netkin_weights::Precision;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say};
 use super::{Failure, Outcome, values};
-use crate::device::DeviceName;
+use crate::device::{DeviceName, DeviceNames};
 use crate::speed::{OperationTime, Part, Pass, Setting};
 
 /// Time networks (with random weights): milliseconds, images per second, peak memory
@@ -38,7 +38,7 @@ pub struct Args {
     // Takes the place of the option that all commands share.
     /// Where to compute: flex (the CPU), cuda:0, vulkan:0; may be given several times, to compare
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
-    device: Vec<DeviceName>,
+    device: Vec<DeviceNames>,
     /// The number format of all computations: f32, f64, f16 or bf16; may be given several times, to compare
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     precision: Vec<Precision>,
@@ -109,15 +109,18 @@ impl Args {
                             document.results.extend(measured.results);
                             document.profile.extend(measured.profile);
                         }
-                        Err(failure) => failures.push(failure.to_string()),
+                        Err(failure) => failures.push(failure),
                     }
                     bar.inc(1);
                 }
                 bar.finish_and_clear();
             }
         }
-        if document.results.is_empty() {
-            return Err(failures.join("\nnetkin: ").into());
+        if document.results.is_empty()
+            && let Some(last) = failures.pop()
+        {
+            failures.iter().for_each(|failure| say(&failure.to_string()));
+            return Err(last);
         }
         if common.json {
             print_json(&document)?;
@@ -128,21 +131,22 @@ impl Args {
             }
         }
         for failure in &failures {
-            eprintln!("netkin: {failure}");
+            say(&failure.to_string());
         }
         Ok(if failures.is_empty() { Outcome::Done } else { Outcome::FellShort })
     }
 
     /// All combinations; those that cannot be run are refused before anything is measured.
     fn jobs(&self) -> Result<Vec<Job>, Failure> {
-        for device in &self.device {
+        let devices: Vec<DeviceName> = self.device.iter().flat_map(DeviceNames::names).copied().collect();
+        for device in &devices {
             device.open()?;
         }
         let mut jobs = Vec::new();
         for entry in super::chosen(&self.models)? {
             self.size_for(entry)?;
             for &pass in &self.pass {
-                for &device in &self.device {
+                for &device in &devices {
                     jobs.extend(self.precision.iter().map(|&precision| Job {
                         entry,
                         pass,

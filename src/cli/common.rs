@@ -5,21 +5,22 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use burn::tensor::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use netkin_weights::{HubConfig, ModelSet, ModelSpec, Precision};
 
 use super::{Failure, values};
-use crate::device::DeviceName;
+use crate::device::DeviceNames;
 use crate::images::{CropMode, Dataset, Loader, LoaderOptions, Skipped, Transform, load};
 use crate::model::{Crop, Model};
 
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Where to compute: flex (the CPU), cuda:0, vulkan:0
+    /// Where to compute: flex (the CPU), cuda:0, vulkan:0; sat takes several, too: cuda:0,cuda:1, or cuda:all
     #[arg(long, global = true, value_name = "DEVICE", default_value = "flex")]
-    pub device: DeviceName,
+    pub device: DeviceNames,
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
     pub json: bool,
@@ -155,16 +156,24 @@ pub fn check_shape(dataset: &Dataset, model: &Model, is_whole: bool) -> Result<(
 impl Common {
     /// Loads models in the order of their names, with a bar for each download.
     pub fn load(&self, specs: &[ModelSpec], precision: Precision) -> Result<Vec<Model>, Failure> {
-        specs.iter().map(|spec| self.load_one(spec, precision)).collect()
+        self.load_on(&self.device.open()?, specs, precision)
+    }
+
+    /// As [`Self::load`], on one of several devices.
+    pub fn load_on(&self, device: &Device, specs: &[ModelSpec], precision: Precision) -> Result<Vec<Model>, Failure> {
+        specs.iter().map(|spec| self.load_one_on(device, spec, precision)).collect()
     }
 
     /// Loads one model.
     pub fn load_one(&self, spec: &ModelSpec, precision: Precision) -> Result<Model, Failure> {
-        let device = self.device.open()?;
+        self.load_one_on(&self.device.open()?, spec, precision)
+    }
+
+    fn load_one_on(&self, device: &Device, spec: &ModelSpec, precision: Precision) -> Result<Model, Failure> {
         let hub = HubConfig::from_env();
         let bar = self.bar("bytes");
-        bar.set_message(spec.to_string());
-        let loaded = netkin_weights::load(spec, precision, &device, &hub, &mut |progress| {
+        bar.set_message(visible(&spec.to_string()).into_owned());
+        let loaded = netkin_weights::load(spec, precision, device, &hub, &mut |progress| {
             bar.set_length(progress.total.unwrap_or(0));
             bar.set_position(progress.done);
         })?;
@@ -172,7 +181,7 @@ impl Common {
         for note in &loaded.notes {
             say(&format!("{spec}: {note}"));
         }
-        Ok(Model::new(loaded, precision, device))
+        Ok(Model::new(loaded, precision, device.clone()))
     }
 
     /// A progress bar on a terminal, else nothing.
@@ -198,6 +207,20 @@ impl Common {
     }
 }
 
+/// Loads models once more, on another device; what is to be said of them was said when [`Common::load_on`] did.
+pub fn load_again(
+    device: &Device,
+    specs: &[ModelSpec],
+    precision: Precision,
+) -> Result<Vec<Model>, netkin_weights::Error> {
+    let hub = HubConfig::from_env();
+    let load = |spec: &ModelSpec| {
+        let loaded = netkin_weights::load(spec, precision, device, &hub, &mut |_| {})?;
+        Ok(Model::new(loaded, precision, device.clone()))
+    };
+    specs.iter().map(load).collect()
+}
+
 /// Says what may be wrong with the labels for networks that know so many classes, each doubt once.
 pub fn say_doubts(dataset: &Dataset, num_classes: impl IntoIterator<Item = usize>) {
     let mut said = Vec::new();
@@ -219,9 +242,10 @@ pub fn report_skipped(skipped: &[Skipped]) {
     }
 }
 
-/// Says a sentence on stderr.
+/// Says a sentence on stderr. Lines that it goes on with stand beneath it, so that none that a name holds passes for a sentence.
 pub fn say(sentence: &str) {
-    eprintln!("netkin: {}", visible(sentence));
+    let shown = visible(sentence);
+    eprintln!("netkin: {}", shown.lines().collect::<Vec<_>>().join("\n        "));
 }
 
 /// Text as it can be shown to people: names may hold what a terminal takes for a command, or for the end of what it shows.

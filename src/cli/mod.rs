@@ -1,7 +1,8 @@
 //! The command line: what was typed becomes ready objects, then one call into the library.
 //!
 //! stdout is data, everything else goes to stderr. Exit codes: 0 done; 1 done, but something failed or fell short;
-//! 2 could not run; 75 a share of a run (`sat --shard`) that may succeed at another time, or a training that was stopped.
+//! 2 could not run; 75 a share of a run (`sat --shard`), or one on several devices, that may succeed at another time, or a
+//! training that was stopped.
 
 mod attack;
 mod attack_options;
@@ -12,7 +13,7 @@ mod common;
 mod compare;
 mod completions;
 mod condition;
-mod config_file;
+pub(crate) mod config_file;
 mod demo;
 mod distill_study;
 mod diverge;
@@ -120,8 +121,11 @@ pub fn main() -> ExitCode {
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are what was asked for; a reader that has gone is no matter.
-            let _ = error.print();
+            match made_visible(&error) {
+                Some(text) => eprint!("{text}"),
+                // Help and version are what was asked for; a reader that has gone is no matter.
+                None => drop(error.print()),
+            }
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
@@ -129,6 +133,11 @@ pub fn main() -> ExitCode {
         return could_not_run(&error.into());
     }
     let common = &cli.common;
+    if !matches!(cli.command, Command::Sat(_) | Command::Bench(_))
+        && let Err(error) = common.device.one()
+    {
+        return could_not_run(&error.into());
+    }
     let ended = match cli.command {
         Command::Models(args) => args.run(common),
         Command::Info(args) => args.run(common),
@@ -204,6 +213,14 @@ fn named(pattern: &str) -> bool {
     pattern.starts_with('@') || (pattern.contains('.') && !pattern.contains(['*', '?']))
 }
 
+/// What is wrong with a command line, if it holds what a terminal would obey. It has no colours, which are commands as well.
+fn made_visible(error: &clap::Error) -> Option<String> {
+    let reason = std::error::Error::source(error).map(|reason| reason.to_string());
+    let mut told = error.context().map(|(_, value)| value.to_string()).chain(reason);
+    let is_odd = told.any(|text| common::visible(&text) != text);
+    is_odd.then(|| common::visible(&error.render().to_string()).into_owned())
+}
+
 fn could_not_run(failure: &Failure) -> ExitCode {
     common::say(&failure.to_string());
     ExitCode::from(2)
@@ -217,5 +234,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_shown_as_people_can_see_it() {
+        let said = |threads: &str| {
+            let parsed = Cli::command().try_get_matches_from(["netkin", "--threads", threads, "models"]);
+            made_visible(&parsed.unwrap_err())
+        };
+        assert_eq!(said("three"), None);
+        let text = said("\u{1b}[31m3\u{202e}").unwrap();
+        assert!(!text.contains(['\u{1b}', '\u{202e}']) && text.contains("3\\u{202e}"), "{text:?}");
     }
 }

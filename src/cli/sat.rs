@@ -1,23 +1,28 @@
 //! `netkin sat`: the matrix of similarities by attack transferability.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use burn::tensor::Device;
 use indicatif::ProgressBar;
 use netkin_weights::{ModelSet, ModelSpec};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::attack_options::AttackOptions;
-use super::common::{Common, DataOptions, ModelOptions, check_shape, print, print_json, report_skipped, say_doubts};
+use super::common::{
+    Common, DataOptions, ModelOptions, check_shape, load_again, print, print_json, report_skipped, say, say_doubts,
+};
 use super::{Failure, Outcome, stability, values};
 use crate::analysis::stability::{ImagesNeeded, images_for};
 use crate::images::{Dataset, Filter};
 use crate::model::{Crop, Model};
 use crate::runs::{self, Provenance, Shard, Trust, write_atomically};
-use crate::similarity::sat::{self, NetworkRecord, Pair, Progress, SatConfig, SatError, SatFolder, SatRun, Timing};
+use crate::similarity::sat::{
+    self, Devices, NetworkRecord, Pair, Progress, SatConfig, SatError, SatFolder, SatRun, Timing,
+};
 use crate::similarity::{is_device_lost, is_out_of_memory};
 
 /// Measure how alike networks are: attack each, and see which others are fooled
@@ -217,6 +222,7 @@ impl Args {
         let config = SatConfig { epsilon_s: self.score.epsilon_s()?, batch: self.batch, ..settings };
         match self.shard {
             Some(shard) => tried_again_later(|| self.do_share(shard, &dataset, &config, common)),
+            None if common.device.one().is_err() => tried_again_later(|| self.do_all(&dataset, &config, common)),
             None => self.do_all(&dataset, &config, common),
         }
     }
@@ -224,20 +230,24 @@ impl Args {
     fn do_all(&self, dataset: &Dataset, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {
         let Settings { run: folder, options, .. } = &self.settings;
         let specs = self.settings.specs()?;
-        let models = common.load(&specs, options.precision)?;
+        let named = common.device.open_all()?;
+        let models = common.load_on(&named[0].1, &specs, options.precision)?;
         models.iter().try_for_each(|model| check_shape(dataset, model, config.crop == Crop::Whole))?;
         say_doubts(dataset, models.iter().map(Model::num_classes));
         let teller = Teller::new(common);
-        let run = sat::run(&models, dataset, config, folder, |progress| teller.tell(progress))?;
+        let load = |device: &Device| load_again(device, &specs, options.precision);
+        let devices = Devices { named: &named, load: &load };
+        let run = sat::run_on(&models, devices, dataset, config, folder, |progress| teller.tell(progress))?;
         teller.end();
         let outcome = report(&run, folder, self.plan, common)?;
         let Timing { total, attacks, predictions } = run.timing;
         common.note(&format!(
-            "{:.1} s: {:.1} s in steps of attacks, {:.1} s in predictions, {:.1} % outside of the networks",
+            "{:.1} s: {:.1} s in steps of attacks, {:.1} s in predictions, {:.1} % outside of the networks{}",
             total.as_secs_f64(),
             attacks.as_secs_f64(),
             predictions.as_secs_f64(),
-            100.0 * run.timing.share_outside()
+            100.0 * run.timing.share_outside(),
+            if named.len() > 1 { ", on average over the devices" } else { "" }
         ));
         Ok(outcome)
     }
@@ -257,20 +267,23 @@ impl Args {
         let mut plan = planned.as_ref().map(|folder| folder.plan(shard)).transpose()?;
         let is_done = plan.as_ref().is_some_and(|plan| plan.missing() == 0);
         let teller = Teller::new(common);
-        let (models, folder) = match planned.filter(|_| is_done) {
-            Some(folder) => (Vec::new(), folder),
+        let (named, models, folder) = match planned.filter(|_| is_done) {
+            Some(folder) => (Vec::new(), Vec::new(), folder),
             None => {
-                let models = common.load(&specs, options.precision)?;
+                let named = common.device.open_all()?;
+                let models = common.load_on(&named[0].1, &specs, options.precision)?;
                 models.iter().try_for_each(|model| check_shape(dataset, model, config.crop == Crop::Whole))?;
                 say_doubts(dataset, models.iter().map(Model::num_classes));
                 let networks = NetworkRecord::of_all(&models, config.crop);
                 let folder = SatFolder::open(networks, dataset, config, path, Trust::List)?;
                 plan = Some(folder.plan(shard)?);
-                (models, folder)
+                (named, models, folder)
             }
         };
         let plan = plan.expect("there is a plan for every folder");
-        folder.work(&models, dataset, config, &plan, &mut |progress| teller.tell(progress))?;
+        let load = |device: &Device| load_again(device, &specs, options.precision);
+        let devices = Devices { named: &named, load: &load };
+        folder.work(&models, devices, dataset, config, &plan, &mut |progress| teller.tell(progress))?;
         teller.end();
         let outcomes = folder.into_outcomes();
         let mut skipped = Vec::new();
@@ -298,13 +311,13 @@ impl Args {
 fn tried_again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Err(failure)) if is_temporary(&*failure) => {
-            eprintln!("netkin: {failure}");
-            eprintln!("netkin: this may succeed at another time; what was finished is kept");
+            say(&failure.to_string());
+            say("this may succeed at another time; what was finished is kept");
             Ok(Outcome::TryAgain)
         }
         Ok(ended) => ended,
         Err(panic) if is_out_of_memory(&*panic) || is_device_lost(&*panic) => {
-            eprintln!("netkin: the device failed; this may succeed at another time, or on another one");
+            say("the device failed; this may succeed at another time, or on another one");
             Ok(Outcome::TryAgain)
         }
         Err(panic) => resume_unwind(panic),
@@ -313,20 +326,27 @@ fn tried_again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<
 
 /// Whether what is behind a failure passes.
 fn is_temporary(failure: &(dyn std::error::Error + 'static)) -> bool {
-    let chain = std::iter::successors(Some(failure), |error| error.source());
-    chain.filter_map(|error| error.downcast_ref()).any(runs::is_temporary)
+    let mut chain = std::iter::successors(Some(failure), |error| error.source());
+    chain.any(|error| {
+        error.downcast_ref::<std::io::Error>().is_some_and(runs::is_temporary)
+            || matches!(
+                error.downcast_ref::<SatError>(),
+                // Incomplete at the end of a share: somebody removed what was done.
+                Some(SatError::Devices { .. } | SatError::Incomplete { .. })
+            )
+    })
 }
 
 /// Tells people what a run tells.
 struct Teller<'c> {
     common: &'c Common,
     bar: ProgressBar,
-    attacked_again: Cell<usize>,
+    attacked_again: AtomicUsize,
 }
 
 impl<'c> Teller<'c> {
     fn new(common: &'c Common) -> Self {
-        Self { common, bar: common.bar("images"), attacked_again: Cell::new(0) }
+        Self { common, bar: common.bar("images"), attacked_again: AtomicUsize::new(0) }
     }
 
     fn tell(&self, progress: Progress) {
@@ -335,16 +355,18 @@ impl<'c> Teller<'c> {
             Progress::Step { done, total, model } => {
                 show_step(bar, done, total, model);
             }
-            Progress::SmallerBatch { batch, model } => bar.suspend(|| {
-                eprintln!(
-                    "netkin: {} ran out of memory with {model}; going on with {batch} images at once",
-                    self.common.device
-                );
+            Progress::SmallerBatch { batch, device, model } => bar.suspend(|| {
+                say(&format!("{device} ran out of memory with {model}; going on with {batch} images at once"));
             }),
-            Progress::Damaged(damage) => bar.suspend(|| eprintln!("netkin: {damage}")),
-            Progress::AttackedAgain { images, .. } => self.attacked_again.set(self.attacked_again.get() + images),
+            Progress::DeviceFailed { device, reason } => bar.suspend(|| {
+                say(&format!("{device} failed ({reason}); the other devices go on with their parts"));
+            }),
+            Progress::Damaged(damage) => bar.suspend(|| say(&damage.to_string())),
+            Progress::AttackedAgain { images, .. } => {
+                self.attacked_again.fetch_add(images, Ordering::Relaxed);
+            }
             Progress::Doubt { doubt, model } => {
-                bar.suspend(|| eprintln!("netkin: warning: the attack of {model}: {doubt}"));
+                bar.suspend(|| say(&format!("warning: the attack of {model}: {doubt}")));
             }
             Progress::Skipped(_) => {}
         }
@@ -352,7 +374,7 @@ impl<'c> Teller<'c> {
 
     fn end(&self) {
         self.bar.finish_and_clear();
-        let images = self.attacked_again.get();
+        let images = self.attacked_again.load(Ordering::Relaxed);
         if images > 0 {
             self.common.note(&format!(
                 "{images} images were attacked again for networks that are new here; \
@@ -404,7 +426,7 @@ pub fn report(run: &SatRun, folder: &Path, width: Option<f64>, common: &Common) 
     }
     let empty: Vec<&Pair> = document.pairs.iter().filter(|pair| pair.n == 0).collect();
     for pair in &empty {
-        eprintln!("netkin: {} and {} classify no image both correctly (n = 0), so they have no score", pair.a, pair.b);
+        say(&format!("{} and {} classify no image both correctly (n = 0), so they have no score", pair.a, pair.b));
     }
     Ok(if run.skipped.is_empty() && empty.is_empty() { Outcome::Done } else { Outcome::FellShort })
 }
@@ -427,5 +449,20 @@ pub fn filter(text: &str) -> Result<Filter, String> {
         "bicubic" => Ok(Filter::Bicubic),
         "bilinear" => Ok(Filter::Bilinear),
         _ => Err("give bicubic or bilinear".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_which_a_device_failed_or_work_was_removed_may_succeed_at_another_time() {
+        let failed = vec![("cuda:1".to_owned(), "device lost".to_owned())];
+        let ended = tried_again_later(|| Err(SatError::Devices { devices: 2, failed }.into()));
+        assert_eq!(ended.unwrap(), Outcome::TryAgain);
+        let removed = SatError::Incomplete { folder: "run".into(), missing: 1, total: 2 };
+        assert_eq!(tried_again_later(|| Err(removed.into())).unwrap(), Outcome::TryAgain);
+        assert!(tried_again_later(|| Err(SatError::Twice("resnet50".to_owned()).into())).is_err());
     }
 }

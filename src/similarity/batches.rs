@@ -81,10 +81,14 @@ pub fn is_device_lost(panic: &(dyn Any + Send)) -> bool {
     says(panic, &["device lost", "device is lost", "devicelost", "device_lost", "cuda_error_ecc", "launch_failed"])
 }
 
-fn says(panic: &(dyn Any + Send), words: &[&str]) -> bool {
+/// What a panic says; nothing if it is no text.
+pub fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let text = text.unwrap_or_default().to_lowercase();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
+}
+
+fn says(panic: &(dyn Any + Send), words: &[&str]) -> bool {
+    let text = text_of(panic).to_lowercase();
     words.iter().any(|words| text.contains(words))
 }
 

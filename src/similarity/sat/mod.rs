@@ -12,8 +12,10 @@
 //! | [`score`](SatRun) | from predictions to scores |
 //! | `units` | what is kept of a run in its [run folder](crate::runs), and under which keys |
 //! | `work` | attacks and predictions: fills the folder |
+//! | [`devices`](Devices) | divides that among several devices of one machine |
 //! | [`outcomes`](Outcomes) | reads a finished folder, without any network |
 
+mod devices;
 mod outcomes;
 mod score;
 mod units;
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 use netkin_weights::Precision;
 use serde_json::json;
 
+pub use devices::{Devices, Load};
 pub use outcomes::{ChunkOutcomes, Outcomes};
 pub use score::{Pair, SatRun};
 pub use units::{CHUNK, NetworkRecord};
@@ -34,8 +37,8 @@ use crate::attacks::{Attack, Doubt, Iterative};
 use crate::images::{Dataset, DatasetError, DecodeError, Filter, Skipped};
 use crate::model::{Crop, Model};
 use crate::runs::{Damage, Key, Manifest, ManifestError, Plan, RunError, RunFolder, Shard, Trust};
+use crate::runtime::RuntimeError;
 use units::Units;
-use work::Work;
 
 /// How a SAT run is done.
 #[derive(Debug, Clone)]
@@ -108,12 +111,21 @@ pub enum Progress<'a> {
     },
     /// An image was left out.
     Skipped(&'a Skipped),
-    /// The device ran out of memory; from now on, so many images are worked on at once.
+    /// A device ran out of memory; from now on, it works on so many images at once.
     SmallerBatch {
         /// The new size.
         batch: usize,
+        /// The device.
+        device: &'a str,
         /// The network that did not fit.
         model: &'a str,
+    },
+    /// One of several devices failed, and does no more; the others go on with their parts.
+    DeviceFailed {
+        /// The device.
+        device: &'a str,
+        /// What was said.
+        reason: &'a str,
     },
 }
 
@@ -122,9 +134,9 @@ pub enum Progress<'a> {
 pub struct Timing {
     /// The whole call.
     pub total: Duration,
-    /// The steps of attacks.
+    /// The steps of attacks; on several devices, their mean.
     pub attacks: Duration,
-    /// Predictions, of clean and of attacked images.
+    /// Predictions, of clean and of attacked images; on several devices, their mean.
     pub predictions: Duration,
 }
 
@@ -184,6 +196,20 @@ pub enum SatError {
         /// The hash of the weights now.
         now: String,
     },
+    /// The weights cannot be loaded on another device.
+    #[error(transparent)]
+    Weights(#[from] netkin_weights::Error),
+    /// The system gives no threads for another device.
+    #[error(transparent)]
+    Threads(#[from] RuntimeError),
+    /// Of several devices, some were lost or had too little memory. The same may succeed at another time.
+    #[error("{} of {devices} devices failed: {}{}", failed.len(), in_words(failed), others_of(*devices, failed))]
+    Devices {
+        /// How many worked.
+        devices: usize,
+        /// Those that failed, and what each said.
+        failed: Vec<(String, String)>,
+    },
     /// Some of the work is not done.
     #[error("{missing} of {total} units of work in {} are missing; run the command that makes them", folder.display())]
     Incomplete {
@@ -209,6 +235,15 @@ fn start_of(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
+fn in_words(failed: &[(String, String)]) -> String {
+    let each: Vec<String> = failed.iter().map(|(device, reason)| format!("{device} ({reason})")).collect();
+    each.join(", ")
+}
+
+fn others_of(devices: usize, failed: &[(String, String)]) -> &'static str {
+    if failed.len() < devices { "; what the others had to do is done" } else { "" }
+}
+
 /// Attacks every model and shows the results to all of them, computing only what `folder` does not hold yet.
 ///
 /// # Errors
@@ -218,11 +253,30 @@ pub fn run(
     dataset: &Dataset,
     config: &SatConfig,
     folder: &Path,
-    mut progress: impl FnMut(Progress),
+    progress: impl FnMut(Progress) + Send,
+) -> Result<SatRun, SatError> {
+    run_on(models, Devices::alone(), dataset, config, folder, progress)
+}
+
+/// As [`run`], on several devices at once, which give the same units as one of them. `models` are on the first.
+///
+/// # Errors
+/// As [`run`]. Where a device is lost or has too little memory, the others go on with their parts, and then
+/// [`SatError::Devices`] is the end.
+///
+/// # Panics
+/// As [`SatFolder::work`].
+pub fn run_on(
+    models: &[Model],
+    devices: Devices,
+    dataset: &Dataset,
+    config: &SatConfig,
+    folder: &Path,
+    mut progress: impl FnMut(Progress) + Send,
 ) -> Result<SatRun, SatError> {
     let start = Instant::now();
     let folder = SatFolder::open(NetworkRecord::of_all(models, config.crop), dataset, config, folder, Trust::Files)?;
-    let timing = folder.work(models, dataset, config, &folder.plan(Shard::WHOLE)?, &mut progress)?;
+    let timing = folder.work(models, devices, dataset, config, &folder.plan(Shard::WHOLE)?, &mut progress)?;
     let mut run = folder.into_outcomes().collect(config.epsilon_s)?;
     for skipped in &run.skipped {
         progress(Progress::Skipped(skipped));
@@ -332,18 +386,24 @@ impl SatFolder {
         Ok(Plan::of(&self.folder, &self.units, shard)?)
     }
 
-    /// Does what a plan says is missing. `models` are the networks that the folder was opened with, in that order; where
-    /// nothing is missing they are not asked for anything, and may be none.
+    /// Does what a plan says is missing. `models` are the networks that the folder was opened with, in that order, on the first
+    /// of `devices`; where nothing is missing they are not asked for anything, and may be none.
     ///
     /// # Errors
-    /// [`SatError`]; what was finished is kept.
+    /// [`SatError`]; what was finished is kept. If one of several devices is lost or has too little memory, the others do their
+    /// parts before this returns; after any other error they begin no other group of images.
+    ///
+    /// # Panics
+    /// As backends do when the only device fails; of several, once the others have done their parts, if it is neither lost nor
+    /// out of memory.
     pub fn work(
         &self,
         models: &[Model],
+        devices: Devices,
         dataset: &Dataset,
         config: &SatConfig,
         plan: &Plan,
-        progress: &mut impl FnMut(Progress),
+        progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<Timing, SatError> {
         for damage in plan.damaged() {
             progress(Progress::Damaged(damage));
@@ -352,10 +412,7 @@ impl SatFolder {
         if plan.missing() == 0 {
             return Ok(Timing::default());
         }
-        let work = Work::new(models, &dataset.samples, config, &self.folder, &self.manifest, &self.units);
-        work.compute(plan, progress)?;
-        work.tell_doubts(progress);
-        Ok(work.timing())
+        self.divide(models, devices, dataset, config, plan, progress)
     }
 
     /// To read what is finished.

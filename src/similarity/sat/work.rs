@@ -6,7 +6,8 @@
 //! on as a whole, so that a run that goes on computes in the same batches as one that never stopped.
 
 use std::cell::{Cell, RefCell};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -20,7 +21,7 @@ use crate::runs::{Bundle, Layout, Manifest, Plan, Provenance, RunError, RunFolde
 use crate::similarity::batches::Batches;
 
 /// Chunks that are worked on together, by their position: as many images as a batch takes.
-type Group = [ShelfPlan];
+pub(super) type Group = [ShelfPlan];
 
 /// The images of a group, or why there is none.
 type Decoded = Result<Vec<Result<RgbImage, DecodeError>>, SatError>;
@@ -28,6 +29,41 @@ type Decoded = Result<Vec<Result<RgbImage, DecodeError>>, SatError>;
 /// An image as the attacked network sees it, with its label and id.
 type Target<'i> = (&'i RgbImage, &'i Sample);
 
+/// The groups of a plan of which something is missing, with `batch` images at once.
+pub(super) fn wanted(plan: &Plan, batch: usize) -> Vec<&Group> {
+    let groups = plan.shelves.chunks(batch.div_ceil(CHUNK));
+    groups.filter(|group| group.iter().any(|shelf| !shelf.missing.is_empty())).collect()
+}
+
+/// How far all devices of a run are together.
+pub(super) struct Count {
+    total: usize,
+    done: Mutex<usize>,
+    is_stopped: AtomicBool,
+}
+
+impl Count {
+    /// Before any of what is missing is done.
+    pub fn of(plan: &Plan) -> Self {
+        let total = plan.total();
+        Self { total, done: Mutex::new(total - plan.missing()), is_stopped: AtomicBool::new(false) }
+    }
+
+    /// So many rows more are done. `tell` gets the sum and the total while no other device can add to it, so that sums are told
+    /// in their order.
+    fn add(&self, rows: usize, tell: impl FnOnce(usize, usize)) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done += rows;
+        tell(*done, self.total);
+    }
+
+    /// Asks all devices to begin no other group.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The work of one device.
 pub(super) struct Work<'a> {
     models: Vec<Subject<'a>>,
     samples: &'a [Sample],
@@ -35,10 +71,20 @@ pub(super) struct Work<'a> {
     folder: &'a RunFolder,
     manifest: &'a Manifest,
     units: &'a Units,
+    /// The device's name, for people.
+    device: String,
     batches: Batches,
     timing: Cell<Timing>,
-    /// Of each model, and how many images were attacked on it.
     doubts: RefCell<Vec<(Vec<Doubt>, usize)>>,
+}
+
+/// What a device leaves behind beside units.
+#[derive(Default)]
+pub(super) struct Done {
+    /// How long networks worked.
+    pub timing: Timing,
+    /// Of each model what its attacks gave reason to doubt, and how many images were attacked on it. Empty if nothing was done.
+    pub doubts: Vec<(Vec<Doubt>, usize)>,
 }
 
 /// A model and how it sees images.
@@ -85,7 +131,7 @@ struct Prediction {
 }
 
 impl<'a> Work<'a> {
-    /// `units` are of `models` in that order.
+    /// `units` are of `models` in that order, all of which are on the device of that name.
     pub fn new(
         models: &'a [Model],
         samples: &'a [Sample],
@@ -93,38 +139,30 @@ impl<'a> Work<'a> {
         folder: &'a RunFolder,
         manifest: &'a Manifest,
         units: &'a Units,
+        device: String,
     ) -> Self {
         let models: Vec<Subject> =
             models.iter().map(|model| Subject { model, transform: model.transform(config.crop) }).collect();
         let batches = Batches::new(config.batch, samples.len());
         let doubts = RefCell::new(vec![(Vec::new(), 0); models.len()]);
-        Self { models, samples, config, folder, manifest, units, batches, timing: Cell::default(), doubts }
+        Self { models, samples, config, folder, manifest, units, device, batches, timing: Cell::default(), doubts }
     }
 
-    /// How long networks worked.
-    pub fn timing(&self) -> Timing {
-        self.timing.get()
+    /// What is left of it beside units.
+    pub fn done(self) -> Done {
+        Done { timing: self.timing.get(), doubts: self.doubts.into_inner() }
     }
 
-    /// Tells what attacks gave reason to doubt.
-    pub fn tell_doubts(&self, progress: &mut impl FnMut(Progress)) {
-        for (subject, doubts) in self.models.iter().zip(&*self.doubts.borrow()) {
-            let (doubts, attacked) = doubts;
-            doubts
-                .iter()
-                .map(|doubt| doubt.of_all(*attacked))
-                .for_each(|doubt| progress(Progress::Doubt { doubt, model: subject.model.name() }));
-        }
-    }
-
-    /// Does what a plan says is missing, decoding one group ahead.
-    pub fn compute(&self, plan: &Plan, progress: &mut impl FnMut(Progress)) -> Result<(), SatError> {
-        let (total, mut done) = (plan.total(), plan.total() - plan.missing());
-        let groups = plan.shelves.chunks(self.config.batch.div_ceil(CHUNK));
-        let wanted: Vec<&Group> = groups.filter(|group| group.iter().any(|shelf| !shelf.missing.is_empty())).collect();
+    /// Does what is missing of these groups, decoding one ahead, until it is done or all devices are asked to stop.
+    pub fn compute(
+        &self,
+        groups: &[&Group],
+        count: &Count,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<(), SatError> {
         std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel(1);
-            let samples: Vec<Vec<usize>> = wanted.iter().map(|group| self.images_of(group)).collect();
+            let samples: Vec<Vec<usize>> = groups.iter().map(|group| self.images_of(group)).collect();
             let decoder = Decoder { samples: self.samples, manifest: self.manifest };
             scope.spawn(move || {
                 for images in samples {
@@ -133,16 +171,19 @@ impl<'a> Work<'a> {
                     }
                 }
             });
-            for (group, decoded) in wanted.into_iter().zip(receiver) {
+            for (&group, decoded) in groups.iter().zip(receiver) {
+                if count.is_stopped.load(Ordering::Relaxed) {
+                    break;
+                }
                 let seen = self.seen(decoded?)?;
                 for (index, subject) in self.models.iter().enumerate() {
                     let is_missing = |shelf: &&ShelfPlan| shelf.missing.contains(&index);
                     let missing = group.iter().filter(is_missing).count();
                     if missing > 0 {
                         self.work_on(group, index, &seen, progress)?;
-                        done += missing;
                     }
-                    progress(Progress::Step { done, total, model: subject.model.name() });
+                    let model = subject.model.name();
+                    count.add(missing, |done, total| progress(Progress::Step { done, total, model }));
                 }
                 group.iter().try_for_each(|shelf| self.folder.tidy(self.units.shelf(shelf.index)))?;
             }
@@ -225,7 +266,8 @@ impl<'a> Work<'a> {
         let clean = shelf.get(units.clean(chunk, index));
         let (mut attacked, mut judges) = (None, Vec::new());
         for judge in 0..self.models.len() {
-            match shelf.get(units.judged(attack, judge)).and_then(JudgedUnit::decode) {
+            let unit = shelf.get(units.judged(attack, judge));
+            match unit.and_then(|bytes| JudgedUnit::decode(bytes, units.chunks[chunk].len)) {
                 Some(unit) => attacked = Some(unit.attacked),
                 None => judges.push(judge),
             }
@@ -396,8 +438,8 @@ impl<'a> Work<'a> {
             each.collect()
         };
         self.batches.work(model.device(), images, work, |batch| {
-            let model = model.name();
-            progress(Progress::SmallerBatch { batch, model });
+            let (device, model) = (self.device.as_str(), model.name());
+            progress(Progress::SmallerBatch { batch, device, model });
         })
     }
 
@@ -427,8 +469,8 @@ impl<'a> Work<'a> {
                 .collect()
         };
         self.batches.work(model.device(), targets, work, |batch| {
-            let model = model.name();
-            progress(Progress::SmallerBatch { batch, model });
+            let (device, model) = (self.device.as_str(), model.name());
+            progress(Progress::SmallerBatch { batch, device, model });
         })
     }
 
@@ -530,7 +572,7 @@ mod tests {
         let networks = NetworkRecord::of_all(&models, config.crop);
         let SatFolder { folder: run, manifest, units } =
             SatFolder::open(networks, &dataset, &config, &run, Trust::Files).unwrap();
-        let work = Work::new(&models, &dataset.samples, &config, &run, &manifest, &units);
+        let work = Work::new(&models, &dataset.samples, &config, &run, &manifest, &units, "flex".to_owned());
         let seen = work.seen(vec![Ok(image)]).unwrap();
         assert_eq!(seen.views.len(), 1);
         let view = seen.by(&work.models[2].transform)[0].as_ref().unwrap();
