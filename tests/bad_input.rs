@@ -240,6 +240,39 @@ fn what_was_taken_of_a_checkpoint_is_said() {
     says(&String::from_utf8(output.stdout).unwrap(), &["model. before every key"]);
 }
 
+/// Names may hold what a terminal takes for a command, and lines that pass for the program's own.
+#[cfg(unix)]
+#[test]
+fn names_are_shown_and_not_obeyed() {
+    const NAME: &str = "\u{1b}[2J\nnetkin: all is well";
+    let scratch = Scratch::new();
+    let (spec, other) = (scratch.weights("demo_resnet", 1), scratch.weights("demo_resnext", 2));
+    let shown = |command: &mut assert_cmd::Command| {
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        says(&text, &["\\u{1b}[2J", "all is well"]);
+        assert!(!text.contains('\u{1b}') && !text.contains("\nnetkin: all"), "{text:?}");
+    };
+    let odd = scratch.path(NAME);
+    let model = format!("demo_resnet.odd={}", odd.display());
+    shown(netkin().args(["weights", "path", &model]));
+    shown(netkin().args(["weights", "list", &model]));
+
+    // A run folder of which everything is missing.
+    let (folder, labels) = scratch.images(3, |index| index);
+    let mut plan = netkin();
+    plan.args(["plan", &spec, &other, "--steps", "1", "--data"]).arg(&folder).arg("--labels").arg(labels);
+    plan.arg("--run").arg(&odd).assert().success();
+    shown(netkin().arg("merge").arg("--into").arg(&odd));
+
+    // An image that cannot be decoded.
+    let data = scratch.path("data");
+    std::fs::create_dir_all(data.join("0")).unwrap();
+    std::fs::copy(folder.join("00.png"), data.join("0/00.png")).unwrap();
+    std::fs::write(data.join("0").join(format!("{NAME}.png")), "no image").unwrap();
+    shown(netkin().args(["eval", &spec, "--data"]).arg(&data));
+}
+
 #[test]
 fn far_too_many_threads_are_refused() {
     let mut command = assert_cmd::Command::cargo_bin("netkin").unwrap();

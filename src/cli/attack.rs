@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::attack_options::AttackOptions;
 use super::attack_target::{MaskFile, Target};
-use super::common::{Common, DataOptions, ModelOptions, own_crop, print, print_json, report_skipped};
+use super::common::{Common, DataOptions, ModelOptions, own_crop, print, print_json, report_skipped, say};
 use super::surrogates::SurrogateOptions;
 use super::{Failure, Outcome, values};
 use crate::attacks::{
@@ -358,7 +358,7 @@ impl Work<'_> {
         let doubts = doubts.into_iter().map(|doubt: Doubt| doubt.of_all(collected.count));
         let doubts: Vec<Doubt> = first.into_iter().chain(doubts).collect();
         for doubt in &doubts {
-            eprintln!("netkin: warning: {}: {doubt}", attack.name());
+            say(&format!("warning: {}: {doubt}", attack.name()));
         }
         let is_published = self.args.protocol.is_some() && self.is_published(attack);
         if self.args.protocol.is_some() && !is_published {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::common::Common;
+use super::common::{Common, say};
 use super::{Failure, Outcome, sat};
 use crate::runs::{RunFolder, Shard, merge};
 use crate::similarity::sat::Outcomes;
@@ -39,21 +39,21 @@ impl Args {
             *conflicts.entry((&conflict.kept.device, &conflict.left.device)).or_default() += 1;
         }
         for ((kept, left), count) in conflicts {
-            eprintln!("netkin: {count} units made by {kept} stayed, although those made by {left} are others");
+            say(&format!("{count} units made by {kept} stayed, although those made by {left} are others"));
         }
         if merged.damaged > 0 {
-            eprintln!("netkin: {} damaged units were not copied", merged.damaged);
+            say(&format!("{} damaged units were not copied", merged.damaged));
         }
 
         let outcomes = Outcomes::open(&self.into)?;
         let plan = outcomes.plan(Shard::WHOLE)?;
         if plan.missing() > 0 {
-            eprintln!(
-                "netkin: {} of {} units of work are missing, so there are no results yet; see `netkin status {}`",
+            say(&format!(
+                "{} of {} units of work are missing, so there are no results yet; see `netkin status {}`",
                 plan.missing(),
                 plan.total(),
                 self.into.display()
-            );
+            ));
             return Ok(Outcome::FellShort);
         }
         let outcome = sat::report(&outcomes.collect(epsilon_s)?, &self.into, None, common)?;

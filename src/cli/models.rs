@@ -5,7 +5,7 @@ use netkin_architectures::{Components, Entry, matching};
 use netkin_weights::{HubConfig, ModelSet, ModelSpec, catalogue};
 use serde::Serialize;
 
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say};
 use super::{Failure, Outcome, named};
 use crate::analysis::components::derived;
 use crate::analysis::published;
@@ -113,7 +113,7 @@ impl Args {
         for pattern in patterns {
             let found = found(pattern)?;
             if found.is_empty() {
-                eprintln!("netkin: no network's name matches {pattern:?}; `netkin models` lists them all");
+                say(&format!("no network's name matches {pattern:?}; `netkin models` lists them all"));
             }
             for (entry, tag) in found {
                 if !models.iter().any(|(other, its_tag)| other.name == entry.name && *its_tag == tag) {

@@ -8,7 +8,7 @@ use netkin_weights::catalogue::{self, Published, PublishedAt};
 use netkin_weights::{Check, HubConfig, ModelSet, ModelSpec, Source};
 use serde::Serialize;
 
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say, visible};
 use super::{Failure, Outcome, named};
 
 /// List, fetch, find and check weights
@@ -76,7 +76,7 @@ impl Args {
             Command::List { patterns } => list(common, &patterns, &hub),
             Command::Fetch { models } => each(common, &models, |spec| {
                 let bar = common.bar("bytes");
-                bar.set_message(spec.to_string());
+                bar.set_message(visible(&spec.to_string()).into_owned());
                 let source = netkin_weights::fetch(spec, &hub, &mut |progress| {
                     bar.set_length(progress.total.unwrap_or(0));
                     bar.set_position(progress.done);
@@ -115,7 +115,7 @@ fn each(
                 found.insert(spec.name().into(), path.into());
             }
             Err(failure) => {
-                eprintln!("netkin: {failure}");
+                say(&failure.to_string());
                 outcome = Outcome::FellShort;
             }
         }
@@ -127,7 +127,7 @@ fn each(
 }
 
 fn say_inside(name: &str) {
-    eprintln!("netkin: the weights of {name} are inside the program, which needs no file of them");
+    say(&format!("the weights of {name} are inside the program, which needs no file of them"));
 }
 
 fn list(common: &Common, patterns: &[String], hub: &HubConfig) -> Result<Outcome, Failure> {
@@ -143,7 +143,7 @@ fn list(common: &Common, patterns: &[String], hub: &HubConfig) -> Result<Outcome
         } else {
             let entries = registry::matching(pattern);
             if entries.is_empty() {
-                eprintln!("netkin: no network's name matches {pattern:?}; `netkin models` lists them all");
+                say(&format!("no network's name matches {pattern:?}; `netkin models` lists them all"));
                 outcome = Outcome::FellShort;
             }
             entries.into_iter().flat_map(|entry| catalogue::published(entry.name)).collect()
@@ -193,7 +193,7 @@ fn list(common: &Common, patterns: &[String], hub: &HubConfig) -> Result<Outcome
 /// The published weights that a model means; those that are elsewhere are said.
 fn published(spec: &ModelSpec, hub: &HubConfig) -> Result<Vec<&'static Published>, Failure> {
     if let Some(path) = spec.path() {
-        eprintln!("netkin: {} is a file of your own, {}", spec.name(), path.display());
+        say(&format!("{} is a file of your own, {}", spec.name(), path.display()));
         return Ok(Vec::new());
     }
     let rows = catalogue::published(spec.entry().name);
@@ -201,7 +201,7 @@ fn published(spec: &ModelSpec, hub: &HubConfig) -> Result<Vec<&'static Published
         if netkin_weights::embedded::weights(spec.entry().name).is_some() {
             say_inside(spec.name());
         } else if rows.is_empty() {
-            eprintln!("netkin: timm publishes no weights of {}", spec.name());
+            say(&format!("timm publishes no weights of {}", spec.name()));
         }
         return Ok(rows);
     };
@@ -221,7 +221,7 @@ fn check(common: &Common, spec: &ModelSpec, hub: &HubConfig) -> Result<Outcome, 
     })?;
     bar.finish_and_clear();
     for note in &check.notes {
-        eprintln!("netkin: {spec}: {note}");
+        say(&format!("{spec}: {note}"));
     }
     if common.json {
         print_json(&check)?;
