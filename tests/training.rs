@@ -517,6 +517,13 @@ fn the_command_shows_recipes_and_begins_with_weights() {
     let recipe = Recipe::parse("shown", &shown, &[]).unwrap();
     assert_eq!(recipe, Recipe::open("deit-tiny", &["batch_size=256".into()]).unwrap());
 
+    // Fewer epochs than the recipe's warm-up are told, on stderr and in the recipe.
+    let lowered = common::netkin().args(["train", "--print-recipe", "--epochs", "1"]).assert().success();
+    let output = lowered.get_output();
+    let note = "schedule.warmup_epochs is lowered from 1 to 0, since epochs is 1\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("netkin: {note}"));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with(&format!("# {note}")));
+
     let scratch = common::Scratch::new();
     let (data, run) = (scratch.fashion_mnist(), scratch.path("run"));
     let mut command = common::netkin();
@@ -538,6 +545,13 @@ fn the_command_shows_recipes_and_begins_with_weights() {
         .arg(scratch.path("x"));
     let said = common::refusal(&mut wrong, 2);
     assert!(said.contains("--from gives weights of demo_resnet, but the network is demo_mixer"), "{said}");
+    let mut warm = common::netkin();
+    warm.args(["train", "demo_resnet", "--epochs", "1", "--set", "schedule.warmup_epochs=1", "--data"])
+        .arg(&data)
+        .arg("--run")
+        .arg(scratch.path("x"));
+    let said = common::refusal(&mut warm, 2);
+    assert!(said.contains("set schedule.warmup_epochs to at most 0, or epochs to at least 2"), "{said}");
     let mut unnamed = common::netkin();
     unnamed.args(["train", "--data"]).arg(&data).arg("--run").arg(scratch.path("x"));
     assert!(common::refusal(&mut unnamed, 2).contains("names no network; give one as MODEL"));

@@ -63,10 +63,9 @@ impl StudyOptions {
         overrides.extend(self.epochs.map(|epochs| format!("epochs={epochs}")));
         overrides.extend(self.batch.map(|batch| format!("batch_size={batch}")));
         let mut recipe = Recipe::open(name, &overrides)?;
+        recipe.notes.iter().for_each(|note| say(note));
         // The seeds are the study's.
         recipe.seed = 0;
-        // One epoch leaves no time for a warm-up.
-        recipe.schedule.warmup_epochs = recipe.schedule.warmup_epochs.min(recipe.epochs.saturating_sub(1));
         Ok(recipe)
     }
 

@@ -9,7 +9,7 @@ use netkin_architectures::Network;
 use netkin_weights::{HubConfig, ModelSpec, Precision};
 use serde::Serialize;
 
-use super::common::{Common, print, print_json, say};
+use super::common::{Common, print, print_json, say, visible};
 use super::{Failure, Outcome, stop, values};
 use crate::training::data::{self, Split};
 use crate::training::{Ended, EpochReport, Event, Normalisation, Recipe, Run, StepReport, draw, objective, train};
@@ -146,6 +146,7 @@ impl Args {
         add("seed", self.seed.map(|seed| seed.to_string()));
         add("model", self.model.as_deref().map(named));
         let mut recipe = Recipe::open(&self.recipe, &overrides)?;
+        recipe.notes.iter().for_each(|note| say(note));
         if let Some(spec) = &self.from
             && recipe.model.is_empty()
         {
@@ -176,7 +177,7 @@ impl Args {
             .into());
         }
         let bar = common.bar("bytes");
-        bar.set_message(spec.to_string());
+        bar.set_message(visible(&spec.to_string()).into_owned());
         let hub = HubConfig::from_env();
         let mut progress = |progress: netkin_weights::Progress| {
             bar.set_length(progress.total.unwrap_or(0));

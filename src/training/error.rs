@@ -11,6 +11,11 @@ use crate::runs::RunError;
 pub enum TrainingError {
     #[error("the training option {option} is {value}, but must be {range}")]
     Option { option: &'static str, value: String, range: &'static str },
+    #[error(
+        "the training option schedule.warmup_epochs is {warmup_epochs}, but must be below epochs, which is {epochs}; set \
+         schedule.warmup_epochs to at most {}, or epochs to at least {}", epochs - 1, warmup_epochs + 1
+    )]
+    WarmUp { warmup_epochs: usize, epochs: usize },
     #[error("the recipe {label} cannot be used: {reason}")]
     Recipe { label: String, reason: String },
     #[error("the recipe {label} sets {key}, which is no option{hint}")]

@@ -73,6 +73,9 @@ pub struct Recipe {
     /// Networks that it is to differ from, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diverge: Option<diverge::Options>,
+    /// What [`Self::parse`] changed that nobody had asked for, in sentences; comments of the TOML, which are not read again.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 impl Default for Recipe {
@@ -97,6 +100,7 @@ impl Default for Recipe {
             distillation: None,
             adversarial: None,
             diverge: None,
+            notes: Vec::new(),
         }
     }
 }
@@ -207,7 +211,7 @@ impl Recipe {
     /// As [`Self::parse`]; if there is neither.
     pub fn open(name: &str, overrides: &[String]) -> Result<Self, TrainingError> {
         if let Some((label, text)) = SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
-            return Self::parse(label, text, overrides);
+            return Self::assemble(label, on_base(label, read(label, text)?)?, Table::new(), overrides);
         }
         let unusable = |reason: String| TrainingError::Recipe { label: name.to_owned(), reason };
         let path = Path::new(name);
@@ -226,17 +230,26 @@ impl Recipe {
     /// Reads TOML, and puts the values of `KEY=VALUE` (such as `optimizer.lr=1e-3`) in place of what it says. `label` names it in
     /// messages. Ranges are not looked at: see [`Self::check`].
     ///
+    /// A warm-up that neither the text nor an override names, but a shipped recipe or the default, and that is not shorter than the
+    /// training, is shortened to one epoch less; [`Self::notes`] says so.
+    ///
     /// # Errors
     /// If the text is no TOML, a value has another type than its option, or a key is none.
     pub fn parse(label: &str, text: &str, overrides: &[String]) -> Result<Self, TrainingError> {
-        let mut table = table(label, text)?;
+        let own = read(label, text)?;
+        Self::assemble(label, on_base(label, own.clone())?, own, overrides)
+    }
+
+    /// The recipe of a table with overrides. `own` is what of it is not a shipped recipe's.
+    fn assemble(label: &str, mut table: Table, mut own: Table, overrides: &[String]) -> Result<Self, TrainingError> {
         for text in overrides {
             put(&mut table, text)?;
+            put(&mut own, text)?;
         }
         known(label, &table)?;
         let unusable = |reason: String| TrainingError::Recipe { label: label.to_owned(), reason };
         let whole = toml::to_string(&table).map_err(|error| unusable(error.to_string()))?;
-        toml::from_str(&whole).map_err(|error| {
+        let mut recipe: Self = toml::from_str(&whole).map_err(|error| {
             let line = error.span().and_then(|span| {
                 let start = whole[..span.start].rfind('\n').map_or(0, |end| end + 1);
                 whole[start..].lines().next()
@@ -245,12 +258,29 @@ impl Recipe {
                 Some(line) => format!("{} in `{line}`", error.message()),
                 None => error.message().to_owned(),
             })
-        })
+        })?;
+        if own.get("schedule").and_then(|schedule| schedule.get("warmup_epochs")).is_none() {
+            recipe.shorten_warmup();
+        }
+        Ok(recipe)
     }
 
-    /// As TOML, everything named.
+    /// Makes the warm-up shorter than the training.
+    fn shorten_warmup(&mut self) {
+        let (epochs, warmup_epochs) = (self.epochs, self.schedule.warmup_epochs);
+        if (1..=warmup_epochs).contains(&epochs) {
+            self.schedule.warmup_epochs = epochs - 1;
+            self.notes.push(format!(
+                "schedule.warmup_epochs is lowered from {warmup_epochs} to {}, since epochs is {epochs}",
+                epochs - 1
+            ));
+        }
+    }
+
+    /// As TOML, everything named, below the notes as comments.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a recipe is made of tables, words and numbers")
+        let notes: String = self.notes.iter().map(|note| format!("# {note}\n")).collect();
+        notes + &toml::to_string(self).expect("a recipe is made of tables, words and numbers")
     }
 
     /// Checks the ranges of all options.
@@ -280,12 +310,6 @@ impl Recipe {
                 "f32 or f64: weights of 16 bits would lose small steps",
             ),
             ("log_every", self.log_every.to_string(), self.log_every >= 1, "at least 1"),
-            (
-                "schedule.warmup_epochs",
-                warmup_epochs.to_string(),
-                warmup_epochs < self.epochs,
-                "below the number of epochs",
-            ),
             ("schedule.warmup_lr", warmup_lr.to_string(), is_rate(warmup_lr), "0 or above"),
             ("schedule.min_lr", min_lr.to_string(), is_rate(min_lr), "0 or above"),
             ("regularisation.label_smoothing", label_smoothing.to_string(), is_share(label_smoothing), share),
@@ -308,6 +332,9 @@ impl Recipe {
         ];
         if let Some((option, value, _, range)) = checks.into_iter().find(|(_, _, holds, _)| !holds) {
             return Err(TrainingError::Option { option, value, range });
+        }
+        if warmup_epochs >= self.epochs {
+            return Err(TrainingError::WarmUp { warmup_epochs, epochs: self.epochs });
         }
         self.optimizer.check()?;
         self.augmentation.check()?;
@@ -475,22 +502,27 @@ impl Configured {
     }
 }
 
-/// A recipe's table, put over that of its base.
-fn table(label: &str, text: &str) -> Result<Table, TrainingError> {
-    let unusable = |reason: String| TrainingError::Recipe { label: label.to_owned(), reason };
-    let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
+/// A recipe's own table.
+fn read(label: &str, text: &str) -> Result<Table, TrainingError> {
+    text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        unusable(format!("line {line} is no TOML ({})", error.message()))
-    })?;
+        let reason = format!("line {line} is no TOML ({})", error.message());
+        TrainingError::Recipe { label: label.to_owned(), reason }
+    })
+}
+
+/// A recipe's table, put over that of its base.
+fn on_base(label: &str, mut table: Table) -> Result<Table, TrainingError> {
     match table.remove("base") {
         None => Ok(table),
         Some(base) => {
             let shipped = SHIPPED.iter().find(|(name, _)| base.as_str() == Some(*name));
             let Some((label, text)) = shipped else {
                 let names: Vec<&str> = Recipe::names().collect();
-                return Err(unusable(format!("its base is {base}, but must be one of {}", names.join(", "))));
+                let reason = format!("its base is {base}, but must be one of {}", names.join(", "));
+                return Err(TrainingError::Recipe { label: label.to_owned(), reason });
             };
-            let mut below = self::table(label, text)?;
+            let mut below = on_base(label, read(label, text)?)?;
             merge(&mut below, table);
             Ok(below)
         }
@@ -642,6 +674,52 @@ mod tests {
     }
 
     #[test]
+    fn a_warm_up_that_nobody_asked_for_is_shortened() {
+        let opened = |name: &str, overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+            Recipe::open(name, &overrides).unwrap()
+        };
+        for (recipe, warmup_epochs, lowered) in [
+            (opened("fashion-mnist", &["epochs=1"]), 0, "from 1 to 0, since epochs is 1"),
+            // Of the base of the recipe.
+            (opened("robust", &["epochs=1"]), 0, "from 1 to 0"),
+            (opened("deit-tiny", &["epochs=4"]), 3, "from 5 to 3"),
+            (Recipe::parse("mine.toml", "base = \"deit-tiny\"\nepochs = 5", &[]).unwrap(), 4, "from 5 to 4"),
+            // The default.
+            (Recipe::parse("mine.toml", "epochs = 3", &["epochs=1".into()]).unwrap(), 0, "from 1 to 0"),
+        ] {
+            assert_eq!(recipe.schedule.warmup_epochs, warmup_epochs);
+            let [note] = recipe.notes.as_slice() else { panic!("{:?}", recipe.notes) };
+            assert!(note.starts_with("schedule.warmup_epochs is lowered ") && note.contains(lowered), "{note}");
+            let echoed = recipe.to_toml();
+            assert!(echoed.starts_with(&format!("# {note}\n")), "{echoed}");
+            assert_eq!(Recipe::parse("echo", &echoed, &[]).unwrap(), Recipe { notes: Vec::new(), ..recipe });
+        }
+        let enough = opened("deit-tiny", &["epochs=6"]);
+        assert_eq!((enough.schedule.warmup_epochs, enough.notes.len()), (5, 0));
+    }
+
+    #[test]
+    fn a_warm_up_that_was_asked_for_stays_and_is_refused_with_both_keys() {
+        let both = "schedule.warmup_epochs is 2, but must be below epochs, which is 2; set schedule.warmup_epochs to at most 1, or \
+                    epochs to at least 3";
+        let model = "model = \"demo_resnet\"\n";
+        let table = "[schedule]\nwarmup_epochs = 2";
+        let cases: [(String, &[&str]); 3] = [
+            (model.to_owned(), &["epochs=2", "schedule.warmup_epochs=2"]),
+            (format!("{model}{table}"), &["epochs=2"]),
+            (format!("base = \"deit-tiny\"\n{model}epochs = 2\n{table}"), &[]),
+        ];
+        for (text, overrides) in cases {
+            let said = message(&text, overrides);
+            assert!(said.contains(both), "{said}");
+        }
+        // The recipe's epochs count as much.
+        let said = message(model, &["schedule.warmup_epochs=10"]);
+        assert!(said.contains("epochs, which is 10; set schedule.warmup_epochs to at most 9"), "{said}");
+    }
+
+    #[test]
     fn unknown_keys_bring_the_one_that_is_meant() {
         let hinted = |text: &str| message(text, &[]);
         assert!(
@@ -664,7 +742,6 @@ mod tests {
         assert!(message("", &["epochs=1", "epochs.x=1"]).contains("epochs is no table"));
         assert!(message("model = \"resnet5O\"", &[]).contains("did you mean resnet50"));
         let ranges = [
-            ("schedule.warmup_epochs=10", "schedule.warmup_epochs is 10, but must be below the number of epochs"),
             ("optimizer.lr=0", "optimizer.lr is 0, but must be above 0"),
             ("optimizer.betas=[0.9, 1.0]", "optimizer.betas is [0.9, 1.0]"),
             ("regularisation.label_smoothing=1.0", "below 1"),
