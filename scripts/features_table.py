@@ -12,14 +12,16 @@ random weights on random images, in mini-batches of 64; `compare` of 50,000 × 2
 netkin's seconds are of the whole process, with reading files and decoding images; those of the others are of the computation
 alone, their libraries loaded, features and pixels in memory. Both have the same number of threads. Each side runs in a process
 of its own, they take turns for some rounds, and the table holds the medians. Memory is the most that a process held, less what
-the libraries alone hold. dcor computes every distance by itself, by SciPy's cdist, and those of each set several times; it gets
-a fifth of the images.
+the libraries alone hold. Rows without the networks are the comparison of given layers: netkin says how long it took; of the
+others, what the networks alone take, run once more, is left out. dcor computes every distance by itself, by SciPy's cdist, and
+those of each set several times; it gets a fifth of the images.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -131,6 +133,16 @@ def layers_cka(folder):
     return lambda: compute_cka(*models, loader, layers=BLOCKS, device="cpu", progress=False)
 
 
+def seconds_of_networks(folder):
+    """Of the networks alone, without a look at their layers."""
+    models, images = list(networks(folder)), pixels(folder)
+    start = time.perf_counter()
+    for batch in images.split(MINI_BATCH):
+        for model in models:
+            model(batch)
+    return time.perf_counter() - start
+
+
 def of_features(name, folder):
     import numpy as np
     import torch
@@ -166,7 +178,10 @@ def work(name, folder, threads, *arguments):
         torch.randn(512, 512) @ torch.randn(512, 512)
     start = time.perf_counter()
     run()
-    print(json.dumps({"seconds": time.perf_counter() - start, "bytes": peak_bytes() - libraries}))
+    measured = {"seconds": time.perf_counter() - start, "bytes": peak_bytes() - libraries}
+    if name in makers:
+        measured["networks"] = seconds_of_networks(folder)
+    print(json.dumps(measured))
 
 
 def peak_bytes():
@@ -182,14 +197,21 @@ def peak_bytes():
 
 def run_netkin(options, arguments):
     """Seconds of the whole process and the most memory that it held."""
-    command = [options.netkin, *map(str, arguments), "--threads", str(options.threads), "--quiet", "--json"]
+    command = [options.netkin, *map(str, arguments), "--threads", str(options.threads), "--json"]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
+    # A file and not a pipe, which nobody would empty meanwhile.
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        said = said.read()
     if os.waitstatus_to_exitcode(status) != 0:
-        sys.exit(f"{shlex.join(command)} failed")
-    return {"seconds": seconds, "bytes": usage.ru_maxrss * 1024}
+        sys.exit(f"{shlex.join(command)} failed: {said}")
+    measured = {"seconds": seconds, "bytes": usage.ru_maxrss * 1024}
+    if times := re.search(r"([\d.]+) s in networks, ([\d.]+) s in comparing", said):
+        measured |= {"networks": float(times[1]), "comparison": float(times[2])}
+    return measured
 
 
 def run_other(options, worker, folder):
@@ -208,7 +230,12 @@ def medians(options, arguments, rivals, folder):
         for name, worker in rivals.items():
             sides[name].append(run_other(options, worker, folder))
     of = lambda runs, key: statistics.median(run[key] for run in runs)
-    return {name: {key: of(runs, key) for key in ("seconds", "bytes")} for name, runs in sides.items()}
+    return {name: {key: of(runs, key) for key in runs[0]} for name, runs in sides.items()}
+
+
+def comparison(side):
+    """The seconds of a row of layers without those of the networks."""
+    return side.get("comparison", side["seconds"] - side["networks"])
 
 
 def write_features(folder, images, width, kind):
@@ -318,6 +345,8 @@ def main():
         for title, arguments, rivals in LAYERS if wanted("layers") else []:
             sides = medians(options, ["layers", *specs, *data, *arguments], rivals, folder)
             rows.append((f"{title}, two {NETWORK}, {options.layer_images} images", sides))
+            compared = {name: {**side, "seconds": comparison(side)} for name, side in sides.items()}
+            rows.append((f"{title}, without the networks", compared))
         if options.many and wanted("many"):
             folder = scratch / "many"
             write("write_features", folder, options.many, options.width, "float32")

@@ -119,7 +119,7 @@ impl Args {
         let a = reader.read(&self.a, self.layer.as_deref(), Layer::Pooled)?;
         let b = reader.read(&self.b, self.layer_b.as_deref(), Layer::Pooled)?;
         let (images, sets) = (a.images, [a.section.clone(), b.section.clone()]);
-        let (a, b) = (a.features()?, b.features()?);
+        let (a, b) = (a.features(common)?, b.features(common)?);
         let third = self.given.as_ref().map(|given| reader.third(given, images)).transpose()?;
         let (given, third) = third.unzip();
         let mut left_out = 0;

@@ -63,7 +63,7 @@ impl Args {
         let y = reader.read(&self.y, self.layer_b.as_deref(), Layer::Pooled)?;
         let (images, section_x, section_y) = (x.images, x.section.clone(), y.section.clone());
         let (section_truth, truth) = self.truth(&mut reader, images)?;
-        let conditions = conditions(&x.features()?, &y.features()?, &truth, self.replicates, self.seed)?;
+        let conditions = conditions(&x.features(common)?, &y.features(common)?, &truth, self.replicates, self.seed)?;
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
             x: section_x,
@@ -104,7 +104,7 @@ impl Args {
             rows.values = Values::F64(of_images.map(|at| rows.values.get(at)).collect());
             rows.images = images;
         }
-        Ok((rows.section.clone(), rows.features()?))
+        Ok((rows.section.clone(), rows.features(reader.common)?))
     }
 }
 

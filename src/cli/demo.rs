@@ -123,7 +123,7 @@ impl Args {
         if !wanted.is_empty() {
             let features = |model: &Model| {
                 let found = extract(model, &dataset.samples, &Layer::Pooled, view, |_| {})?;
-                Features::new(model.name(), found.values, found.images.len())
+                Features::new(model.name(), found.values, found.images.len()).map(|set| set.on(model.device()))
             };
             let features: Vec<Features> = models.iter().map(features).collect::<Result<_, _>>()?;
             for measure in wanted {

@@ -129,14 +129,15 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn features(self) -> Result<Features, Failure> {
-        Ok(Features::new(self.section.name, self.values, self.images)?)
+    /// Standardised, their products to be computed on the device.
+    pub fn features(self, common: &Common) -> Result<Features, Failure> {
+        Ok(Features::new(self.section.name, self.values, self.images)?.on(&common.device.open()?))
     }
 }
 
 /// Reads features, all of the same images.
 pub struct Reader<'a> {
-    common: &'a Common,
+    pub common: &'a Common,
     options: &'a FeatureOptions,
     dataset: Option<Dataset>,
     /// The labels of the images that could be decoded, once a network has seen them.
@@ -230,7 +231,7 @@ impl Reader<'_> {
             }
             Third::Source(source) => {
                 let rows = self.read(source, None, Layer::Pooled)?;
-                Ok((rows.section.clone(), rows.features()?))
+                Ok((rows.section.clone(), rows.features(self.common)?))
             }
         }
     }

@@ -81,6 +81,12 @@ impl Args {
         let found = layers(&models, &dataset.samples, &kernel, centring, view, |images| bar.inc(images as u64))?;
         bar.finish_and_clear();
         report_skipped(&found.skipped);
+        let timing = found.timing;
+        common.note(&format!(
+            "{:.2} s in networks, {:.2} s in comparing their layers",
+            timing.networks.as_secs_f64(),
+            timing.comparison.as_secs_f64()
+        ));
         if found.left_out > 0 {
             let least = centring.least_images();
             common.note(&format!(

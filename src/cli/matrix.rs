@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use netkin_weights::{ModelSpec, Precision};
 use serde::Serialize;
 
-use super::common::{Common, print, print_json, say};
+use super::common::{Common, print, print_json, say, visible};
 use super::features::bandwidth;
 use super::sat::ScoreOptions;
 use super::source::{ComponentOptions, RunBehind, Source};
@@ -319,11 +319,11 @@ impl FillArgs {
             }
             let bar = common.bar("images");
             bar.set_length(dataset.samples.len() as u64);
-            bar.set_message(network.name.clone());
+            bar.set_message(visible(&network.name).into_owned());
             let view = View { crop, batch: self.batch, strict: false };
             let extracted = extract(&model, &dataset.samples, &Layer::Pooled, view, |images| bar.inc(images as u64))?;
             bar.finish_and_clear();
-            Ok(Features::new(network.name.clone(), extracted.values, extracted.images.len())?)
+            Ok(Features::new(network.name.clone(), extracted.values, extracted.images.len())?.on(model.device()))
         };
         outcomes.networks().iter().map(one).collect()
     }

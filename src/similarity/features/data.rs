@@ -2,12 +2,14 @@
 
 use std::ops::{Add, AddAssign, Mul, Range, Sub};
 
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use faer::linalg::matmul::matmul;
 use faer::traits::ComplexField;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::FeatureError;
+use crate::device::is_cpu;
 
 /// Numbers in the format in which products of them are computed; sums of such products are in f64 either way.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +98,8 @@ pub struct Features {
     width: usize,
     /// The squared length of each row.
     pub(super) squares: Vec<f64>,
+    /// The values where they are multiplied, if that is not the CPU.
+    pub(super) on_device: Option<Tensor<2>>,
 }
 
 impl Features {
@@ -120,7 +124,7 @@ impl Features {
         let Some(squares) = squares else {
             return Err(values.numbers().not_finite(&name, width));
         };
-        Ok(Self { name, values, images, width, squares })
+        Ok(Self { name, values, images, width, squares, on_device: None })
     }
 
     /// The labels of images as features: 1 where a class is the image's, else 0.
@@ -136,6 +140,20 @@ impl Features {
             row[classes.binary_search(label).expect("every label is among the classes")] = 1.0;
         }
         Self::new(name, Values::F64(values), labels.len())
+    }
+
+    /// The same features, whose products are computed on a device; 64-bit numbers, which few GPUs multiply fast, stay on the CPU.
+    pub fn on(self, device: &Device) -> Self {
+        if is_cpu(device) { self } else { self.multiplied_on(device) }
+    }
+
+    /// As [`Self::on`], with any device.
+    pub(super) fn multiplied_on(mut self, device: &Device) -> Self {
+        if let Values::F32(values) = &self.values {
+            let data = TensorData::new(values.clone(), [self.images, self.width]);
+            self.on_device = Some(Tensor::from_data(data, (device, DType::F32)));
+        }
+        self
     }
 
     /// What messages call them.
@@ -171,7 +189,7 @@ impl Features {
             Values::F64(values) => Values::F64(rows(values, self.width, &kept)),
         };
         let squares = kept.iter().map(|&image| self.squares[image]).collect();
-        Self { name: self.name.clone(), values, images: kept.len(), width: self.width, squares }
+        Self { name: self.name.clone(), values, images: kept.len(), width: self.width, squares, on_device: None }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What networks make of images: the features of one layer of all images, or the layers of networks, all at once.
 
+use std::time::{Duration, Instant};
+
 use burn::tensor::{DType, Tensor};
 use netkin_architectures::Taps;
 
@@ -182,6 +184,17 @@ pub struct Layers {
     pub left_out: usize,
     /// Images that could not be decoded.
     pub skipped: Vec<Skipped>,
+    /// What took how long.
+    pub timing: LayerTiming,
+}
+
+/// How long the parts of a comparison of layers took; on a device that works by itself, waiting counts where its results are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LayerTiming {
+    /// In networks.
+    pub networks: Duration,
+    /// In what is compared: the kernel's values between images, and their products.
+    pub comparison: Duration,
 }
 
 impl Layers {
@@ -254,6 +267,7 @@ pub fn layers(
     let mut loaders: Vec<Loader> = forms.iter().map(|&form| loader(form, samples, view)).collect();
     let (mut names, mut means) = (Vec::new(), None);
     let mut left_out = 0;
+    let mut timing = LayerTiming::default();
     loop {
         let batches: Vec<Batch> = loaders.iter_mut().filter_map(Iterator::next).collect::<Result<_, _>>()?;
         let Some(first) = batches.first() else { break };
@@ -265,7 +279,8 @@ pub fn layers(
             let batch = &batches[form];
             // The same files fail to be decoded for every network.
             assert_eq!(batch.indices, first.indices, "all networks see the same images");
-            let (layers, pairs): (Vec<String>, Vec<Pairs>) = layers_of(model, batch, kernel)?.into_iter().unzip();
+            let (layers, pairs): (Vec<String>, Vec<Pairs>) =
+                layers_of(model, batch, kernel, &mut timing)?.into_iter().unzip();
             names.push(layers);
             of_batch.extend(pairs);
         }
@@ -276,9 +291,11 @@ pub fn layers(
                 .flat_map(|(model, layers)| layers.iter().map(|tap| format!("{}:{tap}", model.name())))
         };
         let means = means.get_or_insert_with(|| MiniBatches::new(all().collect(), centring));
+        let start = Instant::now();
         if !means.add(&of_batch) {
             left_out += images;
         }
+        timing.comparison += start.elapsed();
         progress(images);
     }
     let skipped = loaders.first().map_or(Vec::new(), |loader| loader.skipped().to_vec());
@@ -290,19 +307,28 @@ pub fn layers(
         what: "the statistic",
         least: centring.least_images(),
     })?;
-    Ok(Layers { names, products, images, left_out, skipped })
+    Ok(Layers { names, products, images, left_out, skipped, timing })
 }
 
 /// The name and the kernel's values of every layer, on one batch.
-fn layers_of(model: &Model, batch: &Batch, kernel: &Kernel) -> Result<Vec<(String, Pairs)>, FeatureError> {
+fn layers_of(
+    model: &Model,
+    batch: &Batch,
+    kernel: &Kernel,
+    timing: &mut LayerTiming,
+) -> Result<Vec<(String, Pairs)>, FeatureError> {
+    let start = Instant::now();
+    let mut comparison = Duration::ZERO;
     let mut layers: Vec<(String, Pairs)> = Vec::new();
     let mut failed = None;
     let mut see = |name: &str, rows: Tensor<2>| {
+        let start = Instant::now();
         let (rows, pairs) = pairs_of(&format!("{}:{name}", model.name()), rows, kernel);
         match pairs {
             Ok(pairs) => layers.push((name.to_owned(), pairs)),
             Err(error) => drop(failed.get_or_insert(error)),
         }
+        comparison += start.elapsed();
         rows
     };
     let pixels = pixels(model, batch);
@@ -319,6 +345,8 @@ fn layers_of(model: &Model, batch: &Batch, kernel: &Kernel) -> Result<Vec<(Strin
     if width != features.dims()[1] {
         drop(see("pooled", features));
     }
+    timing.comparison += comparison;
+    timing.networks += start.elapsed() - comparison;
     match failed {
         Some(error) => Err(error),
         None => Ok(layers),

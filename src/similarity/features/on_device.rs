@@ -1,12 +1,13 @@
-//! Products of a mini-batch's features where the features are: a GPU, from which a layer's features would be far more to fetch than
-//! its products are.
+//! Products of features on a GPU: of a mini-batch's, which are there and would be far more to fetch than their products are, and of
+//! all images', which are brought there, block by block.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::data::Element;
-use super::products::{Pairs, squared_distance};
+use super::products::{DEPTH, Pairs, squared_distance};
 use super::{FeatureError, Kernel, Values};
 
 /// Features over which products are added up on the device; above it, in f64 here.
@@ -41,6 +42,21 @@ pub(super) fn pairs(name: &str, rows: Tensor<2>, kernel: &Kernel) -> Result<Pair
     found.ok_or_else(|| Values::of(rows).numbers().not_finite(name, width))
 }
 
+/// The products of the images `rows` with the images `columns` of features `[image, feature]`, row by row.
+pub(super) fn products_of(features: &Tensor<2>, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f64> {
+    let width = features.dims()[1];
+    let mut sums = vec![0.0f64; rows.len() * columns.len()];
+    for start in (0..width).step_by(DEPTH) {
+        let part = |images: &Range<usize>| {
+            let stretch = features.clone().narrow(1, start, DEPTH.min(width - start));
+            stretch.narrow(0, images.start, images.len())
+        };
+        let products = part(rows).matmul(part(columns).transpose()).into_data();
+        sums.iter_mut().zip(products.iter::<f64>()).for_each(|(sum, product)| *sum += product);
+    }
+    sums
+}
+
 /// The products of all rows with all others, stretch by stretch.
 fn products(rows: Tensor<2>) -> Vec<f64> {
     let [count, width] = rows.dims();
@@ -69,8 +85,8 @@ mod tests {
     use burn::tensor::Device;
 
     use super::super::products::MiniBatches;
-    use super::super::tests::{drawn, related};
-    use super::super::{Centring, Numbers};
+    use super::super::tests::{drawn, in_f32, in_f64, related};
+    use super::super::{Centring, Features, InnerProducts, Numbers};
     use super::*;
 
     fn tensor(values: &[f64], images: usize, dtype: DType) -> Tensor<2> {
@@ -98,6 +114,23 @@ mod tests {
                     assert!((ours - expected).abs() < tolerance, "{width}, {dtype:?}, {kernel:?}: {ours}, {expected}");
                 }
             }
+        }
+    }
+
+    /// As above, of blocks: more images than a block has, more features than are multiplied at once, two formats in one comparison.
+    #[test]
+    fn blocks_on_a_device_are_those_here() {
+        let images = 2100;
+        let [x, y, _] = related(5, images, [DEPTH + 3, 4, 1]);
+        let here = [in_f32("x", &x, images), in_f64("y", &y, images)];
+        let there = here.clone().map(|set| set.multiplied_on(&Device::flex()));
+        assert!(there[0].on_device.is_some() && there[1].on_device.is_none());
+        for kernel in [Kernel::Distance, Kernel::Linear, Kernel::Gaussian { bandwidth: 1.0 }] {
+            let of = |[x, y]: &[Features; 2]| {
+                InnerProducts::of(&[x, y], &kernel, Centring::Unbiased).unwrap().correlation(0, 1).unwrap()
+            };
+            let (ours, expected) = (of(&there), of(&here));
+            assert!((ours - expected).abs() < 1e-6, "{kernel:?}: {ours}, {expected}");
         }
     }
 

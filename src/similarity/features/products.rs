@@ -18,7 +18,7 @@ use faer::MatRef;
 use rayon::prelude::*;
 
 use super::data::{Element, Features, Numbers, Values, multiply};
-use super::{FeatureError, Measure, check_images};
+use super::{FeatureError, Measure, check_images, on_device};
 
 /// How a matrix is centred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub(super) enum Form {
 /// Images of which the median distance is found.
 const MEDIAN_OF: usize = 2048;
 /// Features that are multiplied in the features' own format before their sum is added in f64.
-const DEPTH: usize = 2048;
+pub(super) const DEPTH: usize = 2048;
 
 impl Form {
     /// The kernel for these features.
@@ -184,20 +184,29 @@ fn block_of<T: Element>(
     columns: Range<usize>,
 ) -> Vec<f64> {
     let width = features.width();
+    let mut sums = match &features.on_device {
+        Some(features) => on_device::products_of(features, &rows, &columns),
+        None => products_here(values, width, &rows, &columns),
+    };
+    let row = |image: usize| &values[image * width..][..width];
+    let exact = |a: usize, b: usize| squared_distance(row(a), row(b));
+    form.apply(&Squares { of_rows: &features.squares, near: T::NEAR, exact }, rows, columns, &mut sums);
+    sums
+}
+
+/// The products of the images `rows` with the images `columns`, row by row.
+fn products_here<T: Element>(values: &[T], width: usize, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f64> {
     let mut part = vec![T::ZERO; rows.len() * columns.len()];
     let mut sums = vec![0.0; part.len()];
     for start in (0..width).step_by(DEPTH) {
         let length = DEPTH.min(width - start);
-        let [left, right] = [&rows, &columns].map(|images| {
+        let [left, right] = [rows, columns].map(|images| {
             let from = &values[images.start * width + start..];
             MatRef::from_row_major_slice_with_stride(from, images.len(), length, width)
         });
         multiply(left, right, &mut part);
         sums.iter_mut().zip(&part).for_each(|(sum, part)| *sum += part.widen());
     }
-    let row = |image: usize| &values[image * width..][..width];
-    let exact = |a: usize, b: usize| squared_distance(row(a), row(b));
-    form.apply(&Squares { of_rows: &features.squares, near: T::NEAR, exact }, rows, columns, &mut sums);
     sums
 }
 
@@ -483,8 +492,9 @@ impl InnerProducts {
     pub fn of(sets: &[&Features], kernel: &Kernel, centring: Centring) -> Result<Self, FeatureError> {
         check_images(sets, centring.name(), centring.least_images())?;
         let images = sets.first().map_or(0, |set| set.images());
-        // A block of each set must fit into the processor's cache, and there must be blocks for all threads.
+        // A block of each set must fit into the processor's cache, and there must be blocks for all threads; a device wants more at once.
         let side = match (images, sets.len()) {
+            _ if sets.iter().any(|set| set.on_device.is_some()) => 2048,
             (..2048, _) => 128,
             (_, ..=8) => 512,
             _ => 256,
