@@ -52,11 +52,8 @@ impl Fold {
 
     /// The scale and shift of a channel for every lane.
     #[inline(always)]
-    pub(crate) fn apply<S: Simd>(&self, simd: S, channel: usize, x: S::f32s) -> S::f32s {
-        let shift = simd.splat_f32s(self.shift[channel]);
-        match &self.scale {
-            None => simd.add_f32s(x, shift),
-            Some(scale) => simd.mul_add_f32s(x, simd.splat_f32s(scale[channel]), shift),
-        }
+    pub(crate) fn of<S: Simd>(&self, simd: S, channel: usize) -> [S::f32s; 2] {
+        let scale = self.scale.as_ref().map_or(1.0, |scale| scale[channel]);
+        [scale, self.shift[channel]].map(|value| simd.splat_f32s(value))
     }
 }

@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::activation::{Activation, Kept, times_slope};
 use crate::array::{Array, Output, Pointer};
-use crate::gemm::{self, Left, ROWS, RightPanels, VECTORS};
+use crate::gemm::{self, Left, RightPanels};
 use crate::operation::{Cache, Operation, Saved};
 use crate::{parallel, simd};
 
@@ -214,9 +214,9 @@ struct Product<'a> {
 }
 
 /// So many values of depth are summed before the next rows' turn; their panel stays in the second-level cache.
-const DEPTH: usize = 384;
-/// So many tiles of rows meet a panel while it is in the cache.
-const ROW_BLOCK: usize = 12;
+const DEPTH: usize = 512;
+/// So many rows meet a panel while it is in the cache.
+const ROW_BLOCK: usize = 96;
 
 /// With the left factor's element (row, depth) at row·strides[0] + depth·strides[1].
 fn multiply(product: Product, strides: [usize; 2]) {
@@ -225,12 +225,13 @@ fn multiply(product: Product, strides: [usize; 2]) {
     let work = rows * right.columns * depth / 16;
     let threads = rayon::current_num_threads();
     // As much for each thread, of whole tiles; the order of each sum does not depend on the cut.
-    let row_panels = rows.div_ceil(ROWS);
-    let row_parts = row_panels.div_ceil(ROW_BLOCK).next_multiple_of(threads).min(row_panels);
+    let [height, _] = gemm::tile();
+    let row_panels = rows.div_ceil(height);
+    let row_parts = rows.div_ceil(ROW_BLOCK).next_multiple_of(threads).min(row_panels);
     let panel_parts = if row_parts < 2 * threads { (2 * threads).div_ceil(row_parts).min(panels) } else { 1 };
     parallel::for_each(row_parts * panel_parts, work, |task| {
         let (row_part, panel_part) = (task % row_parts, task / row_parts);
-        let row = |part: usize| (row_panels * part / row_parts * ROWS).min(rows);
+        let row = |part: usize| (row_panels * part / row_parts * height).min(rows);
         let panel = |part: usize| panels * part / panel_parts;
         simd::dispatch(Block {
             product: &product,
@@ -261,13 +262,8 @@ impl WithSimd for Block<'_> {
                 let used = right.width.min(right.columns - first);
                 let mut row = self.rows.start;
                 while row < self.rows.end {
-                    let count = ROWS.min(self.rows.end - row);
-                    match used.div_ceil(S::F32_LANES) {
-                        1 => self.tile::<S, 1>(simd, row, count, panel, &part),
-                        2 => self.tile::<S, 2>(simd, row, count, panel, &part),
-                        _ => self.tile::<S, VECTORS>(simd, row, count, panel, &part),
-                    }
-                    row += count;
+                    let size = [self.rows.end - row, used.div_ceil(S::F32_LANES)];
+                    row += gemm::with_size!(S, size, (Self::tile(&self, simd, row, panel, &part)));
                 }
             }
         }
@@ -275,60 +271,29 @@ impl WithSimd for Block<'_> {
 }
 
 impl Block<'_> {
+    /// A tile of `R` rows; says of how many.
     #[inline(always)]
-    fn tile<S: Simd, const V: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        count: usize,
-        panel: usize,
-        part: &std::ops::Range<usize>,
-    ) {
-        match count {
-            ROWS => self.rows::<S, ROWS, V>(simd, row, panel, part),
-            // The rest of the rows, one by one or by four.
-            _ => {
-                let mut done = 0;
-                while done < count {
-                    if count - done >= 4 {
-                        self.rows::<S, 4, V>(simd, row + done, panel, part);
-                        done += 4;
-                    } else {
-                        self.rows::<S, 1, V>(simd, row + done, panel, part);
-                        done += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn rows<S: Simd, const R: usize, const V: usize>(
+    fn tile<S: Simd, const R: usize, const V: usize>(
         &self,
         simd: S,
         row: usize,
         panel: usize,
         part: &std::ops::Range<usize>,
-    ) {
+    ) -> usize {
         let Product { left, right, to, bias, scale, residual, activation, slope, .. } = *self.product;
         let first = panel * right.width;
         let used = right.width.min(right.columns - first);
         let at = |row: usize, vector: usize| row * right.columns + first + vector * S::F32_LANES;
         let lanes = |vector: usize| S::F32_LANES.min(used - vector * S::F32_LANES);
-        let mut sums = [[simd.splat_f32s(0.0); V]; R];
         // SAFETY: rows and columns are within the matrices, and this task is the only one that writes to them.
         unsafe {
             let start = row * self.strides[0] + part.start * self.strides[1];
             let left = Left { pointer: left.as_ptr().add(start), row: self.strides[0], step: self.strides[1] };
-            let right_at = right.at(panel, part.start);
-            if left.step == 1 {
-                // A known step lets the compiler address the rows without multiplying.
-                let left = Left { step: 1, ..left };
-                gemm::accumulate(simd, part.len(), left, right_at, right.width, &mut sums);
-            } else {
-                let left = Left { row: 1, ..left };
-                gemm::accumulate(simd, part.len(), left, right_at, right.width, &mut sums);
+            for index in row..row + R {
+                simd::prefetch(to.at(at(index, 0)), used);
             }
+            let mut sums: [[S::f32s; V]; R] =
+                gemm::product(simd, part.len(), left, right.at(panel, part.start), right.width);
             // Piece by piece, which rounds less than one long sum.
             if part.start > 0 {
                 for (index, sums) in sums.iter_mut().enumerate() {
@@ -339,8 +304,8 @@ impl Block<'_> {
                 }
             }
             let last = part.end == right.depth;
-            for (index, sums) in sums.into_iter().enumerate() {
-                for (vector, sum) in sums.into_iter().enumerate() {
+            for (index, sums) in sums.iter().enumerate() {
+                for (vector, &sum) in sums.iter().enumerate() {
                     let place = at(row + index, vector);
                     let count = lanes(vector);
                     if !last {
@@ -373,5 +338,6 @@ impl Block<'_> {
                 }
             }
         }
+        R
     }
 }

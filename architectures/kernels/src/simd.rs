@@ -39,24 +39,33 @@ pub unsafe fn store<S: Simd>(_simd: S, pointer: *mut f32, values: S::f32s) {
     unsafe { pointer.cast::<S::f32s>().write_unaligned(values) }
 }
 
-/// The first `count` lanes from `pointer`, zero in the others.
+/// The first `count` lanes from `pointer`, at most all, and zero in the others.
 ///
 /// # Safety
 /// `count` values must exist there.
 #[inline(always)]
 pub unsafe fn load_some<S: Simd>(simd: S, pointer: *const f32, count: usize) -> S::f32s {
     // SAFETY: the caller's promise; what is masked is not touched.
-    unsafe { simd.mask_load_ptr_f32s(first(simd, count), pointer) }
+    unsafe {
+        if count == S::F32_LANES { load(simd, pointer) } else { simd.mask_load_ptr_f32s(first(simd, count), pointer) }
+    }
 }
 
-/// Writes the first `count` lanes.
+/// Writes the first `count` lanes, at most all.
 ///
 /// # Safety
 /// `count` places must exist and be free to write.
 #[inline(always)]
 pub unsafe fn store_some<S: Simd>(simd: S, pointer: *mut f32, count: usize, values: S::f32s) {
     // SAFETY: the caller's promise; what is masked is not touched.
-    unsafe { simd.mask_store_ptr_f32s(first(simd, count), pointer, values) }
+    unsafe {
+        // Masked AVX2 stores take many times as long on some processors.
+        if count == S::F32_LANES {
+            store(simd, pointer, values)
+        } else {
+            simd.mask_store_ptr_f32s(first(simd, count), pointer, values)
+        }
+    }
 }
 
 /// The first `count` lanes, for the processor's own masked instructions: pulp's way for partial vectors is a call on x86.

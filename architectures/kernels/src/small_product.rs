@@ -50,20 +50,22 @@ impl Product {
     unsafe fn panel<S: Simd, const V: usize>(&self, simd: S, column: usize) {
         // SAFETY: as for `compute`.
         unsafe {
-            if S::REGISTER_COUNT >= 32 {
-                for row in (0..self.rows).step_by(ROWS) {
-                    self.tile::<S, ROWS, V>(simd, row, column);
-                }
-            } else {
-                for row in (0..self.rows).step_by(ROWS / 2) {
-                    self.tile::<S, { ROWS / 2 }, V>(simd, row, column);
-                }
+            let mut row = 0;
+            while row < self.rows {
+                row += match self.rows - row {
+                    _ if S::REGISTER_COUNT >= 32 || V == 1 => self.tile::<S, ROWS, V>(simd, row, column),
+                    // As many sums as sixteen registers hold.
+                    6.. => self.tile::<S, 6, V>(simd, row, column),
+                    4.. => self.tile::<S, 4, V>(simd, row, column),
+                    _ => self.tile::<S, 2, V>(simd, row, column),
+                };
             }
         }
     }
 
+    /// A tile of `R` rows; says of how many.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, row: usize, column: usize) {
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, row: usize, column: usize) -> usize {
         let lanes = S::F32_LANES;
         // SAFETY: as for `compute`.
         unsafe {
@@ -93,6 +95,7 @@ impl Product {
                 }
             }
         }
+        R
     }
 }
 

@@ -15,43 +15,49 @@ use super::source::Source;
 use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
-use crate::gemm::{self, Left, MOST_COLUMNS, ROWS, VECTORS};
+use crate::gemm::{self, Left, MOST_COLUMNS};
 use crate::operation::Cache;
-use crate::{parallel, simd};
+use crate::{parallel, simd, vectors};
 
-/// Weights as the left factor: for each group, panels of [`ROWS`] output channels, each `[depth, ROWS]`.
+/// Weights as the left factor: for each group, panels of a tile's rows of output channels, each `[depth, row]`.
 #[derive(Debug)]
 struct Packed {
     values: Vec<f32>,
     /// Of one group.
     rows: usize,
     depth: usize,
+    /// Of a panel.
+    height: usize,
 }
 
 impl Packed {
     /// `weight` gives the element of (group, row, depth).
     fn new(groups: usize, rows: usize, depth: usize, weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
-        let panels = rows.div_ceil(ROWS);
-        let mut values = vec![0.0f32; groups * panels * depth * ROWS];
+        let [height, _] = gemm::tile();
+        let panels = rows.div_ceil(height);
+        let mut values = vec![0.0f32; groups * panels * depth * height];
         let work = values.len();
         let to = Pointer::to(&mut values);
         parallel::for_each(groups * panels, work, |index| {
-            let (group, first) = (index / panels, index % panels * ROWS);
+            let (group, first) = (index / panels, index % panels * height);
             // SAFETY: each panel is one task's.
-            let panel = unsafe { to.slice(index * depth * ROWS, depth * ROWS) };
-            for (k, places) in panel.chunks_exact_mut(ROWS).enumerate() {
+            let panel = unsafe { to.slice(index * depth * height, depth * height) };
+            for (k, places) in panel.chunks_exact_mut(height).enumerate() {
                 for (row, place) in places.iter_mut().enumerate().take(rows - first) {
                     *place = weight(group, first + row, k);
                 }
             }
         });
-        Self { values, rows, depth }
+        Self { values, rows, depth, height }
     }
 
-    fn at(&self, group: usize, row: usize, depth: usize) -> *const f32 {
-        let panels = self.rows.div_ceil(ROWS);
-        let panel = group * panels + row / ROWS;
-        self.values[(panel * self.depth + depth) * ROWS..].as_ptr()
+    /// Panels of one group.
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(self.height)
+    }
+
+    fn at(&self, group: usize, panel: usize, depth: usize) -> *const f32 {
+        self.values[((group * self.panels() + panel) * self.depth + depth) * self.height..].as_ptr()
     }
 }
 
@@ -185,7 +191,10 @@ pub(crate) fn input_gradient(
             .collect()
     };
     let packed = cached(cache, "backward", &sources, pack);
-    for (parity, packed) in parities(geometry).zip(packed.iter()) {
+    if packed.iter().any(|packed| packed.depth == 0) {
+        clear_all(to, geometry.input_shape().iter().product());
+    }
+    for (parity, packed) in parities(geometry).zip(packed.iter()).filter(|(_, packed)| packed.depth > 0) {
         let (rows, columns) = (geometry.reaching(0, parity[0]), geometry.reaching(1, parity[1]));
         let taps: Vec<[isize; 2]> =
             rows.iter().flat_map(|&(_, row)| columns.iter().map(move |&(_, column)| [row, column])).collect();
@@ -211,6 +220,14 @@ pub(crate) fn input_gradient(
     unsafe { output.finish() }
 }
 
+/// Where the stride leaps over places, these have no gradient.
+fn clear_all(to: Pointer, len: usize) {
+    parallel::for_ranges(len, 1 << 14, len, |range| {
+        // SAFETY: within the output, and each range is one task's.
+        unsafe { clear(to.at(range.start), range.len()) }
+    });
+}
+
 fn parities(geometry: &Geometry) -> impl Iterator<Item = [usize; 2]> + use<> {
     let [rows, columns] = geometry.stride;
     (0..rows).flat_map(move |row| (0..columns).map(move |column| [row, column]))
@@ -229,24 +246,24 @@ pub(super) fn cached<T: Send + Sync + 'static>(
     }
 }
 
-/// Planes of so many values (a memory page) are too far apart for the processor to foresee the next read …
-const FAR: usize = 1024;
+/// Planes of so many values are too far apart for the processor to foresee the next read …
+const FAR: usize = 128;
 /// … so that it is told of them so many channels ahead.
 const AHEAD: isize = 4;
 
 /// So much of the depth is packed at once; with the tile's columns it stays in the second-level cache.
-const DEPTH: usize = 384;
-/// Tiles side by side in a task, which share the weights while these are in the cache.
-const TILES: usize = 4;
+const DEPTH: usize = 512;
+/// Places of a task, some tiles side by side, which share the weights while these are in the cache.
+const PLACES: usize = 192;
 
 fn product(grid: &Grid, from: Source, weights: &Packed, fold: Option<&Fold>, finish: Finish) {
     let places = grid.batch * grid.size[0] * grid.size[1];
     let work = places * grid.groups * grid.outputs * weights.depth / 16;
     let threads = rayon::current_num_threads();
-    let width = gemm::width();
+    let [_, width] = gemm::tile();
     let tiles = places.div_ceil(width);
-    let panels = grid.outputs.div_ceil(ROWS);
-    let [parts, row_parts] = cut(tiles, panels, grid.groups, threads);
+    let panels = weights.panels();
+    let [parts, row_parts] = cut(tiles, tiles.div_ceil(PLACES / width), panels, grid.groups, threads);
     parallel::for_each(grid.groups * row_parts * parts, work, |task| {
         let (group, task) = (task / (row_parts * parts), task % (row_parts * parts));
         let (row_part, part) = (task / parts, task % parts);
@@ -265,8 +282,7 @@ fn product(grid: &Grid, from: Source, weights: &Packed, fold: Option<&Fold>, fin
 }
 
 /// Into how many parts the tiles and the rows are cut, so that all threads have as much to do.
-fn cut(tiles: usize, panels: usize, groups: usize, threads: usize) -> [usize; 2] {
-    let parts = tiles.div_ceil(TILES);
+fn cut(tiles: usize, parts: usize, panels: usize, groups: usize, threads: usize) -> [usize; 2] {
     let even = parts.next_multiple_of(threads).min(tiles);
     if parts * groups >= 4 * threads || panels < 4 * threads {
         return [even, 1];
@@ -316,8 +332,6 @@ struct Move {
 #[derive(Default)]
 struct Scratch {
     moves: Vec<Move>,
-    right: Vec<f32>,
-    sums: Vec<f32>,
     runs: Vec<Vec<Run>>,
 }
 
@@ -339,6 +353,7 @@ impl WithSimd for Part<'_> {
 impl Part<'_> {
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, scratch: &mut Scratch) {
+        let [height, _] = gemm::size::<S>();
         let width = gemm::columns::<S>();
         let tiles = self.places.len().div_ceil(width);
         let depth = self.weights.depth;
@@ -354,37 +369,26 @@ impl Part<'_> {
         let pieces = self.grid.inputs.div_ceil(channels);
         let packed_depth = (channels * taps).min(depth);
         let right_len = tiles * packed_depth * width;
-        if scratch.right.len() < right_len {
-            scratch.right.resize(right_len, 0.0);
-        }
-        let sums_len = self.panels.len() * tiles * ROWS * width;
-        if pieces > 1 && scratch.sums.len() < sums_len {
-            scratch.sums.resize(sums_len, 0.0);
-        }
+        let sums_len = if pieces > 1 { self.panels.len() * tiles * height * width } else { 0 };
+        let memory = vectors::Scratch::new([right_len, sums_len]);
+        let [all_right, all_sums] = memory.pieces;
         self.moves(width, packed_depth * width, &scratch.runs, &mut scratch.moves);
         for piece in 0..pieces {
             let piece_channels = piece * channels..((piece + 1) * channels).min(self.grid.inputs);
             let (start, len) = (piece_channels.start * taps, piece_channels.len() * taps);
             // SAFETY: there is room for all tiles.
-            unsafe { self.pack(simd, &scratch.moves, piece_channels, scratch.right.as_mut_ptr()) };
+            unsafe { self.pack(simd, &scratch.moves, piece_channels, all_right) };
             for (panel_index, panel) in self.panels.clone().enumerate() {
-                let left = Left { pointer: self.weights.at(self.group, panel * ROWS, start), row: 1, step: ROWS };
+                let left = Left { pointer: self.weights.at(self.group, panel, start), row: 1, step: height };
                 for (tile, runs) in scratch.runs.iter().enumerate() {
-                    let right = scratch.right[tile * packed_depth * width..].as_ptr();
-                    let at = (panel_index * tiles + tile) * ROWS * width;
-                    let partial = match pieces {
-                        1 => std::ptr::null_mut(),
-                        _ => scratch.sums[at..].as_mut_ptr(),
-                    };
+                    let right = all_right.wrapping_add(tile * packed_depth * width);
+                    let partial = all_sums.wrapping_add((panel_index * tiles + tile) * height * width);
                     let place = Place { panel, runs, partial, begin: piece == 0, end: piece + 1 == pieces };
                     let used: usize = runs.iter().map(|run| run.len).sum();
                     // SAFETY: packed just now; the output's elements are this task's alone.
                     unsafe {
-                        match used.div_ceil(S::F32_LANES) {
-                            1 => self.tile::<S, 1>(simd, len, left, right, &place, used),
-                            2 => self.tile::<S, 2>(simd, len, left, right, &place, used),
-                            _ => self.tile::<S, VECTORS>(simd, len, left, right, &place, used),
-                        }
+                        let size = [height, used.div_ceil(S::F32_LANES)];
+                        gemm::with_size!(S, size, (Self::tile(self, simd, len, left, right, &place)));
                     }
                 }
             }
@@ -468,17 +472,15 @@ impl Part<'_> {
                         clear(to, part.len);
                         continue;
                     }
+                    if plane >= FAR {
+                        let ahead = from + AHEAD * plane as isize;
+                        self.from.prefetch(ahead, part.len * step);
+                    }
                     if step == 1 && from >= 0 && from as usize + whole <= self.from.len() {
-                        if plane >= FAR {
-                            let ahead = from + AHEAD * plane as isize;
-                            self.from.prefetch(ahead, part.len);
-                        }
                         self.from.copy(simd, from as usize, to, part.len, part.room);
                     } else {
-                        for column in part.before..part.fits {
-                            let at = from + (column * step) as isize;
-                            *to.add(column) = self.from.value(at as usize);
-                        }
+                        let start = from + (part.before * step) as isize;
+                        self.from.gather(start as usize, step, to.add(part.before), part.fits - part.before);
                     }
                     clear(to, part.before);
                     clear(to.add(part.fits), part.len - part.fits);
@@ -489,143 +491,97 @@ impl Part<'_> {
 
     /// One tile: its sums over this piece of the depth, and at the end what is to become of them.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const V: usize>(
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(
         &self,
         simd: S,
         depth: usize,
         left: Left,
         right: *const f32,
         place: &Place,
-        used: usize,
     ) {
         let width = gemm::columns::<S>();
-        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+        let first = place.panel * R;
         // SAFETY: the caller's promise.
         unsafe {
-            gemm::accumulate(simd, depth, left, right, width, &mut sums);
+            if place.end {
+                // While the sums are made, the places come where they go.
+                for row in first..(first + R).min(self.grid.outputs) {
+                    for run in place.runs {
+                        let target = self.finish.to.at(self.target(row, run));
+                        simd::prefetch(target, run.len * self.grid.step[1]);
+                    }
+                }
+            }
+            let mut sums: [[S::f32s; V]; R] = gemm::product(simd, depth, left, right, width);
+            let partial = |row: usize, vector: usize| place.partial.add(row * width + vector * S::F32_LANES);
             // Piece by piece, which rounds less than one long sum.
             if !place.begin {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (vector, sum) in sums.iter_mut().enumerate() {
-                        let at = place.partial.add(row * width + vector * S::F32_LANES);
-                        *sum = simd.add_f32s(*sum, simd::load(simd, at));
+                        *sum = simd.add_f32s(*sum, simd::load(simd, partial(row, vector)));
                     }
                 }
             }
             if !place.end {
-                for (row, sums) in sums.into_iter().enumerate() {
-                    for (vector, sum) in sums.into_iter().enumerate() {
-                        let at = place.partial.add(row * width + vector * S::F32_LANES);
-                        simd::store(simd, at, sum);
+                for (row, sums) in sums.iter().enumerate() {
+                    for (vector, &sum) in sums.iter().enumerate() {
+                        simd::store(simd, partial(row, vector), sum);
                     }
                 }
                 return;
             }
-            let rows = ROWS.min(self.grid.outputs - place.panel * ROWS);
-            let one_run = place.runs.len() == 1 && self.grid.step[1] == 1;
-            for (row, sums) in sums.into_iter().enumerate().take(rows) {
-                let channel = self.group * self.grid.outputs + place.panel * ROWS + row;
-                if one_run && used == V * S::F32_LANES {
-                    self.finish_whole(simd, channel, &place.runs[0], sums);
-                } else {
-                    self.finish_parts(simd, channel, place.runs, sums);
-                }
+            for (row, sums) in (first..self.grid.outputs).zip(&sums) {
+                self.finish(simd, row, place.runs, sums);
             }
         }
     }
 
     /// Where a run's first place is written for this row of the product.
     #[inline(always)]
-    fn target(&self, channel: usize, run: &Run) -> usize {
+    fn target(&self, row: usize, run: &Run) -> usize {
         let grid = self.grid;
-        let row = run.image * grid.groups * grid.outputs + channel;
+        let row = (run.image * grid.groups + self.group) * grid.outputs + row;
         let [window_rows, window_columns] = grid.window;
-        let window = window_rows * window_columns;
-        let (plane, place) = (row / window, row % window);
-        let y = grid.first[0] + run.y * grid.step[0] + place / window_columns;
-        let x = grid.first[1] + run.x * grid.step[1] + place % window_columns;
+        let (plane, [window_y, window_x]) = match window_rows * window_columns {
+            1 => (row, [0, 0]),
+            window => (row / window, [row % window / window_columns, row % window_columns]),
+        };
+        let y = grid.first[0] + run.y * grid.step[0] + window_y;
+        let x = grid.first[1] + run.x * grid.step[1] + window_x;
         (plane * grid.to[0] + y) * grid.to[1] + x
     }
 
+    /// What is to become of the sums of a row of the product.
     #[inline(always)]
-    fn fold<S: Simd>(&self, simd: S, channel: usize, sum: S::f32s) -> S::f32s {
-        match self.fold {
-            None => sum,
-            Some(fold) => fold.apply(simd, channel, sum),
-        }
-    }
-
-    /// A row of whole vectors that lies in one piece.
-    #[inline(always)]
-    unsafe fn finish_whole<S: Simd, const V: usize>(&self, simd: S, channel: usize, run: &Run, sums: [S::f32s; V]) {
-        let target = self.target(channel, run);
-        for (vector, sum) in sums.into_iter().enumerate() {
-            let at = target + vector * S::F32_LANES;
-            let mut value = self.fold(simd, channel, sum);
-            // SAFETY: the run lies within the planes.
-            unsafe {
-                if let Some(residual) = self.finish.residual {
-                    let more = simd::load(simd, residual.at(at));
-                    value = simd.add_f32s(value, more);
-                }
-                let value = match self.finish.slope {
-                    None => self.finish.activation.value(simd, value),
-                    Some(slope) => {
-                        let (value, values) = self.finish.activation.value_and_slope(simd, value);
-                        simd::store(simd, slope.at(at), values);
-                        value
-                    }
-                };
-                simd::store(simd, self.finish.to.at(at), value);
-            }
-        }
-    }
-
-    /// A row of several runs, by way of a row in one piece.
-    #[inline(always)]
-    unsafe fn finish_parts<S: Simd, const V: usize>(&self, simd: S, channel: usize, runs: &[Run], sums: [S::f32s; V]) {
+    unsafe fn finish<S: Simd, const V: usize>(&self, simd: S, row: usize, runs: &[Run], sums: &[S::f32s; V]) {
         let step = self.grid.step[1];
-        let mut row = [0.0f32; MOST_COLUMNS];
-        let mut slopes = [0.0f32; MOST_COLUMNS];
-        if let Some(residual) = self.finish.residual {
-            for run in runs {
-                let from = self.target(channel, run);
-                for index in 0..run.len {
-                    // SAFETY: the run lies within the planes.
-                    row[run.column + index] = unsafe { *residual.at(from + index * step) };
-                }
+        let channel = self.group * self.grid.outputs + row;
+        let affine = self.fold.map(|fold| fold.of(simd, channel));
+        // SAFETY: the runs lie within the planes, and are this task's alone.
+        unsafe {
+            if let [run] = runs
+                && step == 1
+                && run.len == V * S::F32_LANES
+            {
+                return self.finish.whole(simd, sums, self.target(row, run), affine);
             }
-        }
-        for (vector, sum) in sums.into_iter().enumerate() {
-            let value = self.fold(simd, channel, sum);
-            // SAFETY: a tile is no wider than the rows.
-            unsafe {
-                let at = row.as_mut_ptr().add(vector * S::F32_LANES);
-                let value = simd.add_f32s(value, simd::load(simd, at));
-                let value = match self.finish.slope {
-                    None => self.finish.activation.value(simd, value),
-                    Some(_) => {
-                        let (value, slope) = self.finish.activation.value_and_slope(simd, value);
-                        let at = slopes.as_mut_ptr().add(vector * S::F32_LANES);
-                        simd::store(simd, at, slope);
-                        value
+            // With room for a vector that begins in the last run.
+            let mut line = [0.0f32; 2 * MOST_COLUMNS];
+            for (vector, &sum) in sums.iter().enumerate() {
+                simd::store(simd, line.as_mut_ptr().add(vector * S::F32_LANES), sum);
+            }
+            for run in runs {
+                let target = self.target(row, run);
+                let sums = &line[run.column..];
+                if step == 1 {
+                    self.finish.row(simd, sums.as_ptr(), target, [run.len, run.len], affine);
+                } else {
+                    // Only gradients, behind which nothing comes.
+                    for (index, &sum) in sums[..run.len].iter().enumerate() {
+                        *self.finish.to.at(target + index * step) = sum;
                     }
-                };
-                simd::store(simd, at, value);
-            }
-        }
-        let scatter = |row: &[f32; MOST_COLUMNS], to: Pointer| {
-            for run in runs {
-                let target = self.target(channel, run);
-                for index in 0..run.len {
-                    // SAFETY: the run lies within the planes, and is this task's alone.
-                    unsafe { *to.at(target + index * step) = row[run.column + index] };
                 }
             }
-        };
-        scatter(&row, self.finish.to);
-        if let Some(slope) = self.finish.slope {
-            scatter(&slopes, slope);
         }
     }
 }
@@ -634,7 +590,7 @@ struct Place<'a> {
     /// Of rows.
     panel: usize,
     runs: &'a [Run],
-    /// Sums of the depth so far.
+    /// Sums of the depth so far, if there are several pieces.
     partial: *mut f32,
     begin: bool,
     end: bool,

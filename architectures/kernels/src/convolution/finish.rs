@@ -103,6 +103,43 @@ impl Finish {
         }
     }
 
+    /// As [`Self::row`], for a row of whole vectors.
+    ///
+    /// # Safety
+    /// The outputs must exist, and belong to this thread.
+    #[inline(always)]
+    pub unsafe fn whole<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        sums: &[S::f32s; V],
+        index: usize,
+        affine: Option<[S::f32s; 2]>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.activation, self.residual, self.slope) {
+                (Activation::Identity, None, None) => self.whole_of::<S, PLAIN, V>(simd, sums, index, affine),
+                (Activation::Relu, None, None) => self.whole_of::<S, RELU, V>(simd, sums, index, affine),
+                _ => self.whole_of::<S, ANY, V>(simd, sums, index, affine),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn whole_of<S: Simd, const KIND: u8, const V: usize>(
+        &self,
+        simd: S,
+        sums: &[S::f32s; V],
+        index: usize,
+        affine: Option<[S::f32s; 2]>,
+    ) {
+        for (vector, &sum) in sums.iter().enumerate() {
+            let place = index + vector * S::F32_LANES;
+            // SAFETY: the caller's promise.
+            unsafe { self.vector::<S, KIND>(simd, sum, place, S::F32_LANES, affine) };
+        }
+    }
+
     #[inline(always)]
     unsafe fn row_of<S: Simd, const KIND: u8>(
         &self,
@@ -117,14 +154,14 @@ impl Finish {
         unsafe {
             if count < lanes {
                 let valid = if room < lanes { count } else { lanes };
-                self.vector::<S, KIND>(simd, from, index, valid, affine);
+                self.vector::<S, KIND>(simd, simd::load(simd, from), index, valid, affine);
                 return;
             }
             let mut done = 0;
             while done < count {
                 // The last vector may write some values again.
                 let place = done.min(count - lanes);
-                self.vector::<S, KIND>(simd, from.add(place), index + place, lanes, affine);
+                self.vector::<S, KIND>(simd, simd::load(simd, from.add(place)), index + place, lanes, affine);
                 done += lanes;
             }
         }
@@ -134,37 +171,37 @@ impl Finish {
     unsafe fn vector<S: Simd, const KIND: u8>(
         &self,
         simd: S,
-        from: *const f32,
+        sum: S::f32s,
         place: usize,
         valid: usize,
         affine: Option<[S::f32s; 2]>,
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut value = simd::load(simd, from);
+            let mut value = sum;
             if let Some([scale, shift]) = affine {
                 value = simd.mul_add_f32s(value, scale, shift);
             }
             if KIND == PLAIN {
-                return write(simd, self.to.at(place), valid, value);
+                return simd::store_some(simd, self.to.at(place), valid, value);
             }
             if KIND == RELU {
                 let value = Activation::Relu.value(simd, value);
-                return write(simd, self.to.at(place), valid, value);
+                return simd::store_some(simd, self.to.at(place), valid, value);
             }
             if let Some(residual) = self.residual {
-                let residual = read(simd, residual.at(place), valid);
+                let residual = simd::load_some(simd, residual.at(place), valid);
                 value = simd.add_f32s(value, residual);
             }
             let value = match self.slope {
                 None => self.activation.value(simd, value),
                 Some(to) => {
                     let (value, slope) = self.activation.value_and_slope(simd, value);
-                    write(simd, to.at(place), valid, slope);
+                    simd::store_some(simd, to.at(place), valid, slope);
                     value
                 }
             };
-            write(simd, self.to.at(place), valid, value);
+            simd::store_some(simd, self.to.at(place), valid, value);
         }
     }
 }
@@ -173,29 +210,3 @@ impl Finish {
 const PLAIN: u8 = 0;
 const RELU: u8 = 1;
 const ANY: u8 = 2;
-
-/// The first `count` lanes from `pointer`; at most all.
-///
-/// # Safety
-/// They must exist.
-#[inline(always)]
-unsafe fn read<S: Simd>(simd: S, pointer: *const f32, count: usize) -> S::f32s {
-    // SAFETY: the caller's promise.
-    unsafe { if count == S::F32_LANES { simd::load(simd, pointer) } else { simd::load_some(simd, pointer, count) } }
-}
-
-/// Writes the first `count` lanes; at most all.
-///
-/// # Safety
-/// The places must exist and belong to this thread.
-#[inline(always)]
-unsafe fn write<S: Simd>(simd: S, pointer: *mut f32, count: usize, values: S::f32s) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if count == S::F32_LANES {
-            simd::store(simd, pointer, values)
-        } else {
-            simd::store_some(simd, pointer, count, values)
-        }
-    }
-}

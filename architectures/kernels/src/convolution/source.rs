@@ -38,18 +38,26 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// One value.
+    /// Copies `len` values from `index` on, each `step` behind the one before.
     ///
     /// # Safety
-    /// There must be so many.
+    /// There must be so many values, and places.
     #[inline(always)]
-    pub unsafe fn value(&self, index: usize) -> f32 {
+    pub unsafe fn gather(&self, index: usize, step: usize, to: *mut f32, len: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            let value = *self.values.get_unchecked(index);
-            match self.behind {
-                None => value,
-                Some((activation, kept)) => activation.times_slope(Scalar::new(), value, *kept.get_unchecked(index)),
+            let values = self.values.as_ptr().add(index);
+            match (self.behind, step) {
+                // With a known step the compiler finds vectors.
+                (None, 2) => (0..len).for_each(|at| *to.add(at) = *values.add(2 * at)),
+                (None, _) => (0..len).for_each(|at| *to.add(at) = *values.add(step * at)),
+                (Some((activation, kept)), _) => {
+                    let kept = kept.as_ptr().add(index);
+                    for at in 0..len {
+                        let [value, kept] = [values, kept].map(|from| *from.add(step * at));
+                        *to.add(at) = activation.times_slope(Scalar::new(), value, kept);
+                    }
+                }
             }
         }
     }

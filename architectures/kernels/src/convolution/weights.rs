@@ -10,7 +10,7 @@ use pulp::Simd;
 
 use super::Geometry;
 use crate::array::{Array, Output, Pointer};
-use crate::gemm::{self, Left, ROWS, VECTORS};
+use crate::gemm::{self, Left};
 use crate::transposition::transpose;
 use crate::vectors::{self, Body};
 use crate::{parallel, simd};
@@ -44,17 +44,17 @@ pub(crate) fn gradient(geometry: &Geometry, x: &Array, gradient: &Array) -> Arra
     let [kernel_rows, kernel_columns] = geometry.kernel;
     let (taps, rows) =
         if few { (inputs * kernel_rows, kernel_columns) } else { (kernel_rows * kernel_columns, inputs) };
-    let width = gemm::width();
+    let [height, width] = gemm::tile();
     let panels = outputs.div_ceil(width);
     let packed = pack(&geometry, gradient.values(), width, panels);
     let mut output = Output::new(&[geometry.outputs, inputs, kernel_rows, kernel_columns]);
     let tiles =
         Tiles { few, taps, rows, panels, outputs, x, gradient: &packed, to: output.pointer(), geometry: &geometry };
     let places = geometry.batch * geometry.output[0] * geometry.output[1];
-    let count = geometry.groups * panels * rows.div_ceil(ROWS) * taps;
+    let count = geometry.groups * panels * rows.div_ceil(height) * taps;
     // SAFETY: the tiles are the whole output, and no two share an element.
     unsafe {
-        vectors::over(count, places * ROWS, &tiles);
+        vectors::over(count, places * height, &tiles);
         output.finish()
     }
 }
@@ -147,44 +147,26 @@ struct Source {
 impl Body for Tiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, simd: S, range: Range<usize>) {
-        let blocks = self.rows.div_ceil(ROWS);
+        let [height, _] = gemm::size::<S>();
+        let blocks = self.rows.div_ceil(height);
         for tile in range {
             let (tap, rest) = (tile % self.taps, tile / self.taps);
             let (block, rest) = (rest % blocks, rest / blocks);
             let (panel, group) = (rest % self.panels, rest / self.panels);
             let used = (self.outputs - panel * gemm::columns::<S>()).min(gemm::columns::<S>());
-            let end = ((block + 1) * ROWS).min(self.rows);
-            let mut row = block * ROWS;
+            let end = ((block + 1) * height).min(self.rows);
+            let mut row = block * height;
             while row < end {
                 let at = [group, panel, tap, row];
+                let size = [end - row, used.div_ceil(S::F32_LANES)];
                 // SAFETY: the caller's promise.
-                unsafe {
-                    row += match used.div_ceil(S::F32_LANES) {
-                        1 => self.some_rows::<S, 1>(simd, at, end - row, used),
-                        2 => self.some_rows::<S, 2>(simd, at, end - row, used),
-                        _ => self.some_rows::<S, VECTORS>(simd, at, end - row, used),
-                    };
-                }
+                row += unsafe { gemm::with_size!(S, size, (Self::tile(self, simd, at, used))) };
             }
         }
     }
 }
 
 impl Tiles<'_> {
-    /// A tile of up to `left` rows; says of how many.
-    #[inline(always)]
-    unsafe fn some_rows<S: Simd, const V: usize>(&self, simd: S, at: [usize; 4], left: usize, used: usize) -> usize {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match left {
-                8.. => self.tile::<S, 8, V>(simd, at, used),
-                4.. => self.tile::<S, 4, V>(simd, at, used),
-                3 => self.tile::<S, 3, V>(simd, at, used),
-                _ => self.tile::<S, 1, V>(simd, at, used),
-            }
-        }
-    }
-
     fn source<S: Simd>(&self, [group, panel, tap, row]: [usize; 4]) -> Source {
         let geometry = self.geometry;
         let inputs = geometry.inputs / geometry.groups;
@@ -219,6 +201,7 @@ impl Tiles<'_> {
         }
     }
 
+    /// A tile of `R` rows; says of how many.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, at: [usize; 4], used: usize) -> usize {
         let geometry = self.geometry;
@@ -262,8 +245,8 @@ impl Tiles<'_> {
         let inputs = geometry.inputs / geometry.groups;
         let area = geometry.kernel[0] * geometry.kernel[1];
         let mut values = [0.0f32; gemm::MOST_COLUMNS];
-        for (index, sums) in sums.into_iter().enumerate() {
-            for (vector, sum) in sums.into_iter().enumerate() {
+        for (index, sums) in sums.iter().enumerate() {
+            for (vector, &sum) in sums.iter().enumerate() {
                 // SAFETY: a tile is no wider than that.
                 unsafe { simd::store(simd, values[vector * S::F32_LANES..].as_mut_ptr(), sum) };
             }

@@ -17,7 +17,7 @@ use super::source::Source;
 use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
 use crate::fold::Fold;
-use crate::gemm::{self, Left, ROWS};
+use crate::gemm::{self, Left};
 use crate::operation::Cache;
 use crate::{parallel, simd};
 
@@ -43,7 +43,7 @@ pub(crate) fn applies(geometry: &Geometry) -> bool {
         && geometry.padding.iter().all(|&padding| padding <= 2)
 }
 
-/// Transformed weights: for each of the 36 places, panels of [`ROWS`] output channels, each `[input, ROWS]`.
+/// Transformed weights: for each of the 36 places, panels of a tile's rows of output channels, each `[input, row]`.
 #[derive(Debug)]
 struct Packed(Vec<f32>);
 
@@ -58,8 +58,9 @@ impl Packed {
             [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
             [0.0, 0.0, 1.0],
         ];
-        let panels = outputs.div_ceil(ROWS);
-        let mut values = vec![0.0f32; PLACES * panels * inputs * ROWS];
+        let [height, _] = gemm::tile();
+        let panels = outputs.div_ceil(height);
+        let mut values = vec![0.0f32; PLACES * panels * inputs * height];
         let work = values.len();
         let to = Pointer::to(&mut values);
         parallel::for_each(outputs, work, |output| {
@@ -71,8 +72,8 @@ impl Packed {
                     for tap in 0..9 {
                         sum += row[tap / 3] * weight[tap] * column[tap % 3];
                     }
-                    let panel = place * panels + output / ROWS;
-                    let at = (panel * inputs + input) * ROWS + output % ROWS;
+                    let panel = place * panels + output / height;
+                    let at = (panel * inputs + input) * height + output % height;
                     // SAFETY: each output channel is one task's.
                     unsafe { *to.at(at) = sum as f32 };
                 }
@@ -234,7 +235,8 @@ impl Part<'_> {
         let count = self.tiles.len();
         let width = count.next_multiple_of(S::F32_LANES);
         assert!(width <= MOST_TILES, "a task has few tiles");
-        let outputs = job.outputs.next_multiple_of(ROWS);
+        let [height, most] = gemm::size::<S>();
+        let outputs = job.outputs.next_multiple_of(height);
         let grow = |values: &mut Vec<f32>, len: usize| {
             if values.len() < len {
                 values.resize(len, 0.0);
@@ -248,28 +250,28 @@ impl Part<'_> {
             // SAFETY: the scratch is large enough.
             unsafe { self.transform(simd, input, width, scratch) };
         }
-        let panels = outputs / ROWS;
+        let panels = outputs / height;
         for place in 0..PLACES {
             let windows = &scratch.windows[place * job.inputs * width..];
             for panel in 0..panels {
                 let left = Left {
-                    pointer: job.weights.0[(place * panels + panel) * job.inputs * ROWS..].as_ptr(),
+                    pointer: job.weights.0[(place * panels + panel) * job.inputs * height..].as_ptr(),
                     row: 1,
-                    step: ROWS,
+                    step: height,
                 };
-                let to = (place * outputs + panel * ROWS) * width;
+                let to = (place * outputs + panel * height) * width;
                 let mut column = 0;
                 while column < width {
-                    let vectors = ((width - column) / S::F32_LANES).min(3);
+                    let vectors = ((width - column) / S::F32_LANES).min(most);
                     let right = windows[column..].as_ptr();
                     let to = scratch.products[to + column..].as_mut_ptr();
                     // SAFETY: both factors were just made, and the products have room.
                     unsafe {
-                        match vectors {
-                            1 => multiply::<S, 1>(simd, job.inputs, left, right, width, to),
-                            2 => multiply::<S, 2>(simd, job.inputs, left, right, width, to),
-                            _ => multiply::<S, 3>(simd, job.inputs, left, right, width, to),
-                        }
+                        gemm::with_size!(
+                            S,
+                            [height, vectors],
+                            (Self::multiply(simd, job.inputs, left, right, width, to))
+                        );
                     }
                     column += vectors * S::F32_LANES;
                 }
@@ -279,6 +281,20 @@ impl Part<'_> {
             // SAFETY: these places of the output are this task's alone.
             unsafe { self.finish(simd, output, [outputs, width], scratch) };
         }
+    }
+
+    /// Rows of a place's product.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, const R: usize, const V: usize>(
+        simd: S,
+        depth: usize,
+        left: Left,
+        right: *const f32,
+        width: usize,
+        to: *mut f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { gemm::product_to::<S, R, V>(simd, depth, left, right, width, to, width) }
     }
 
     fn runs(&self, runs: &mut Vec<Run>) {
@@ -413,6 +429,7 @@ impl Part<'_> {
     #[inline(always)]
     unsafe fn follow<S: Simd>(&self, simd: S, channel: usize, line: &[f32], target: usize) {
         let job = self.job;
+        let affine = job.fold.map(|fold| fold.of(simd, channel));
         let mut index = 0;
         while index < line.len() {
             let count = S::F32_LANES.min(line.len() - index);
@@ -420,8 +437,8 @@ impl Part<'_> {
             // SAFETY: as the caller promises.
             unsafe {
                 let mut value = simd::load_some(simd, line.as_ptr().add(index), count);
-                if let Some(fold) = job.fold {
-                    value = fold.apply(simd, channel, value);
+                if let Some([scale, shift]) = affine {
+                    value = simd.mul_add_f32s(value, scale, shift);
                 }
                 if let Some(residual) = job.finish.residual {
                     let more = simd::load_some(simd, residual.at(at), count);
@@ -438,27 +455,6 @@ impl Part<'_> {
                 simd::store_some(simd, job.finish.to.at(at), count, value);
             }
             index += count;
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn multiply<S: Simd, const V: usize>(
-    simd: S,
-    depth: usize,
-    left: Left,
-    right: *const f32,
-    width: usize,
-    to: *mut f32,
-) {
-    let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
-    // SAFETY: the caller's promise.
-    unsafe {
-        gemm::accumulate(simd, depth, left, right, width, &mut sums);
-        for (row, sums) in sums.into_iter().enumerate() {
-            for (vector, sum) in sums.into_iter().enumerate() {
-                simd::store(simd, to.add(row * width + vector * S::F32_LANES), sum);
-            }
         }
     }
 }
