@@ -1,6 +1,7 @@
 //! A network with its weights and their preprocessing.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use netkin_architectures::layers::scale_and_shift;
 use netkin_architectures::{Architecture, Entry, Network, Outputs, Taps};
 use netkin_weights::{CropMode, Interpolation, Loaded, Precision, Preprocessing};
@@ -96,9 +97,33 @@ impl Model {
         &self.preprocessing
     }
 
-    /// The number format of all computations.
+    /// The number format of all computations, or, on the CPU, for bf16 that of the products' factors.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The type of all tensors.
+    pub fn dtype(&self) -> DType {
+        self.precision.held_on(&self.device).dtype()
+    }
+
+    /// The same network on the same device in another precision, to which its weights are rounded; where they hold the same
+    /// numbers, they are shared. [`Precision::check`] tells whether the device has that precision.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        let held = precision.held_on(&self.device).dtype();
+        let network = self.network.clone();
+        Self {
+            name: self.name.clone(),
+            entry: self.entry,
+            network: if held == self.dtype() { network } else { network.map(&mut Cast(held.into())) },
+            preprocessing: self.preprocessing,
+            num_classes: self.num_classes,
+            parameters: self.parameters,
+            sha256: self.sha256.clone(),
+            notes: self.notes.clone(),
+            precision,
+            device: self.device.clone(),
+        }
     }
 
     /// Where it runs.
@@ -141,7 +166,7 @@ impl Model {
 
     /// Values in [0, 1] of the given shape, on this model's device in its precision.
     pub fn pixels(&self, values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
-        Tensor::from_data(TensorData::new(values, shape), (&self.device, self.precision.dtype()))
+        Tensor::from_data(TensorData::new(values, shape), (&self.device, self.dtype()))
     }
 
     /// Runs on pixels in [0, 1], `[batch, 3, height, width]`.
@@ -151,7 +176,8 @@ impl Model {
 
     /// As [`Self::forward`], showing every block to `taps`.
     pub fn forward_observed(&self, pixels: Tensor<4>, taps: &mut Taps) -> Outputs {
-        self.network.forward(self.normalise(pixels), taps)
+        let products = self.precision.products_on(&self.device);
+        products.within(|| self.network.forward(self.normalise(pixels), taps))
     }
 
     /// The most probable class of each image.
@@ -173,11 +199,25 @@ impl Model {
         let Preprocessing { mean, std, .. } = &self.preprocessing;
         let per_channel = |value: &dyn Fn(usize) -> f64| {
             let values = TensorData::from(std::array::from_fn::<f64, 3, _>(value));
-            Tensor::<1>::from_data(values, (&self.device, self.precision.dtype()))
+            Tensor::<1>::from_data(values, (&self.device, self.dtype()))
         };
         let scale = per_channel(&|channel| 1.0 / widen(std[channel]));
         let shift = per_channel(&|channel| -widen(mean[channel]) / widen(std[channel]));
         scale_and_shift(pixels, 1, scale, Some(shift))
+    }
+}
+
+/// Casts all parameters, which stay tracked if they are.
+pub(crate) struct Cast(pub FloatDType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let tracked = parameter.is_require_grad();
+        parameter.map(|tensor| match tensor.is_autodiff() {
+            // Only a tensor that no operation has made can be tracked.
+            true => tensor.inner().cast(self.0).autodiff().set_require_grad(tracked),
+            false => tensor.cast(self.0),
+        })
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Tensor};
 use clap::ValueEnum;
 use netkin_architectures::{Architecture, Entry, Network, Taps};
 use netkin_kernels::profile as kernels;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::is_cpu;
 use crate::memory;
-use crate::model::cross_entropy;
+use crate::model::{Cast, cross_entropy};
 
 /// What is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -127,7 +127,7 @@ impl Setting {
     }
 
     /// Times the kernels' operations in a pass, the longest first; empty where the kernels do not compute (on a GPU, or in
-    /// another precision than f32).
+    /// f64 or f16).
     ///
     /// # Errors
     /// If the device fails.
@@ -165,8 +165,9 @@ impl Setting {
         let classes = self.entry.config.num_classes();
         let labels: Vec<usize> = (0..self.batch).map(|index| index % classes).collect();
         let setting = self.clone();
+        let products = self.precision.products_on(&self.device);
         move || {
-            let forward = |images| network.forward(images, &mut Taps::none()).logits;
+            let forward = |images| products.within(|| network.forward(images, &mut Taps::none()).logits);
             match pass {
                 Pass::Forward => drop(forward(images.clone())),
                 Pass::InputGrad => {
@@ -192,6 +193,7 @@ impl Setting {
     pub fn profile(&self) -> Result<Vec<Part>, SpeedError> {
         let network = self.network(&self.device);
         let images = self.images();
+        let products = self.precision.products_on(&self.device);
         let once = || -> Result<Vec<(String, f64)>, SpeedError> {
             let mut parts = Vec::new();
             let mut failed = None;
@@ -206,7 +208,7 @@ impl Setting {
                     x
                 })
                 .without_repeats();
-                network.forward(images.clone(), &mut taps)
+                products.within(|| network.forward(images.clone(), &mut taps))
             };
             self.sync()?;
             parts.push(("classifier".to_owned(), elapsed_ms(start)));
@@ -228,19 +230,8 @@ impl Setting {
     }
 
     fn network(&self, device: &Device) -> Network {
-        struct Cast(FloatDType);
-        impl ModuleMapper for Cast {
-            fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let tracked = parameter.is_require_grad();
-                parameter.map(|tensor| match tensor.is_autodiff() {
-                    // Only a tensor that no operation has made can be tracked.
-                    true => tensor.inner().cast(self.0).autodiff().set_require_grad(tracked),
-                    false => tensor.cast(self.0),
-                })
-            }
-        }
         let network = self.entry.build(device);
-        match self.precision {
+        match self.precision.held_on(device) {
             Precision::F32 => network,
             other => network.map(&mut Cast(other.dtype().into())),
         }
@@ -251,7 +242,7 @@ impl Setting {
         Tensor::random(
             [self.batch, 3, height, width],
             Distribution::Uniform(0.0, 1.0),
-            (&self.device, self.precision.dtype()),
+            (&self.device, self.precision.held_on(&self.device).dtype()),
         )
     }
 

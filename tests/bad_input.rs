@@ -274,6 +274,19 @@ fn names_are_shown_and_not_obeyed() {
 }
 
 #[test]
+fn bf16_is_refused_where_nothing_multiplies_it() {
+    for command in ["doctor", "bench"] {
+        let arguments = [command, "demo_resnet", "--precision", "bf16"];
+        let text = refusal(netkin().args(arguments).env("NETKIN_BF16", "none"), 2);
+        says(&text, &["AVX512-BF16", "AMX-BF16", "choose f32"]);
+    }
+    let scratch = Scratch::new();
+    let mut command = eval(&scratch.weights("demo_resnet", 1), &scratch);
+    let text = refusal(command.args(["--precision", "bf16"]).env("NETKIN_BF16", "none"), 2);
+    says(&text, &["choose f32"]);
+}
+
+#[test]
 fn far_too_many_threads_are_refused() {
     let mut command = assert_cmd::Command::cargo_bin("netkin").unwrap();
     says(&refusal(command.args(["--threads", "2000", "models", "demo_resnet"]), 2), &["2000 threads"]);

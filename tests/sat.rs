@@ -227,6 +227,31 @@ fn adversarial_images_are_kept_on_request_and_used() {
 }
 
 #[test]
+fn networks_can_be_attacked_in_another_precision() {
+    let scratch = Scratch::new();
+    let models = models(&scratch);
+    let run_in = |precision: &str, folder: &str| {
+        let mut command = command(&scratch, &models, 2);
+        command.args(["--attack-precision", precision]);
+        serde_json::from_slice::<serde_json::Value>(&run(&mut command, &scratch.path(folder))).unwrap()
+    };
+    let plain: serde_json::Value =
+        serde_json::from_slice(&run(&mut command(&scratch, &models, 2), &scratch.path("plain"))).unwrap();
+    // Their own is no other: the same run.
+    let before = files(&scratch.path("plain/units"));
+    assert_eq!(run_in("f32", "plain"), plain);
+    assert_eq!(files(&scratch.path("plain/units")), before);
+    let wide = run_in("f64", "wide");
+    assert_eq!((&wide["precision"], &wide["attack_precision"]), (&"f32".into(), &"f64".into()));
+    assert_eq!(wide["clean"], plain["clean"]);
+    // What was attacked in one precision is not gone on with in another.
+    let mut command = command(&scratch, &models, 2);
+    let output = command.args(["--attack-precision", "f64", "--run"]).arg(scratch.path("plain")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("attack_precision"));
+}
+
+#[test]
 fn what_is_kept_can_be_read_without_networks() {
     let scratch = Scratch::new();
     let models = models(&scratch);

@@ -72,7 +72,7 @@ impl<'a> Ensemble<'a> {
 fn matrix(from: usize, to: usize, model: &Model) -> Tensor<4> {
     let unit: Vec<f32> = (0..from * from).map(|index| f32::from(u8::from(index / from == index % from))).collect();
     let values = resize_f32(&unit, (from, from), (to, from), Filter::Bicubic);
-    Tensor::from_data(TensorData::new(values, [1, 1, to, from]), (model.device(), model.precision().dtype()))
+    Tensor::from_data(TensorData::new(values, [1, 1, to, from]), (model.device(), model.dtype()))
 }
 
 impl Member<'_> {

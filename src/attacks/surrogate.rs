@@ -68,7 +68,7 @@ impl Surrogate for Model {
     }
 
     fn placement(&self) -> (Device, DType) {
-        (self.device().clone(), self.precision().dtype())
+        (self.device().clone(), self.dtype())
     }
 }
 

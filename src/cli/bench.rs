@@ -39,7 +39,7 @@ pub struct Args {
     /// Where to compute: flex (the CPU), cuda:0, vulkan:0; may be given several times, to compare
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     device: Vec<DeviceNames>,
-    /// The number format of all computations: f32, f64, f16 or bf16; may be given several times, to compare
+    /// The number format of all computations: f32, f64, f16 or bf16 (on the CPU that of products alone, if the processor multiplies it); may be given several times, to compare
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     precision: Vec<Precision>,
 }
@@ -140,7 +140,8 @@ impl Args {
     fn jobs(&self) -> Result<Vec<Job>, Failure> {
         let devices: Vec<DeviceName> = self.device.iter().flat_map(DeviceNames::names).copied().collect();
         for device in &devices {
-            device.open()?;
+            let device = device.open()?;
+            self.precision.iter().try_for_each(|precision| precision.check(&device))?;
         }
         let mut jobs = Vec::new();
         for entry in super::chosen(&self.models)? {

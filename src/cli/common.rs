@@ -38,7 +38,8 @@ pub struct Common {
 /// Options of every command that runs models.
 #[derive(Debug, Clone, Args)]
 pub struct ModelOptions {
-    /// The number format of all computations: f32, f64, f16 or bf16
+    /// The number format of all computations: f32, f64, f16 or bf16 (on the CPU that of products alone, if the processor
+    /// multiplies it)
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     pub precision: Precision,
     /// Run the networks on images of this size, PIXELS or HEIGHTxWIDTH [default: each weight's own]

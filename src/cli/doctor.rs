@@ -48,6 +48,7 @@ impl Args {
             size: self.size,
             steps: self.steps,
         };
+        doctor.precision.check(&doctor.device)?;
         let start = Instant::now();
         let width = entries.iter().map(|entry| entry.name.len()).max();
         let width = width.unwrap_or(0).max("network".len());

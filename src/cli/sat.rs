@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use indicatif::ProgressBar;
-use netkin_weights::{ModelSet, ModelSpec};
+use netkin_weights::{ModelSet, ModelSpec, Precision};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -61,6 +61,9 @@ pub struct Settings {
     /// How an attacked image is resized for a network of another size: bicubic or bilinear
     #[arg(long, value_name = "FILTER", default_value = "bicubic", value_parser = filter)]
     transfer_interpolation: Filter,
+    /// Attack in another number format than that of --precision, in which the networks judge: f32, f64, f16 or bf16
+    #[arg(long, value_name = "FORMAT")]
+    attack_precision: Option<Precision>,
     /// Keep the adversarial images, so that networks that are added later need not have them made again
     #[arg(long)]
     keep_adversarial: bool,
@@ -105,6 +108,7 @@ impl Settings {
             input_size: self.options.input_size,
             keep_adversarial: self.keep_adversarial,
             keep_logits: self.keep_logits,
+            attack_precision: self.attack_precision,
             ..SatConfig::default()
         })
     }
@@ -130,6 +134,9 @@ struct Document<'a> {
     crop: &'a Value,
     transfer_interpolation: &'a Value,
     precision: &'a Value,
+    /// In which the networks were attacked, if in another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attack_precision: Option<&'a Value>,
     models: Vec<ModelSection<'a>>,
     /// Model → images that it classifies correctly.
     clean: serde_json::Map<String, Value>,
@@ -205,6 +212,7 @@ impl<'a> Document<'a> {
             crop: &settings["crop"],
             transfer_interpolation: &settings["transfer_interpolation"],
             precision: &settings["precision"],
+            attack_precision: settings.get("attack_precision"),
             models: run.networks.iter().map(model).collect(),
             clean: run.clean_by_name(),
             pairs: run.pairs(),

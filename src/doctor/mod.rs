@@ -367,7 +367,7 @@ fn model(entry: &'static Entry, size: [usize; 2], gain: f64, precision: Precisio
     let loaded = Loaded {
         name: entry.name.to_owned(),
         entry,
-        network: parameters::drawn(entry, SEED, gain, precision, device),
+        network: parameters::drawn(entry, SEED, gain, precision.held_on(device), device),
         preprocessing: Preprocessing { input_size: size, ..Preprocessing::usual(entry) },
         num_classes: entry.config.num_classes(),
         sha256: String::new(),

@@ -91,6 +91,12 @@ pub enum Error {
     /// A weight beyond the precision's range.
     #[error("{tensor} of {file} holds values beyond the range of {precision}: choose f32 or bf16")]
     Overflow { file: String, tensor: String, precision: Precision },
+    /// No unit of the processor does it.
+    #[error(
+        "this processor cannot multiply bf16 numbers (it has neither AVX512-BF16 nor AMX-BF16): choose f32, or compute on a \
+         device that can, such as cuda:0"
+    )]
+    NoBf16,
     /// A configuration beside the weights that cannot be used.
     #[error(
         "{file} does not say how images are prepared ({reason}): mend it, or move it away to use timm's usual values"

@@ -71,7 +71,8 @@ impl Source {
 const HUB_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const CONFIG: &str = "config.json";
 
-/// Finds the weights, downloads them if need be, and fills the network with them in `precision`.
+/// Finds the weights, downloads them if need be, and fills the network with them for computations in `precision` (see
+/// [`Precision::held_on`]).
 ///
 /// A path may lead to safetensors or a PyTorch checkpoint. Without one, `demo_…` names have their weights in the
 /// program, all others on the Hugging Face hub. The file must fit exactly, after the conversions that timm does, too
@@ -88,6 +89,8 @@ pub fn load(
     hub: &HubConfig,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Loaded, Error> {
+    precision.check(device)?;
+    let held = precision.held_on(device);
     let entry = spec.entry();
     let Found { file, source, preprocessing } = Found::from_spec(spec, hub, progress)?;
     let fitting = Fitting::new(entry, preprocessing.input_size, &file);
@@ -101,7 +104,7 @@ pub fn load(
     let tensors = layout
         .0
         .iter()
-        .map(|(key, _)| Ok(bridge::from_data(file.read(&checkpoint, key, precision)?, key.clone(), None)))
+        .map(|(key, _)| Ok(bridge::from_data(file.read(&checkpoint, key, held)?, key.clone(), None)))
         .collect::<Result<Vec<_>, Error>>()?;
     let device = device.clone().without_autodiff();
     let mut network = config.build(num_classes, &device);
@@ -139,6 +142,8 @@ pub fn finetune(
     hub: &HubConfig,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Loaded, Error> {
+    precision.check(device)?;
+    let held = precision.held_on(device);
     let entry = spec.entry();
     let Found { file, source, preprocessing } = Found::from_spec(spec, hub, progress)?;
     let fitting = Fitting::of(Configured::Own(config), &file);
@@ -154,7 +159,7 @@ pub fn finetune(
         .0
         .iter()
         .filter(|(key, _)| is_taken(key.as_str()))
-        .map(|(key, _)| Ok(bridge::from_data(file.read(checkpoint, key, precision)?, key.clone(), None)))
+        .map(|(key, _)| Ok(bridge::from_data(file.read(checkpoint, key, held)?, key.clone(), None)))
         .collect::<Result<Vec<_>, Error>>()?;
     let notes = file.notes.iter().chain(checkpoint.notes()).cloned().collect();
     let parameters = pattern.layout(num_classes).parameters();

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use half::{bf16, f16};
+use netkin_architectures::layers::Products;
 use serde::{Deserialize, Serialize};
+
+use crate::Error;
 
 /// A floating point format, of the numbers in a file or of those that a network computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -18,7 +21,8 @@ pub enum Precision {
     F64,
     /// 16 bits, 5 of them for the exponent (IEEE 754): values up to 65504.
     F16,
-    /// 16 bits, 8 of them for the exponent: the range of 32 bits, three decimal digits.
+    /// 16 bits, 8 of them for the exponent: the range of 32 bits, three decimal digits. On the CPU the factors of products are
+    /// rounded to it, and nothing else is.
     BF16,
 }
 
@@ -30,6 +34,34 @@ impl Precision {
             Self::F64 => DType::F64,
             Self::F16 => DType::F16,
             Self::BF16 => DType::BF16,
+        }
+    }
+
+    /// What tensors hold on `device`, in autodiff or not, where networks compute in this precision: itself, but on the CPU f32 for
+    /// bf16, which is there a matter of products alone (see [`Self::products_on`]).
+    pub fn held_on(self, device: &Device) -> Self {
+        match self {
+            Self::BF16 if is_cpu(device) => Self::F32,
+            other => other,
+        }
+    }
+
+    /// How the layers multiply on `device`: forward passes belong into [`Products::within`].
+    pub fn products_on(self, device: &Device) -> Products {
+        match self {
+            Self::BF16 if is_cpu(device) => Products::Bf16,
+            _ => Products::F32,
+        }
+    }
+
+    /// Whether networks can compute in this precision on `device`.
+    ///
+    /// # Errors
+    /// [`Error::NoBf16`] where nothing in the processor multiplies bf16.
+    pub fn check(self, device: &Device) -> Result<(), Error> {
+        match self.products_on(device) {
+            Products::Bf16 if Products::bf16_unit().is_none() => Err(Error::NoBf16),
+            _ => Ok(()),
         }
     }
 
@@ -65,6 +97,10 @@ impl FromStr for Precision {
             .find(|precision| precision.to_string() == name)
             .ok_or_else(|| format!("{name:?} is no precision: choose f32, f64, f16 or bf16"))
     }
+}
+
+fn is_cpu(device: &Device) -> bool {
+    device.clone().without_autodiff() == Device::flex()
 }
 
 /// Why numbers cannot be taken over.
@@ -165,6 +201,18 @@ fn rounded_to_odd(number: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_the_cpu_bf16_is_a_matter_of_products() {
+        let device = Device::flex();
+        assert_eq!(Precision::BF16.held_on(&device), Precision::F32);
+        assert_eq!(Precision::BF16.products_on(&device.clone().autodiff()), Products::Bf16);
+        for other in [Precision::F32, Precision::F64, Precision::F16] {
+            assert_eq!((other.held_on(&device), other.products_on(&device)), (other, Products::F32));
+            assert!(other.check(&device).is_ok());
+        }
+        assert_eq!(Precision::BF16.check(&device).is_ok(), Products::bf16_unit().is_some());
+    }
 
     #[test]
     fn names_parse_back() {

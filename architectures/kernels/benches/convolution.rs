@@ -7,7 +7,7 @@ use std::time::Duration;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Tensor, module};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use netkin_kernels::{Activation, Array, Cache, Convolution, Operation};
+use netkin_kernels::{Activation, Array, Cache, Convolution, Operation, Products};
 
 /// As programs do at their start: two threads of which one is this, and an allocator that keeps its memory.
 fn prepare() {
@@ -83,6 +83,7 @@ fn convolutions(criterion: &mut Criterion) {
             residual: false,
             activation: Activation::Identity,
             trainable: false,
+            products: Products::F32,
             cache: Cache::default(),
         };
         let inputs = [array(x.clone()), array(weight.clone())];

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use gemm::Parallelism;
-use netkin_kernels::{Activation, Array, Attention, Cache, Convolution, Linear, Operation};
+use netkin_kernels::{Activation, Array, Attention, Cache, Convolution, Linear, Operation, Products};
 use pulp::{Arch, Simd, WithSimd};
 
 const BATCH: usize = 8;
@@ -94,6 +94,7 @@ fn job(case: Case) -> Job {
                 scale: false,
                 residual: false,
                 trainable: false,
+                products: Products::F32,
                 cache: cache(),
             }),
             inputs: vec![array(&[rows, depth]), array(&[outputs, depth])],
@@ -118,7 +119,7 @@ fn job(case: Case) -> Job {
         }
         Case::Attention([tokens, heads, size]) => Job {
             name: format!("attention {tokens} x {heads} x {size}"),
-            operation: Box::new(Attention { heads, scale: (size as f64).powf(-0.5) }),
+            operation: Box::new(Attention { heads, scale: (size as f64).powf(-0.5), products: Products::F32 }),
             inputs: vec![array(&[BATCH, tokens, 3 * heads * size])],
             products: [[tokens, tokens, size], [tokens, size, tokens]].repeat(BATCH * heads),
             // The scores once more, and for each of the two products two.

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Distribution, Tensor, activation, module};
 use criterion::{BenchmarkId, Criterion};
 use netkin_kernels::{
     Activation, Add, Affine, Array, Attention, BatchNorm, ChannelNorm, LayerNorm, MeanTokens, Multiply, Operation,
-    Softmax, SwapAxes, batch_moments, run,
+    Products, Softmax, SwapAxes, batch_moments, run,
 };
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -108,12 +108,12 @@ fn main() {
     compare(c, "channel norm 8x96x56x56", operation, x.clone(), &parameters, false, burn);
     compare(c, "channel norm 8x96x56x56 train", operation, x, &parameters, true, burn);
 
-    let operation = Attention { heads: 6, scale: 0.125 };
+    let operation = Attention { heads: 6, scale: 0.125, products: Products::F32 };
     let x = random([8, 197, 3 * 384]);
     compare(c, "attention 8x197x6x64", operation, x, &[], false, |x| plain_attention(x, 6));
     let x = random([1, 197, 3 * 384]);
     compare(c, "attention 1x197x6x64", operation, x, &[], false, |x| plain_attention(x, 6));
-    let operation = Attention { heads: 3, scale: 0.17 };
+    let operation = Attention { heads: 3, scale: 0.17, products: Products::F32 };
     let x = random([512, 49, 3 * 96]);
     compare(c, "attention of windows 512x49x3x32", operation, x, &[], false, |x| plain_attention(x, 3));
 

@@ -6,7 +6,9 @@ use pulp::Simd;
 use rayon::current_num_threads;
 
 use crate::array::{Array, Output, Pointer};
+use crate::bf16::Unit;
 use crate::operation::{Operation, Saved};
+use crate::products::Products;
 use crate::simd::exp;
 use crate::small_product::{PADDING, Product, ROWS};
 use crate::softmax::exponentials;
@@ -27,6 +29,8 @@ pub struct Attention {
     pub heads: usize,
     /// What the scores are multiplied by; usually 1/√(channel / head).
     pub scale: f64,
+    /// How queries and keys, probabilities and values are multiplied.
+    pub products: Products,
 }
 
 impl Operation for Attention {
@@ -119,6 +123,7 @@ struct Sizes {
     /// Tokens and channels of a head with padding.
     padded_tokens: usize,
     padded_size: usize,
+    unit: Option<Unit>,
 }
 
 impl Sizes {
@@ -141,6 +146,7 @@ impl Sizes {
             groups,
             padded_tokens: tokens.next_multiple_of(PADDING),
             padded_size: size.next_multiple_of(PADDING),
+            unit: attention.products.unit(),
         }
     }
 
@@ -255,6 +261,7 @@ impl Sizes {
             c: scores,
             c_row: self.padded_tokens,
             add: false,
+            unit: self.unit,
         }
     }
 
@@ -273,6 +280,7 @@ impl Sizes {
             c: to,
             c_row: self.padded_size,
             add: false,
+            unit: self.unit,
         }
     }
 
@@ -291,6 +299,7 @@ impl Sizes {
             c: to,
             c_row: self.padded_size,
             add,
+            unit: self.unit,
         }
     }
 }

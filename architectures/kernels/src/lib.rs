@@ -3,7 +3,7 @@
 //! Each operation is an [`Operation`]: a forward pass over contiguous arrays and a hand-written backward pass, which
 //! [`run`] hands to Burn's Flex backend and to its autodiff. They compute in f32 and only there: a layer asks [`applies`],
 //! and where the answer is no (another device, another precision) it computes the same by Burn's own operations, which is
-//! also what the tests here compare with.
+//! also what the tests here compare with. Within [`Products::within`] the factors of matrix products are rounded to bf16.
 //!
 //! Every output element is computed from its own inputs in one fixed order, so that an image's result does not depend on
 //! the batch around it.
@@ -12,6 +12,7 @@ mod activation;
 mod array;
 mod attention;
 mod batch_norm;
+mod bf16;
 mod channel_norm;
 mod convolution;
 mod elementwise;
@@ -25,6 +26,7 @@ mod operation;
 mod padded;
 mod parallel;
 mod pool;
+mod products;
 pub mod profile;
 mod rows;
 mod simd;
@@ -47,6 +49,7 @@ pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use operation::{Cache, Operation, Saved, applies, run};
 pub use pool::{AveragePool, Gate, GlobalAveragePool, MaxPool};
+pub use products::Products;
 pub use rows::{GatherRows, RowOrder};
 pub use softmax::{CrossEntropy, Softmax};
 pub use standardisation::Standardisation;

@@ -6,8 +6,10 @@ use pulp::{Simd, WithSimd};
 
 use crate::activation::{Activation, Kept, times_slope};
 use crate::array::{Array, Output, Pointer};
+use crate::bf16::{self, Unit};
 use crate::gemm::{self, Left, RightPanels};
 use crate::operation::{Cache, Operation, Saved};
+use crate::products::Products;
 use crate::{parallel, simd};
 
 /// act(x·Wᵀ + bias)·scale + residual over the last axis.
@@ -28,6 +30,8 @@ pub struct Linear {
     pub residual: bool,
     /// Whether the weights want gradients; if not, what is made of them is kept in `cache`.
     pub trainable: bool,
+    /// How x or its gradient is multiplied with the weights; the product that is the gradient to the weights is f32.
+    pub products: Products,
     /// Belongs to the layer.
     pub cache: Cache,
 }
@@ -54,14 +58,22 @@ impl Linear {
         }
     }
 
-    /// Packed weights: made once, or at every call while they change.
+    /// Packed weights: made once, or at every call while they change. `make` packs them as f32, and `value` gives the element of
+    /// (depth, column).
     fn packed(
         &self,
-        purpose: &'static str,
+        [purpose, rounded_purpose]: [&'static str; 2],
         sources: &[&Array],
+        [depth, columns]: [usize; 2],
         make: impl FnOnce() -> RightPanels,
-    ) -> Arc<RightPanels> {
-        if self.trainable { Arc::new(make()) } else { self.cache.get(purpose, sources, make) }
+        value: impl Fn(usize, usize) -> f32 + Sync,
+    ) -> Right {
+        let Some(unit) = self.products.unit() else {
+            return Right::F32(if self.trainable { Arc::new(make()) } else { self.cache.get(purpose, sources, make) });
+        };
+        let make = || bf16::RightPanels::new(unit, depth, columns, value);
+        let panels = if self.trainable { Arc::new(make()) } else { self.cache.get(rounded_purpose, sources, make) };
+        Right::Bf16(unit, panels)
     }
 }
 
@@ -74,7 +86,14 @@ impl Operation for Linear {
         let Inputs { x, weight, bias, scale, residual } = self.sort(inputs);
         let [outputs, depth] = weight.dims();
         let rows = x.values().len() / depth;
-        let right = self.packed("forward", &[&weight], || RightPanels::pack(weight.values(), depth, outputs, 1, depth));
+        let values = weight.values();
+        let right = self.packed(
+            ["forward", "forward in bf16"],
+            &[&weight],
+            [depth, outputs],
+            || RightPanels::pack(values, depth, outputs, 1, depth),
+            |k, column| values[column * depth + k],
+        );
         let mut shape = x.shape().to_vec();
         *shape.last_mut().expect("at least one axis") = outputs;
         let mut output = Output::new(&shape);
@@ -85,7 +104,7 @@ impl Operation for Linear {
         let product = Product {
             rows,
             left: x.values(),
-            right: &right,
+            right: right.borrowed(),
             to: output.pointer(),
             bias: bias.as_ref().map(Array::values),
             scale: scale.as_ref().map(Array::values),
@@ -132,16 +151,24 @@ impl Operation for Linear {
         *shape.last_mut().expect("at least one axis") = inputs;
         let input_gradient = wanted[0].then(|| {
             let sources: Vec<&Array> = [&weight].into_iter().chain(&scale).collect();
-            let right = self.packed("backward", &sources, || match &scale {
-                None => RightPanels::pack(weight.values(), outputs, inputs, inputs, 1),
-                Some(scale) => {
-                    let rows = weight.values().chunks_exact(inputs).zip(scale.values());
-                    let scaled: Vec<f32> =
-                        rows.flat_map(|(row, &scale)| row.iter().map(move |weight| weight * scale)).collect();
-                    RightPanels::pack(&scaled, outputs, inputs, inputs, 1)
-                }
-            });
-            plain_product(&gradient, [rows, outputs, 1], &right).reshape(&shape)
+            let values = weight.values();
+            let factor = |row: usize| scale.as_ref().map_or(1.0, |scale| scale.values()[row]);
+            let right = self.packed(
+                ["backward", "backward in bf16"],
+                &sources,
+                [outputs, inputs],
+                || match &scale {
+                    None => RightPanels::pack(values, outputs, inputs, inputs, 1),
+                    Some(scale) => {
+                        let rows = values.chunks_exact(inputs).zip(scale.values());
+                        let scaled: Vec<f32> =
+                            rows.flat_map(|(row, &scale)| row.iter().map(move |weight| weight * scale)).collect();
+                        RightPanels::pack(&scaled, outputs, inputs, inputs, 1)
+                    }
+                },
+                |k, column| values[k * inputs + column] * factor(k),
+            );
+            product_with(&gradient, [rows, outputs, 1], right.borrowed()).reshape(&shape)
         });
         let mut results = vec![input_gradient];
         results.push((wanted[1] && self.trainable).then(|| {
@@ -170,8 +197,12 @@ fn weight_gradient(gradient: &Array, x: &Array, outputs: usize, inputs: usize) -
 }
 
 /// left · right: `[rows, column]`; the left factor's element (row, depth) is at row·strides[0] + depth·strides[1].
-pub(crate) fn plain_product(left: &Array, [rows, row_stride, depth_stride]: [usize; 3], right: &RightPanels) -> Array {
-    let mut output = Output::new(&[rows, right.columns]);
+pub(crate) fn plain_product(left: &Array, strides: [usize; 3], right: &RightPanels) -> Array {
+    product_with(left, strides, RightFactor::F32(right))
+}
+
+fn product_with(left: &Array, [rows, row_stride, depth_stride]: [usize; 3], right: RightFactor) -> Array {
+    let mut output = Output::new(&[rows, right.columns()]);
     let product = Product {
         rows,
         left: left.values(),
@@ -200,11 +231,65 @@ fn column_sums(values: &Array, columns: usize) -> Array {
     Array::from_vec(sums, &[columns])
 }
 
+/// Packed weights.
+enum Right {
+    F32(Arc<RightPanels>),
+    Bf16(Unit, Arc<bf16::RightPanels>),
+}
+
+impl Right {
+    fn borrowed(&self) -> RightFactor<'_> {
+        match self {
+            Self::F32(panels) => RightFactor::F32(panels),
+            Self::Bf16(unit, panels) => RightFactor::Bf16(*unit, panels),
+        }
+    }
+}
+
+/// A right factor.
+#[derive(Clone, Copy)]
+enum RightFactor<'a> {
+    F32(&'a RightPanels),
+    /// The left factor, row by row without gaps in depth, will be rounded, too.
+    Bf16(Unit, &'a bf16::RightPanels),
+}
+
+impl RightFactor<'_> {
+    fn depth(&self) -> usize {
+        match self {
+            Self::F32(panels) => panels.depth,
+            Self::Bf16(_, panels) => panels.depth,
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match self {
+            Self::F32(panels) => panels.columns,
+            Self::Bf16(_, panels) => panels.columns,
+        }
+    }
+
+    fn panels(&self) -> usize {
+        match self {
+            Self::F32(panels) => panels.panels(),
+            Self::Bf16(_, panels) => panels.panels(),
+        }
+    }
+
+    /// Columns of a panel.
+    fn width(&self) -> usize {
+        match self {
+            Self::F32(panels) => panels.width,
+            Self::Bf16(..) => bf16::COLUMNS,
+        }
+    }
+}
+
 /// act(left · right + bias)·scale + residual.
 struct Product<'a> {
     rows: usize,
     left: &'a [f32],
-    right: &'a RightPanels,
+    right: RightFactor<'a>,
     to: Pointer,
     bias: Option<&'a [f32]>,
     scale: Option<&'a [f32]>,
@@ -221,8 +306,8 @@ const ROW_BLOCK: usize = 96;
 /// With the left factor's element (row, depth) at row·strides[0] + depth·strides[1].
 fn multiply(product: Product, strides: [usize; 2]) {
     let Product { rows, right, .. } = product;
-    let (panels, depth) = (right.panels(), right.depth);
-    let work = rows * right.columns * depth / 16;
+    let (panels, depth) = (right.panels(), right.depth());
+    let work = rows * right.columns() * depth / 16;
     let threads = rayon::current_num_threads();
     // As much for each thread, of whole tiles; the order of each sum does not depend on the cut.
     let [height, _] = gemm::tile();
@@ -255,15 +340,24 @@ impl WithSimd for Block<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let right = self.product.right;
-        for start in (0..right.depth).step_by(DEPTH) {
-            let part = start..(start + DEPTH).min(right.depth);
+        let mut rounded = match right {
+            RightFactor::F32(_) => None,
+            RightFactor::Bf16(unit, _) => Some(bf16::Rows::new(unit)),
+        };
+        for start in (0..right.depth()).step_by(DEPTH) {
+            let part = start..(start + DEPTH).min(right.depth());
+            if let Some(rounded) = &mut rounded {
+                let rows = self.rows.clone().map(|row| &self.product.left[row * self.strides[0]..][part.clone()]);
+                rounded.fill(rows, part.len());
+            }
             for panel in self.panels.clone() {
-                let first = panel * right.width;
-                let used = right.width.min(right.columns - first);
+                let first = panel * right.width();
+                let used = right.width().min(right.columns() - first);
                 let mut row = self.rows.start;
                 while row < self.rows.end {
                     let size = [self.rows.end - row, used.div_ceil(S::F32_LANES)];
-                    row += gemm::with_size!(S, size, (Self::tile(&self, simd, row, panel, &part)));
+                    let rounded = rounded.as_ref();
+                    row += gemm::with_size!(S, size, (Self::tile(&self, simd, row, panel, &part, rounded)));
                 }
             }
         }
@@ -279,21 +373,29 @@ impl Block<'_> {
         row: usize,
         panel: usize,
         part: &std::ops::Range<usize>,
+        rounded: Option<&bf16::Rows>,
     ) -> usize {
         let Product { left, right, to, bias, scale, residual, activation, slope, .. } = *self.product;
-        let first = panel * right.width;
-        let used = right.width.min(right.columns - first);
-        let at = |row: usize, vector: usize| row * right.columns + first + vector * S::F32_LANES;
+        let (columns, first) = (right.columns(), panel * right.width());
+        let used = right.width().min(columns - first);
+        let at = |row: usize, vector: usize| row * columns + first + vector * S::F32_LANES;
         let lanes = |vector: usize| S::F32_LANES.min(used - vector * S::F32_LANES);
         // SAFETY: rows and columns are within the matrices, and this task is the only one that writes to them.
         unsafe {
-            let start = row * self.strides[0] + part.start * self.strides[1];
-            let left = Left { pointer: left.as_ptr().add(start), row: self.strides[0], step: self.strides[1] };
             for index in row..row + R {
                 simd::prefetch(to.at(at(index, 0)), used);
             }
-            let mut sums: [[S::f32s; V]; R] =
-                gemm::product(simd, part.len(), left, right.at(panel, part.start), right.width);
+            let mut sums: [[S::f32s; V]; R] = match (right, rounded) {
+                (RightFactor::Bf16(_, panels), Some(rounded)) => {
+                    rounded.product(simd, row - self.rows.start, panels.at(panel, part.start))
+                }
+                (RightFactor::F32(panels), _) => {
+                    let start = row * self.strides[0] + part.start * self.strides[1];
+                    let left = Left { pointer: left.as_ptr().add(start), row: self.strides[0], step: self.strides[1] };
+                    gemm::product(simd, part.len(), left, panels.at(panel, part.start), panels.width)
+                }
+                (RightFactor::Bf16(..), None) => unreachable!("rows are rounded for a rounded factor"),
+            };
             // Piece by piece, which rounds less than one long sum.
             if part.start > 0 {
                 for (index, sums) in sums.iter_mut().enumerate() {
@@ -303,7 +405,7 @@ impl Block<'_> {
                     }
                 }
             }
-            let last = part.end == right.depth;
+            let last = part.end == right.depth();
             for (index, sums) in sums.iter().enumerate() {
                 for (vector, &sum) in sums.iter().enumerate() {
                     let place = at(row + index, vector);

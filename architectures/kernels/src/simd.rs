@@ -13,6 +13,14 @@ static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var("NETKIN_SIMD"
     _ => Arch::new(),
 });
 
+/// Whether those are vectors of 512 bits.
+pub fn are_512_bits() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return matches!(*ARCH, Arch::V4(_));
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 /// Runs with the widest vectors that the processor has.
 #[inline]
 pub fn dispatch<T: WithSimd>(body: T) -> T::Output {

@@ -2,6 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use crate::bf16::{self, Unit};
 use crate::simd;
 
 /// Columns of the matrices are padded to a multiple of this, which is one of every vector's length.
@@ -32,6 +33,8 @@ pub(crate) struct Product {
     pub c_row: usize,
     /// Whether c holds something to add to.
     pub add: bool,
+    /// What multiplies a and b as bf16, if they are to be.
+    pub unit: Option<Unit>,
 }
 
 impl Product {
@@ -41,8 +44,12 @@ impl Product {
     /// The matrices must exist with these sizes, and c be free to write.
     #[inline(always)]
     pub unsafe fn compute<S: Simd>(self, simd: S) {
-        // Once per instruction set instead of once per call.
-        simd.vectorize(self);
+        match self.unit {
+            // Once per instruction set instead of once per call.
+            None => simd.vectorize(self),
+            // SAFETY: the caller's promise.
+            Some(unit) => unsafe { bf16::product(unit, &self) },
+        }
     }
 
     /// All rows of `V` vectors of columns from `column`.

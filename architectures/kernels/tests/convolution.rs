@@ -5,7 +5,7 @@ mod common;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, activation, module};
 use common::{compare, distance, random};
-use netkin_kernels::{Activation, Cache, Convolution, run};
+use netkin_kernels::{Activation, Cache, Convolution, Products, run};
 use proptest::prelude::*;
 
 fn layer(stride: usize, padding: [(usize, usize); 2], dilation: usize, groups: usize) -> Convolution {
@@ -20,6 +20,7 @@ fn layer(stride: usize, padding: [(usize, usize); 2], dilation: usize, groups: u
         residual: false,
         activation: Activation::Identity,
         trainable: true,
+        products: Products::F32,
         cache: Cache::default(),
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{Tensor, activation};
 use common::{compare, distance, random};
-use netkin_kernels::{Activation, Cache, Linear, run};
+use netkin_kernels::{Activation, Cache, Linear, Products, run};
 use proptest::prelude::*;
 
 proptest! {
@@ -26,6 +26,7 @@ proptest! {
             scale: false,
             residual: false,
             trainable: true,
+            products: Products::F32,
             cache: Cache::default(),
         };
         let act = |x: Tensor<2>| if gelu { activation::gelu(x) } else { x };
@@ -50,6 +51,7 @@ proptest! {
                 scale: true,
                 residual: true,
                 trainable: false,
+                products: Products::F32,
                 cache: Cache::default(),
             };
             let act = |x: Tensor<2>| match activation {
@@ -96,6 +98,7 @@ fn a_row_does_not_depend_on_the_others() {
         scale: false,
         residual: false,
         trainable: false,
+        products: Products::F32,
         cache: Cache::default(),
     };
     let (x, weight) = (random::<2>([203, 700]), random::<2>([100, 700]));

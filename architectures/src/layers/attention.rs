@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use netkin_kernels::Products;
 
 use super::{Linear, macs, softmax};
 
@@ -80,7 +81,8 @@ pub fn biased_self_attention(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4
         let scale = ((channels / heads) as f64).powf(-0.5);
         let mut inputs = vec![qkv.into_dispatch()];
         inputs.extend(bias.map(Tensor::into_dispatch));
-        return netkin_kernels::run(netkin_kernels::Attention { heads, scale }, inputs);
+        let operation = netkin_kernels::Attention { heads, scale, products: Products::current() };
+        return netkin_kernels::run(operation, inputs);
     }
     biased_attention([0, 1, 2].map(|index| qkv.clone().narrow(2, index * channels, channels)), heads, bias)
 }

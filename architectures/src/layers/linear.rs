@@ -2,7 +2,7 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, module};
-use netkin_kernels::{Activation, Cache};
+use netkin_kernels::{Activation, Cache, Products};
 
 use super::conv::fused;
 use super::{Then, add, macs, scale_and_shift};
@@ -112,6 +112,7 @@ impl Linear {
                 scale: scale.is_some(),
                 residual: residual.is_some(),
                 trainable,
+                products: Products::current(),
                 cache: self.cache.clone(),
             };
             let mut inputs = vec![x.into_dispatch(), weight.into_dispatch()];

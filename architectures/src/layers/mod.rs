@@ -90,7 +90,7 @@ pub use transformer_block::TransformerBlock;
 pub use windows::{WindowAttention, Windows, gather_rows};
 
 pub use crate::interpolation::Interpolation;
-pub use netkin_kernels::Activation;
+pub use netkin_kernels::{Activation, Products};
 
 /// The multiple of `divisor` nearest to `value`, not below `divisor`, and not below 90 % of `value`
 /// (the rule of MobileNet's channel counts).

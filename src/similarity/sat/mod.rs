@@ -63,6 +63,15 @@ pub struct SatConfig {
     pub keep_adversarial: bool,
     /// Whether the logits of clean images are kept, 4 bytes for each class, image and network.
     pub keep_logits: bool,
+    /// The number format in which networks are attacked, if another than that in which they judge.
+    pub attack_precision: Option<Precision>,
+}
+
+impl SatConfig {
+    /// In which precision networks are attacked, if it is not this one, theirs.
+    fn other_precision(&self, theirs: &str) -> Option<Precision> {
+        self.attack_precision.filter(|precision| precision.to_string() != theirs)
+    }
 }
 
 impl Default for SatConfig {
@@ -77,6 +86,7 @@ impl Default for SatConfig {
             input_size: None,
             keep_adversarial: false,
             keep_logits: false,
+            attack_precision: None,
         }
     }
 }
@@ -321,7 +331,7 @@ impl SatFolder {
             Some(manifest) => manifest,
             None => Manifest::new(dataset)?,
         };
-        let settings = json!({
+        let mut settings = json!({
             "protocol": units::PROTOCOL,
             "data": manifest.fingerprint(),
             "images": dataset.samples.len(),
@@ -332,6 +342,12 @@ impl SatFolder {
             "transfer_interpolation": config.transfer_interpolation.name(),
             "precision": networks.first().map(|network| &network.precision),
         });
+        if let Some(precision) = networks.first().and_then(|network| config.other_precision(&network.precision)) {
+            // Another attack than the same in the networks' own precision.
+            let attack = [Key::of(&config.attack.settings()), Key::of(&precision.to_string())];
+            settings["attack_precision"] = json!(precision.to_string());
+            settings["attack_key"] = json!(Key::combined("attack in another precision", &attack));
+        }
         let folder = RunFolder::open(folder, &settings)?;
         if !is_kept {
             manifest.keep(folder.path())?;
@@ -411,6 +427,9 @@ impl SatFolder {
         plan.tidy(&self.folder, &self.units)?;
         if plan.missing() == 0 {
             return Ok(Timing::default());
+        }
+        if let (Some(precision), Some(model)) = (config.attack_precision, models.first()) {
+            precision.check(model.device())?;
         }
         self.divide(models, devices, dataset, config, plan, progress)
     }

@@ -90,6 +90,8 @@ pub(super) struct Done {
 /// A model and how it sees images.
 struct Subject<'a> {
     model: &'a Model,
+    /// The model as it is attacked, if in another precision.
+    attacked: Option<Model>,
     transform: Transform,
 }
 
@@ -141,8 +143,12 @@ impl<'a> Work<'a> {
         units: &'a Units,
         device: String,
     ) -> Self {
-        let models: Vec<Subject> =
-            models.iter().map(|model| Subject { model, transform: model.transform(config.crop) }).collect();
+        let subject = |model: &'a Model| {
+            let precision = config.other_precision(&model.precision().to_string());
+            let attacked = precision.map(|precision| model.in_precision(precision));
+            Subject { model, attacked, transform: model.transform(config.crop) }
+        };
+        let models: Vec<Subject> = models.iter().map(subject).collect();
         let batches = Batches::new(config.batch, samples.len());
         let doubts = RefCell::new(vec![(Vec::new(), 0); models.len()]);
         Self { models, samples, config, folder, manifest, units, device, batches, timing: Cell::default(), doubts }
@@ -445,7 +451,8 @@ impl<'a> Work<'a> {
 
     /// Adversarial images, 8-bit, within ε of the originals.
     fn attack(&self, index: usize, targets: &[Target], progress: &mut impl FnMut(Progress)) -> Vec<RgbImage> {
-        let (attack, model) = (&self.config.attack, self.models[index].model);
+        let (attack, subject) = (&self.config.attack, &self.models[index]);
+        let model = subject.attacked.as_ref().unwrap_or(subject.model);
         let work = |batch: &[Target]| {
             let labels: Vec<usize> = batch.iter().map(|(_, sample)| sample.label).collect();
             let ids: Vec<&str> = batch.iter().map(|(_, sample)| sample.id.as_str()).collect();

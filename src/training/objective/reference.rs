@@ -9,7 +9,7 @@ use crate::model::Model;
 /// The outputs of a frozen network for pixels `[batch, 3, height, width]` in [0, 1], resized to its own size where that is another one
 /// (bicubic and antialiased, as Pillow does it, but neither rounded nor cut off). Constants: nothing is tracked.
 pub(super) fn outputs(model: &Model, pixels: &Tensor<4>) -> Outputs {
-    let pixels = pixels.clone().inner().cast(model.precision().dtype());
+    let pixels = pixels.clone().inner().cast(model.dtype());
     model.forward(resized(pixels, model.input_size()))
 }
 

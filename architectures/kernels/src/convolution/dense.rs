@@ -14,14 +14,75 @@ use super::finish::{Finish, Outputs};
 use super::source::Source;
 use crate::activation::Activation;
 use crate::array::{Array, Output, Pointer};
+use crate::bf16::{self, Unit};
 use crate::fold::Fold;
 use crate::gemm::{self, Left, MOST_COLUMNS};
 use crate::operation::Cache;
 use crate::{parallel, simd, vectors};
 
-/// Weights as the left factor: for each group, panels of a tile's rows of output channels, each `[depth, row]`.
+/// Weights as the left factor.
 #[derive(Debug)]
-struct Packed {
+enum Packed {
+    F32(Panels),
+    Bf16(Unit, bf16::LeftPanels),
+}
+
+impl Packed {
+    /// `weight` gives the element of (group, row, depth); the depth runs over channels and, within each, so many taps.
+    fn new(
+        unit: Option<Unit>,
+        [groups, rows, depth]: [usize; 3],
+        taps: usize,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        match unit {
+            None => Self::F32(Panels::new(groups, rows, depth, weight)),
+            Some(unit) => {
+                let piece = (channels_at_once(taps, Some(unit)) * taps).max(1);
+                Self::Bf16(unit, bf16::LeftPanels::new(unit, [groups, rows, depth], piece, weight))
+            }
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self {
+            Self::F32(panels) => panels.depth,
+            Self::Bf16(_, panels) => panels.depth,
+        }
+    }
+
+    fn unit(&self) -> Option<Unit> {
+        match self {
+            Self::F32(_) => None,
+            Self::Bf16(unit, _) => Some(*unit),
+        }
+    }
+}
+
+/// How weights are packed, and where they are kept then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packing<'a> {
+    /// `None` if they change from call to call.
+    pub cache: Option<&'a Cache>,
+    /// What multiplies them as bf16, if they are to be.
+    pub unit: Option<Unit>,
+}
+
+impl Packing<'_> {
+    /// What `make` makes from `sources`, under one name in f32 and under another in bf16.
+    fn kept<T: Send + Sync + 'static>(
+        &self,
+        [plain, rounded]: [&'static str; 2],
+        sources: &[&Array],
+        make: impl FnOnce() -> T,
+    ) -> std::sync::Arc<T> {
+        cached(self.cache, if self.unit.is_some() { rounded } else { plain }, sources, make)
+    }
+}
+
+/// For each group, panels of [`ROWS`] output channels, each `[depth, ROWS]`.
+#[derive(Debug)]
+struct Panels {
     values: Vec<f32>,
     /// Of one group.
     rows: usize,
@@ -30,7 +91,7 @@ struct Packed {
     height: usize,
 }
 
-impl Packed {
+impl Panels {
     /// `weight` gives the element of (group, row, depth).
     fn new(groups: usize, rows: usize, depth: usize, weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
         let [height, _] = gemm::tile();
@@ -91,7 +152,7 @@ pub(crate) fn forward(
     residual: Option<&Array>,
     activation: Activation,
     keep: bool,
-    cache: Option<&Cache>,
+    packing: Packing,
 ) -> (Array, Option<Array>) {
     let &Geometry { groups, outputs, .. } = geometry;
     let [kernel_rows, kernel_columns] = geometry.kernel;
@@ -100,11 +161,11 @@ pub(crate) fn forward(
     let depth = inputs * area;
     let values = weight.values();
     let pack = || {
-        Packed::new(groups, outputs_of_group, depth, |group, row, k| {
+        Packed::new(packing.unit, [groups, outputs_of_group, depth], area, |group, row, k| {
             values[(group * outputs_of_group + row) * depth + k]
         })
     };
-    let packed = cached(cache, "forward", &[weight], pack);
+    let packed = packing.kept(["forward", "forward in bf16"], &[weight], pack);
     let offset = |axis: usize, tap: usize| (tap * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize;
     let taps: Vec<[isize; 2]> =
         (0..area).map(|tap| [offset(0, tap / kernel_columns), offset(1, tap % kernel_columns)]).collect();
@@ -135,7 +196,7 @@ pub(crate) fn input_gradient(
     gradient: Source,
     weight: &Array,
     scale: Option<(&[f32], &[&Array])>,
-    cache: Option<&Cache>,
+    packing: Packing,
 ) -> Array {
     let &Geometry { groups, .. } = geometry;
     let [kernel_rows, kernel_columns] = geometry.kernel;
@@ -149,13 +210,13 @@ pub(crate) fn input_gradient(
     if geometry.is_tiling() {
         // Windows do not overlap: one product gives all places of a window.
         let pack = || {
-            Packed::new(groups, inputs * area, outputs, |group, row, k| {
+            Packed::new(packing.unit, [groups, inputs * area, outputs], 1, |group, row, k| {
                 let channel = group * outputs + k;
                 let weight = values[channel * inputs * area + row];
                 scale.map_or(weight, |(scale, _)| weight * scale[channel])
             })
         };
-        let packed = cached(cache, "backward", &sources, pack);
+        let packed = packing.kept(["backward", "backward in bf16"], &sources, pack);
         let grid = Grid {
             batch: geometry.batch,
             groups,
@@ -182,7 +243,7 @@ pub(crate) fn input_gradient(
                     .iter()
                     .flat_map(|(row, _)| columns.iter().map(move |(c, _)| row * kernel_columns + c))
                     .collect();
-                Packed::new(groups, inputs, outputs * taps.len(), |group, row, k| {
+                Packed::new(packing.unit, [groups, inputs, outputs * taps.len()], taps.len(), |group, row, k| {
                     let channel = group * outputs + k / taps.len();
                     let weight = values[(channel * inputs + row) * area + taps[k % taps.len()]];
                     scale.map_or(weight, |(scale, _)| weight * scale[channel])
@@ -190,11 +251,11 @@ pub(crate) fn input_gradient(
             })
             .collect()
     };
-    let packed = cached(cache, "backward", &sources, pack);
-    if packed.iter().any(|packed| packed.depth == 0) {
+    let packed = packing.kept(["backward", "backward in bf16"], &sources, pack);
+    if packed.iter().any(|packed| packed.depth() == 0) {
         clear_all(to, geometry.input_shape().iter().product());
     }
-    for (parity, packed) in parities(geometry).zip(packed.iter()).filter(|(_, packed)| packed.depth > 0) {
+    for (parity, packed) in parities(geometry).zip(packed.iter()).filter(|(_, packed)| packed.depth() > 0) {
         let (rows, columns) = (geometry.reaching(0, parity[0]), geometry.reaching(1, parity[1]));
         let taps: Vec<[isize; 2]> =
             rows.iter().flat_map(|&(_, row)| columns.iter().map(move |&(_, column)| [row, column])).collect();
@@ -256,13 +317,20 @@ const DEPTH: usize = 512;
 /// Places of a task, some tiles side by side, which share the weights while these are in the cache.
 const PLACES: usize = 192;
 
+/// Channels whose windows are packed at once, for kernels of so many taps.
+fn channels_at_once(taps: usize, unit: Option<Unit>) -> usize {
+    let channels = (DEPTH / taps.max(1)).max(1);
+    // bf16 is multiplied in pairs, none of which lies in two pieces.
+    if unit.is_some() && taps % 2 == 1 { channels.next_multiple_of(2) } else { channels }
+}
+
 fn product(grid: &Grid, from: Source, weights: &Packed, fold: Option<&Fold>, finish: Finish) {
     let places = grid.batch * grid.size[0] * grid.size[1];
-    let work = places * grid.groups * grid.outputs * weights.depth / 16;
+    let work = places * grid.groups * grid.outputs * weights.depth() / 16;
     let threads = rayon::current_num_threads();
-    let [_, width] = gemm::tile();
+    let [height, width] = gemm::tile();
     let tiles = places.div_ceil(width);
-    let panels = weights.panels();
+    let panels = grid.outputs.div_ceil(height);
     let [parts, row_parts] = cut(tiles, tiles.div_ceil(PLACES / width), panels, grid.groups, threads);
     parallel::for_each(grid.groups * row_parts * parts, work, |task| {
         let (group, task) = (task / (row_parts * parts), task % (row_parts * parts));
@@ -332,6 +400,8 @@ struct Move {
 #[derive(Default)]
 struct Scratch {
     moves: Vec<Move>,
+    /// What is rounded to bf16 of the packed places.
+    pairs: Vec<u32>,
     runs: Vec<Vec<Run>>,
 }
 
@@ -356,10 +426,11 @@ impl Part<'_> {
         let [height, _] = gemm::size::<S>();
         let width = gemm::columns::<S>();
         let tiles = self.places.len().div_ceil(width);
-        let depth = self.weights.depth;
+        let depth = self.weights.depth();
+        let unit = self.weights.unit();
         let taps = self.grid.taps.len();
         // Whole channels.
-        let channels = (DEPTH / taps.max(1)).max(1);
+        let channels = channels_at_once(taps, unit);
         scratch.runs.clear();
         for tile in 0..tiles {
             let start = self.places.start + tile * width;
@@ -369,6 +440,9 @@ impl Part<'_> {
         let pieces = self.grid.inputs.div_ceil(channels);
         let packed_depth = (channels * taps).min(depth);
         let right_len = tiles * packed_depth * width;
+        let pairs_len = unit.map_or(0, |unit| unit.pairs(packed_depth) * width);
+        bf16::grow(&mut scratch.pairs, tiles * pairs_len);
+        let session = unit.map(Unit::begin);
         let sums_len = if pieces > 1 { self.panels.len() * tiles * height * width } else { 0 };
         let memory = vectors::Scratch::new([right_len, sums_len]);
         let [all_right, all_sums] = memory.pieces;
@@ -378,17 +452,39 @@ impl Part<'_> {
             let (start, len) = (piece_channels.start * taps, piece_channels.len() * taps);
             // SAFETY: there is room for all tiles.
             unsafe { self.pack(simd, &scratch.moves, piece_channels, all_right) };
+            if let Some(unit) = unit {
+                for tile in 0..tiles {
+                    let from = all_right.wrapping_add(tile * packed_depth * width);
+                    let to = scratch.pairs[tile * pairs_len..].as_mut_ptr();
+                    // SAFETY: there is room for the pairs of all tiles.
+                    unsafe { bf16::pair_rows(from, width, [len, width], to, width, unit.pairs(len)) };
+                }
+            }
             for (panel_index, panel) in self.panels.clone().enumerate() {
-                let left = Left { pointer: self.weights.at(self.group, panel, start), row: 1, step: height };
                 for (tile, runs) in scratch.runs.iter().enumerate() {
-                    let right = all_right.wrapping_add(tile * packed_depth * width);
+                    let factors = match self.weights {
+                        Packed::F32(weights) => {
+                            let pointer = weights.at(self.group, panel, start);
+                            let right = all_right.wrapping_add(tile * packed_depth * width);
+                            Factors::F32(Left { pointer, row: 1, step: height }, right)
+                        }
+                        Packed::Bf16(unit, weights) => {
+                            let (left, pairs) = weights.at(*unit, self.group, panel, piece);
+                            let right = scratch.pairs[tile * pairs_len..].as_ptr();
+                            let session = session.as_ref().expect("there is a unit");
+                            Factors::Bf16(
+                                session,
+                                bf16::Factors { pairs, left, left_row: pairs, right, right_step: width },
+                            )
+                        }
+                    };
                     let partial = all_sums.wrapping_add((panel_index * tiles + tile) * height * width);
                     let place = Place { panel, runs, partial, begin: piece == 0, end: piece + 1 == pieces };
                     let used: usize = runs.iter().map(|run| run.len).sum();
                     // SAFETY: packed just now; the output's elements are this task's alone.
                     unsafe {
                         let size = [height, used.div_ceil(S::F32_LANES)];
-                        gemm::with_size!(S, size, (Self::tile(self, simd, len, left, right, &place)));
+                        gemm::with_size!(S, size, (Self::tile(self, simd, len, factors, &place)));
                     }
                 }
             }
@@ -495,8 +591,7 @@ impl Part<'_> {
         &self,
         simd: S,
         depth: usize,
-        left: Left,
-        right: *const f32,
+        factors: Factors,
         place: &Place,
     ) {
         let width = gemm::columns::<S>();
@@ -512,7 +607,10 @@ impl Part<'_> {
                     }
                 }
             }
-            let mut sums: [[S::f32s; V]; R] = gemm::product(simd, depth, left, right, width);
+            let mut sums: [[S::f32s; V]; R] = match factors {
+                Factors::F32(left, right) => gemm::product(simd, depth, left, right, width),
+                Factors::Bf16(session, factors) => session.product(simd, &factors),
+            };
             let partial = |row: usize, vector: usize| place.partial.add(row * width + vector * S::F32_LANES);
             // Piece by piece, which rounds less than one long sum.
             if !place.begin {
@@ -584,6 +682,13 @@ impl Part<'_> {
             }
         }
     }
+}
+
+/// What a tile multiplies.
+#[derive(Clone, Copy)]
+enum Factors<'a> {
+    F32(Left, *const f32),
+    Bf16(&'a bf16::Session, bf16::Factors),
 }
 
 struct Place<'a> {

@@ -17,6 +17,8 @@ use crate::array::Array;
 use crate::fold::{Fold, Norm};
 use crate::operation::{Cache, Operation, Saved};
 use crate::padded::Axis;
+use crate::products::Products;
+use dense::Packing;
 use source::Source;
 
 /// act(norm(w ∗ x + bias) + residual), or act(scale·(w ∗ x + bias) + residual).
@@ -48,6 +50,8 @@ pub struct Convolution {
     pub activation: Activation,
     /// Whether the weights want gradients; if not, what is made of them is kept in `cache`.
     pub trainable: bool,
+    /// How matrix products of it are multiplied; those of the gradient to the weights are f32.
+    pub products: Products,
     /// Belongs to the layer.
     pub cache: Cache,
 }
@@ -174,6 +178,7 @@ impl Convolution {
             residual: false,
             activation: Activation::Identity,
             trainable: false,
+            products: Products::current(),
             cache,
         }
     }
@@ -243,15 +248,16 @@ impl Operation for Convolution {
         let Inputs { x, weight, bias, norm, scale, residual } = self.sort(inputs);
         let geometry = self.geometry(x.shape(), weight.shape());
         let fold = self.fold(geometry.outputs, bias.as_ref(), norm.as_ref(), scale.as_ref());
-        let (residual, activation) = (residual.as_ref(), self.activation);
+        let (residual, activation, unit) = (residual.as_ref(), self.activation, self.products.unit());
         let (y, slope) = match geometry.kind() {
             Kind::Depthwise => depthwise::forward(&geometry, &x, &weight, &fold, residual, activation, keep),
             Kind::Grouped => grouped::forward(&geometry, &x, &weight, &fold, residual, activation, keep),
-            Kind::Dense if !self.trainable && winograd::applies(&geometry) => {
+            Kind::Dense if !self.trainable && winograd::applies(&geometry, unit) => {
                 winograd::forward(&geometry, [&x, &weight], &fold, residual, activation, keep, &self.cache)
             }
             Kind::Dense => {
-                dense::forward(&geometry, [&x, &weight], &fold, residual, activation, keep, self.lasting_cache())
+                let packing = Packing { cache: self.lasting_cache(), unit };
+                dense::forward(&geometry, [&x, &weight], &fold, residual, activation, keep, packing)
             }
         };
         if !keep {
@@ -309,11 +315,12 @@ impl Operation for Convolution {
                         None => Source::plain(gradient.values()),
                         Some(kept) => Source::before(self.activation, gradient.values(), kept.values()),
                     };
+                    let unit = self.products.unit();
                     match self.lasting_cache() {
-                        Some(cache) if winograd::applies(&geometry) => {
+                        Some(cache) if winograd::applies(&geometry, unit) => {
                             winograd::input_gradient(&geometry, gradient, &weight, scale, cache)
                         }
-                        cache => dense::input_gradient(&geometry, gradient, &weight, scale, cache),
+                        cache => dense::input_gradient(&geometry, gradient, &weight, scale, Packing { cache, unit }),
                     }
                 }
             }

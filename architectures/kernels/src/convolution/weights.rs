@@ -274,18 +274,20 @@ fn add_all<S: Simd, const R: usize, const V: usize>(simd: S, sums: &mut [[S::f32
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::dense;
+    use super::super::dense::{self, Packing};
     use super::super::source::Source;
     use super::super::tests::{Functions, cases, check};
     use super::*;
 
+    const PLAIN: Packing = Packing { cache: None, unit: None };
+
     const DENSE: Functions = Functions {
         forward: |geometry, x, weight, fold, residual, activation, keep| {
-            dense::forward(geometry, [x, weight], fold, residual, activation, keep, None)
+            dense::forward(geometry, [x, weight], fold, residual, activation, keep, PLAIN)
         },
         input_gradient: |geometry, gradient, weight, scale| {
             let gradient = Source::plain(gradient.values());
-            dense::input_gradient(geometry, gradient, weight, scale.map(|scale| (scale, &[][..])), None)
+            dense::input_gradient(geometry, gradient, weight, scale.map(|scale| (scale, &[][..])), PLAIN)
         },
         weight_gradient: gradient,
     };

@@ -1,5 +1,5 @@
 use burn::tensor::{Tensor, activation};
-use netkin_kernels::{Attention, run};
+use netkin_kernels::{Attention, Products, run};
 use proptest::prelude::*;
 
 use super::check_bits;
@@ -7,7 +7,7 @@ use super::common::{compare, random};
 
 /// By Burn's operations; the bias is `[group, head, token, token]`.
 fn plain(attention: Attention, qkv: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<4> {
-    let Attention { heads, scale } = attention;
+    let Attention { heads, scale, .. } = attention;
     let [batch, tokens, channels, _] = qkv.dims();
     let size = channels / (3 * heads);
     let qkv = qkv.reshape([batch, tokens, 3, heads, size]).permute([2, 0, 3, 1, 4]);
@@ -25,7 +25,7 @@ proptest! {
 
     #[test]
     fn attention(batch in 1..4usize, tokens in 1..150usize, heads in 1..4usize, size in 1..70usize) {
-        let attention = Attention { heads, scale: (size as f64).powf(-0.5) };
+        let attention = Attention { heads, scale: (size as f64).powf(-0.5), products: Products::F32 };
         let qkv = random([batch, tokens, 3 * heads * size]);
         compare(
             &[qkv.clone().unsqueeze_dim(3)],
@@ -40,7 +40,7 @@ proptest! {
 
     #[test]
     fn attention_with_a_bias(images in 1..4usize, groups in 1..4usize, tokens in 1..60usize, heads in 1..4usize, size in 1..40usize) {
-        let attention = Attention { heads, scale: 0.4 };
+        let attention = Attention { heads, scale: 0.4, products: Products::F32 };
         let qkv = random([images * groups, tokens, 3 * heads * size, 1]);
         let bias = random([groups, heads, tokens, tokens]);
         compare(
@@ -57,7 +57,7 @@ proptest! {
 
 #[test]
 fn a_mask_of_large_negative_numbers_excludes_tokens() {
-    let attention = Attention { heads: 1, scale: 1.0 };
+    let attention = Attention { heads: 1, scale: 1.0, products: Products::F32 };
     let qkv = random([1, 20, 12]);
     // Nobody looks at the last eight tokens, so that these might as well not be there.
     let shown = Tensor::<2>::zeros([20, 12], &qkv.device());
