@@ -111,11 +111,12 @@ impl Model {
     /// numbers, they are shared. [`Precision::check`] tells whether the device has that precision.
     pub fn in_precision(&self, precision: Precision) -> Self {
         let held = precision.held_on(&self.device).dtype();
-        let network = self.network.clone();
+        // Copies share their running statistics, also those that are cast; `valid` makes others.
+        let cast = || self.network.valid().map(&mut Cast(held.into()));
         Self {
             name: self.name.clone(),
             entry: self.entry,
-            network: if held == self.dtype() { network } else { network.map(&mut Cast(held.into())) },
+            network: if held == self.dtype() { self.network.clone() } else { cast() },
             preprocessing: self.preprocessing,
             num_classes: self.num_classes,
             parameters: self.parameters,

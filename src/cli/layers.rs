@@ -11,7 +11,7 @@ use super::{Failure, Outcome, values};
 use crate::model::Model;
 use crate::report::HeatMap;
 use crate::runs::{RunFolder, write_atomically};
-use crate::similarity::features::extract::layers;
+use crate::similarity::features::extract::{LayerTiming, layers};
 use crate::similarity::features::kept::LayerRecord;
 use crate::similarity::features::{Measure, Properties};
 
@@ -81,12 +81,6 @@ impl Args {
         let found = layers(&models, &dataset.samples, &kernel, centring, view, |images| bar.inc(images as u64))?;
         bar.finish_and_clear();
         report_skipped(&found.skipped);
-        let timing = found.timing;
-        common.note(&format!(
-            "{:.2} s in networks, {:.2} s in comparing their layers",
-            timing.networks.as_secs_f64(),
-            timing.comparison.as_secs_f64()
-        ));
         if found.left_out > 0 {
             let least = centring.least_images();
             common.note(&format!(
@@ -122,6 +116,9 @@ impl Args {
         } else {
             print(&if self.csv { matrix.to_csv() } else { matrix.to_table() })?;
         }
+        let LayerTiming { networks, comparison } = found.timing;
+        let [networks, comparison] = [networks, comparison].map(|part| part.as_secs_f64());
+        common.note(&format!("{networks:.2} s in networks, {comparison:.2} s in comparing their layers"));
         Ok(if found.skipped.is_empty() { Outcome::Done } else { Outcome::FellShort })
     }
 }
