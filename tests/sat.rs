@@ -242,13 +242,13 @@ fn networks_can_be_attacked_in_another_precision() {
     assert_eq!(run_in("f32", "plain"), plain);
     assert_eq!(files(&scratch.path("plain/units")), before);
     let wide = run_in("f64", "wide");
-    assert_eq!((&wide["precision"], &wide["attack_precision"]), (&"f32".into(), &"f64".into()));
+    assert_eq!((&wide["precision"], &wide["attack"]["precision"]), (&"f32".into(), &"f64".into()));
     assert_eq!(wide["clean"], plain["clean"]);
     // What was attacked in one precision is not gone on with in another.
     let mut command = command(&scratch, &models, 2);
     let output = command.args(["--attack-precision", "f64", "--run"]).arg(scratch.path("plain")).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("attack_precision"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("attack.precision = null, and now it is \"f64\""));
 }
 
 #[test]

@@ -134,9 +134,6 @@ struct Document<'a> {
     crop: &'a Value,
     transfer_interpolation: &'a Value,
     precision: &'a Value,
-    /// In which the networks were attacked, if in another.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attack_precision: Option<&'a Value>,
     models: Vec<ModelSection<'a>>,
     /// Model → images that it classifies correctly.
     clean: serde_json::Map<String, Value>,
@@ -212,7 +209,6 @@ impl<'a> Document<'a> {
             crop: &settings["crop"],
             transfer_interpolation: &settings["transfer_interpolation"],
             precision: &settings["precision"],
-            attack_precision: settings.get("attack_precision"),
             models: run.networks.iter().map(model).collect(),
             clean: run.clean_by_name(),
             pairs: run.pairs(),

@@ -309,16 +309,12 @@ impl Report {
             format!("{} (netkin {}): {units} predictions of up to 32 images", made_by.device, made_by.netkin)
         });
         let made_by: Vec<String> = made_by.collect();
-        let precision = match settings.get("attack_precision") {
-            Some(_) => format!("{}, attacked in {}", of("precision"), of("attack_precision")),
-            None => of("precision"),
-        };
         // Before the last row, which says what wrote the report.
         let place = self.provenance.len() - 1;
         let rows = [
             ("Images".to_owned(), images),
             ("Attack".to_owned(), of("attack")),
-            ("Crop, resize, precision".to_owned(), [of("crop"), of("transfer_interpolation"), precision].join(", ")),
+            ("Crop, resize, precision".to_owned(), [of("crop"), of("transfer_interpolation"), of("precision")].join(", ")),
             ("Computed on".to_owned(), made_by.join("; ")),
             (
                 "Intervals".to_owned(),

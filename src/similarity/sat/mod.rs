@@ -331,23 +331,22 @@ impl SatFolder {
             Some(manifest) => manifest,
             None => Manifest::new(dataset)?,
         };
-        let mut settings = json!({
+        // Another attack than the same in the networks' own precision.
+        let mut attack = config.attack.settings();
+        if let Some(precision) = networks.first().and_then(|network| config.other_precision(&network.precision)) {
+            attack["precision"] = json!(precision.to_string());
+        }
+        let settings = json!({
             "protocol": units::PROTOCOL,
             "data": manifest.fingerprint(),
             "images": dataset.samples.len(),
-            "attack": config.attack.settings(),
-            "attack_key": Key::of(&config.attack.settings()),
+            "attack_key": Key::of(&attack),
+            "attack": attack,
             "crop": config.crop,
             "input_size": config.input_size,
             "transfer_interpolation": config.transfer_interpolation.name(),
             "precision": networks.first().map(|network| &network.precision),
         });
-        if let Some(precision) = networks.first().and_then(|network| config.other_precision(&network.precision)) {
-            // Another attack than the same in the networks' own precision.
-            let attack = [Key::of(&config.attack.settings()), Key::of(&precision.to_string())];
-            settings["attack_precision"] = json!(precision.to_string());
-            settings["attack_key"] = json!(Key::combined("attack in another precision", &attack));
-        }
         let folder = RunFolder::open(folder, &settings)?;
         if !is_kept {
             manifest.keep(folder.path())?;
