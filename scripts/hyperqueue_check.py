@@ -11,15 +11,13 @@ missing, which is submitted once more. The merged results must have the bytes of
 The package has no program `hq`: `share.sh` is the recipe's, and what the recipe does by `hq submit`, this does by Python.
 """
 
-import argparse
 import os
 import signal
-from pathlib import Path
 
 from hyperqueue import Job, LocalCluster
 from hyperqueue.cluster import WorkerConfig
 
-from recipes import FULL, KILLED, SHARES, Trial
+from recipes import FULL, KILLED, SHARES, Trial, arguments
 
 
 def numbers(text):
@@ -30,12 +28,8 @@ def numbers(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--netkin", type=Path, default=Path("target/release/netkin"), help="[target/release/netkin]")
-    parser.add_argument("--images", type=int, default=500, help="[500]")
-    parser.add_argument("--steps", type=int, default=20, help="[20]")
-    options = parser.parse_args()
-    trial = Trial("HyperQueue", options.netkin, options.images, options.steps)
+    options = arguments(__doc__)
+    trial = Trial("HyperQueue", options)
 
     def job():
         # Without a limit of failures, or a killed task would end the others.

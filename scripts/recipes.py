@@ -4,6 +4,7 @@ What slurm_check.py and hyperqueue_check.py have in common. A program named `net
 the real one the run's settings, takes the disk away from one task at its first start, and notes with which codes tasks end.
 """
 
+import argparse
 import os
 import re
 import shlex
@@ -51,10 +52,19 @@ def recipe(heading):
     return [block.replace("100", str(SHARES)).replace("sleep 60", "sleep 1") for block in blocks]
 
 
+def arguments(description):
+    """The options of a check."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--netkin", type=Path, default=Path("target/release/netkin"), help="[target/release/netkin]")
+    parser.add_argument("--images", type=int, default=500, help="[500]")
+    parser.add_argument("--steps", type=int, default=20, help="[20]")
+    return parser.parse_args()
+
+
 class Trial:
     """A folder with a planned run R, its recipe, and the same run done by one process."""
 
-    def __init__(self, heading, netkin, images, steps):
+    def __init__(self, heading, options):
         self.scratch = scratch = Path(tempfile.mkdtemp(prefix="netkin-"))
         # Daemons may insist on it.
         scratch.chmod(0o755)
@@ -70,14 +80,14 @@ class Trial:
         if not self.has_full_disk:
             print("SKIPPED: no task finds its disk full, since nobody may mount one here; try it as root")
 
-        settings = f"steps = {steps}\nlimit = {images}\nlabels = 'data/labels.csv'\n"
+        settings = f"steps = {options.steps}\nlimit = {options.images}\nlabels = 'data/labels.csv'\n"
         (scratch / "netkin.toml").write_text(f"quiet = true\nthreads = 1\n[plan]\n{settings}[sat]\n{settings}")
         (scratch / "networks.txt").write_text("\n".join(NETWORKS))
         (scratch / "bin").mkdir()
         wrapper = scratch / "bin" / "netkin"
         wrapper.write_text(
             WRAPPER.format(
-                netkin=shlex.quote(str(netkin.resolve())),
+                netkin=shlex.quote(str(options.netkin.resolve())),
                 settings=scratch / "netkin.toml",
                 scratch=scratch,
                 full=FULL if self.has_full_disk else "",

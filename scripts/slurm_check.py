@@ -11,7 +11,6 @@ job that merges must say what is missing; the same commands once more must bring
 run that one process did.
 """
 
-import argparse
 import ctypes
 import getpass
 import os
@@ -25,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipes import FULL, KILLED, REQUEUED, SHARES, Trial
+from recipes import FULL, KILLED, REQUEUED, SHARES, Trial, arguments
 
 NODES = 2
 # Debian keeps daemons where users do not look for programs.
@@ -163,17 +162,13 @@ class Cluster:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--netkin", type=Path, default=Path("target/release/netkin"), help="[target/release/netkin]")
-    parser.add_argument("--images", type=int, default=500, help="[500]")
-    parser.add_argument("--steps", type=int, default=20, help="[20]")
-    options = parser.parse_args()
+    options = arguments(__doc__)
     absent = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=PATH)]
     if absent:
         sys.exit(f"{', '.join(absent)} not found; apt-get install slurmctld slurmd slurm-client munge")
     # So that the daemons end when this is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    trial = Trial("SLURM", options.netkin, options.images, options.steps)
+    trial = Trial("SLURM", options)
 
     def submit():
         """The numbers of the array and of the job that merges."""
