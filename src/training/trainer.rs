@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use netkin_architectures::{AnyConfiguration, Architecture, Network, Taps};
@@ -20,7 +20,7 @@ use super::objective::{Losses, Objective, Student, TrainingBatch, normalise};
 use super::{Recipe, TrainingError};
 use crate::device;
 use crate::images::{DecodeError, RgbImage, Skipped};
-use crate::model::to_f64;
+use crate::model::{Cast, to_f64};
 use crate::random::Random;
 use crate::report;
 use crate::runs::{RunError, write_atomically};
@@ -204,7 +204,7 @@ impl<'r, 'e> Trainer<'r, 'e> {
             }
             None => (initial_network(configured.config(), classes, recipe.seed, &plain).valid(), None),
         };
-        let network = network.map(&mut Cast(dtype));
+        let network = network.map(&mut Cast(dtype.into()));
         if run.initial.is_some() {
             let [height, width] = size;
             let image = Tensor::zeros([1, 3, height, width], (&plain, dtype));
@@ -818,15 +818,6 @@ fn panels(epochs: &[EpochReport]) -> Vec<report::Panel> {
         report::Panel { quantity: report::Quantity { name: "loss", unit: "" }, series: losses },
         report::Panel { quantity: report::Quantity { name: "accuracy", unit: " %" }, series: accuracies },
     ]
-}
-
-/// Brings all tensors into one number format.
-struct Cast(DType);
-
-impl ModuleMapper for Cast {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| tensor.cast(self.0))
-    }
 }
 
 /// The sum of all numbers of a network: not finite if one of them is not.
