@@ -220,6 +220,12 @@ pub enum SatError {
         /// Those that failed, and what each said.
         failed: Vec<(String, String)>,
     },
+    /// No network is recorded in the run folder.
+    #[error("the run folder {} has no networks: its folder models/ is empty; run the command that made it again, or restore that folder", folder.display())]
+    NoNetworks {
+        /// The run folder.
+        folder: PathBuf,
+    },
     /// Some of the work is not done.
     #[error("{missing} of {total} units of work in {} are missing; run the command that makes them", folder.display())]
     Incomplete {

@@ -40,12 +40,15 @@ impl Outcomes {
     /// Opens a run folder with all networks that ever took part, in the order in which they were given.
     ///
     /// # Errors
-    /// If it is no run folder, or of another version.
+    /// If it is no run folder, of another version, or holds no network.
     pub fn open(folder: &Path) -> Result<Self, SatError> {
         let folder = RunFolder::existing(folder)?;
         let manifest =
             Manifest::read(folder.path())?.ok_or_else(|| RunError::NoRun { folder: folder.path().to_owned() })?;
         let mut networks: Vec<NetworkRecord> = folder.records(NETWORKS)?;
+        if networks.is_empty() {
+            return Err(SatError::NoNetworks { folder: folder.path().to_owned() });
+        }
         // They come by name, which decides between networks that were added at the same place.
         networks.sort_by_key(|network| network.position);
         let units = Units::new(networks, &manifest, folder.settings())?;
@@ -269,6 +272,14 @@ mod tests {
         let fooled = |sum: usize| (0..69).filter(|image| image % 5 != 0 && (image + sum).is_multiple_of(3)).count();
         let pair = run.pair(1, 2);
         assert_eq!((pair.n, pair.fooled_ab, pair.fooled_ba), (69 - wrong, fooled(2), fooled(2)));
+    }
+
+    #[test]
+    fn a_folder_without_networks_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        planned(folder.path(), 1, 2);
+        std::fs::remove_dir_all(folder.path().join("models")).unwrap();
+        assert!(matches!(Outcomes::open(folder.path()), Err(SatError::NoNetworks { .. })));
     }
 
     #[test]
