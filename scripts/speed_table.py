@@ -18,9 +18,10 @@ Each measurement is a process of its own that warms up and takes the median of s
 turns, for some rounds, and the table holds the medians of the rounds. The peak memory is the most that such a process
 held (on a GPU: that its framework took from the device). Both sides get the same number of threads.
 
-On the CPU, PyTorch runs eagerly, once with NCHW and once with channels_last tensors, and the faster of the two counts;
-glibc's allocator is told (by environment variables) to keep memory between steps, as netkin tells its own, without which
-PyTorch's steps take up to twice as long on networks of large feature maps. `--vectors avx2` holds both sides to AVX2.
+On the CPU, PyTorch runs eagerly with NCHW and with channels_last tensors, and compiled by torch.compile (channels_last; it wants
+a C++ compiler and about a minute for a network); the fastest of the three counts, or of those that `--ways` names. glibc's
+allocator is told (by environment variables) to keep memory between steps, as netkin tells its own, without which PyTorch's
+steps take up to twice as long on networks of large feature maps. `--vectors avx2` holds both sides to AVX2.
 
 On a GPU, PyTorch runs eagerly (channels_last, TF32), under autocast to bf16, and compiled by torch.compile (channels_last,
 TF32); netkin runs in f32 (products of which its kernels compute as TF32), f16 and bf16.
@@ -63,9 +64,9 @@ ROWS = (
     + [("deit_tiny_patch16_224", "train", BATCH, 224)]
 )
 
-# How PyTorch runs, by device; on the CPU the faster one counts.
-PYTORCH = {"cpu": ["NCHW", "channels_last"], "cuda": ["eager TF32", "autocast bf16", "compile TF32"]}
-# What netkin computes in, by device; the first is set beside PyTorch's faster one on the CPU.
+# How PyTorch runs, by device; on the CPU the fastest one counts.
+PYTORCH = {"cpu": ["NCHW", "channels_last", "compile"], "cuda": ["eager TF32", "autocast bf16", "compile TF32"]}
+# What netkin computes in, by device; the first is set beside PyTorch's fastest one on the CPU.
 NETKIN = {"cpu": ["f32"], "cuda": ["f32", "f16", "bf16"]}
 # On a GPU: netkin's precision and the way that PyTorch runs, of which the ratio is taken.
 RIVALS = {"f32": "eager TF32", "f16": "autocast bf16", "bf16": "autocast bf16"}
@@ -187,7 +188,7 @@ def output_of(command, environment={}):
 
 
 def sides_of(options):
-    sides = [(run_pytorch, "PyTorch", way) for way in PYTORCH[options.device]]
+    sides = [(run_pytorch, "PyTorch", way) for way in PYTORCH[options.device] if way in (options.ways or [way])]
     return sides + [(run_netkin, "netkin", precision) for precision in NETKIN[options.device]]
 
 
@@ -252,7 +253,7 @@ def ratio(netkin, pytorch):
     return f"{netkin['ms'] / pytorch['ms']:.2f}" if netkin and pytorch else "–"
 
 
-def faster(results, ways):
+def fastest(results, ways):
     """The fastest of PyTorch's ways, and what was measured of it."""
     measured = [(results[("PyTorch", way)]["ms"], way) for way in ways if ("PyTorch", way) in results]
     if not measured:
@@ -262,19 +263,19 @@ def faster(results, ways):
 
 
 def cpu_table(results):
-    yield "| model | pass | batch | px | PyTorch ms | layout | netkin ms | netkin / PyTorch | PyTorch peak MiB | netkin peak MiB |"
+    yield "| model | pass | batch | px | PyTorch ms | way | netkin ms | netkin / PyTorch | PyTorch peak MiB | netkin peak MiB |"
     yield "|---|---|---:|---:|---:|---|---:|---:|---:|---:|"
     for (name, step, batch, size), measured in results.items():
-        layout, pytorch = faster(measured, PYTORCH["cpu"])
+        way, pytorch = fastest(measured, PYTORCH["cpu"])
         netkin = measured.get(("netkin", "f32"))
         yield (
-            f"| {name} | {step} | {batch} | {size} | {milliseconds(pytorch)} | {layout} | {milliseconds(netkin)} "
+            f"| {name} | {step} | {batch} | {size} | {milliseconds(pytorch)} | {way} | {milliseconds(netkin)} "
             f"| {ratio(netkin, pytorch)} | {mebibytes(pytorch)} | {mebibytes(netkin)} |"
         )
     for step in dict.fromkeys(row[1] for row in results):
         pairs = []
         for row, measured in results.items():
-            pytorch, netkin = faster(measured, PYTORCH["cpu"])[1], measured.get(("netkin", "f32"))
+            pytorch, netkin = fastest(measured, PYTORCH["cpu"])[1], measured.get(("netkin", "f32"))
             if row[1] == step and pytorch and netkin:
                 pairs.append((netkin, pytorch))
         if pairs:
@@ -323,8 +324,11 @@ def machine(options):
     processor, vectors = platform.processor() or platform.machine(), options.vectors
     if Path("/proc/cpuinfo").exists():
         text = Path("/proc/cpuinfo").read_text()
-        lines = text.splitlines()
-        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+        told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+        processor = told.get("model name", processor)
+        if {"cpu family", "model"} <= told.keys():
+            # Names such as "AMD EPYC" are those of several designs.
+            processor += f" (family {told['cpu family']}, model {told['model']})"
         if vectors == "widest":
             vectors = next((name for name in ("avx512f", "avx2") if f" {name} " in text), vectors)
     vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}.get(vectors, f"{vectors} vectors")
@@ -340,8 +344,9 @@ def machine(options):
 
 def document(options, results):
     command = shlex.join(["python", "scripts/speed_table.py", *sys.argv[1:]])
+    ways = [way for _, side, way in sides_of(options) if side == "PyTorch"]
     note = {
-        "cpu": "PyTorch runs eagerly with the faster of two layouts, and keeps freed memory. Below 1, netkin is faster.",
+        "cpu": f"PyTorch runs in the fastest of its ways ({', '.join(ways)}), and keeps freed memory. Below 1, netkin is faster.",
         "cuda": "PyTorch's peak is that of eager TF32, netkin's that of f32. Below 1, netkin is faster.",
     }
     if options.device == "cpu":
@@ -376,6 +381,7 @@ def main():
     parser.add_argument("--repetitions", type=int, default=5, help="timed steps in each turn [5]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides [all cores]")
     parser.add_argument("--vectors", choices=VECTORS, default="widest", help="of both sides, on the CPU [widest]")
+    parser.add_argument("--ways", nargs="+", choices=sorted({way for ways in PYTORCH.values() for way in ways}), help="of PyTorch [all]")
     parser.add_argument("--netkin", default="target/release/netkin", help="the program [target/release/netkin]")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table here, too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
