@@ -17,9 +17,10 @@
 use burn::tensor::Tensor;
 use serde::Serialize;
 
+use super::momentum::{add_up, by_mean};
 use super::norm::{norms, per_image};
 use super::separable::Separable;
-use super::views::{Choices, Diversity, Drawn, Moment, Views, by_mean};
+use super::views::{Choices, Diversity, Drawn, Moment, Views};
 use super::{
     Attack, AttackError, Bound, Doubt, Effort, Loss, LossGradient, LossOf, Norm, Perturbed, Reason, Surrogate, Targets,
     gradient, host, rows, with_rows,
@@ -224,7 +225,7 @@ impl Attack for Iterative {
 impl Iterative {
     /// As [`Attack::perturb`], with other choices of what the network is shown.
     fn perturb_with(&self, network: &dyn Surrogate, targets: &Targets, choices: &dyn Choices) -> Perturbed {
-        if targets.is_empty() {
+        if targets.is_empty() || self.bound.eps == 0.0 {
             return host::nothing(targets);
         }
         let first = self.climb(network, targets, choices, 0);
@@ -245,7 +246,7 @@ impl Iterative {
             let fooled = part.fooled(&argmax(logits));
             for &position in &standing {
                 effort[position] += climb.effort;
-                effort[position] += Effort { queries: 1, gradients: 0 };
+                effort[position] += Effort::QUERY;
             }
             let better: Vec<usize> =
                 (0..standing.len()).filter(|&index| fooled[index] || losses[index] > best[standing[index]]).collect();
@@ -293,25 +294,26 @@ impl Iterative {
             translation: self.translation.map(|size| Separable::gaussian(original, size)),
             low_pass: self.low_pass.map(|share| Separable::low_pass(original, share)),
         };
-        let mut effort = Effort::default();
+        let mut effort = Effort { iterations: self.steps as u32, ..Effort::default() };
         let mut pixels = match self.random_start {
             true => self.bound.random_point(targets, self.seed, restart),
             false => original.clone(),
         };
         if let (Some(low_pass), true) = (&filters.low_pass, self.random_start) {
-            pixels = self.low_passed(low_pass, pixels, original);
+            pixels = self.bound.scaled(low_pass.apply(pixels - original.clone()), targets);
         }
         let mut momentum: Option<Tensor<4>> = None;
         let mut variance: Option<Tensor<4>> = None;
         let (mut first, mut last) = (None, None);
         for step in 0..self.steps {
             let moment = |turn| Moment { seed: self.seed, restart, step, turn };
-            let point = match (&momentum, self.momentum) {
+            let ahead = match (&momentum, self.momentum) {
                 (Some(along), Some(share)) if self.look_ahead => {
-                    pixels.clone() + along.clone().mul_scalar(self.step_size * share)
+                    Some(pixels.clone() + along.clone().mul_scalar(self.step_size * share))
                 }
-                _ => pixels.clone(),
+                _ => None,
             };
+            let point = ahead.as_ref().unwrap_or(&pixels);
             let mut at = |point: &Tensor<4>, turn: usize, effort: &mut Effort| {
                 let mut found = self.gradient(network, targets, point, (moment(turn), choices), effort);
                 found.gradient = filters.of_gradient(found.gradient);
@@ -319,14 +321,14 @@ impl Iterative {
             };
             let found = match self.neighbours {
                 Some(Neighbours::Flat { count, radius, share }) => {
-                    self.flat(targets, &point, count, radius, share, &moment, &mut effort, &mut at)
+                    self.flat(targets, point, count, radius, share, &moment, &mut effort, &mut at)
                 }
-                _ => at(&point, 0, &mut effort),
+                _ => at(point, 0, &mut effort),
             };
-            let along = match variance.take() {
-                Some(variance) => found.gradient.clone() + variance,
-                None => found.gradient.clone(),
-            };
+            first.get_or_insert_with(|| found.clone());
+            let LossGradient { losses, gradient, .. } = found;
+            last = Some(losses);
+            let before = variance.take();
             if let Some(Neighbours::Variance { count, radius }) = self.neighbours
                 && step + 1 < self.steps
             {
@@ -335,30 +337,25 @@ impl Iterative {
                     at(&(pixels.clone() + noise), turn + 1, &mut effort).gradient
                 });
                 let sum = around.reduce(|sum, gradient| sum + gradient).expect("there is a neighbour");
-                variance = Some(sum.mul_scalar(1.0 / count as f64) - found.gradient.clone());
+                variance = Some(sum.mul_scalar(1.0 / count as f64) - gradient.clone());
             }
-            let along = match self.momentum {
-                None => along,
-                Some(share) => {
-                    let along = by_mean(along);
-                    match momentum.take() {
-                        Some(before) if share == 1.0 => before + along,
-                        Some(before) => before.mul_scalar(share) + along,
-                        None => along,
-                    }
-                }
+            let mut along = match before {
+                Some(variance) => gradient + variance,
+                None => gradient,
             };
-            momentum = Some(along.clone());
-            first.get_or_insert_with(|| found.clone());
-            last = Some(found.losses);
-            let moved = pixels + targets.masked(self.bound.step(along, self.step_size));
+            if let Some(share) = self.momentum {
+                along = add_up(momentum.take(), share, along);
+                momentum = Some(along.clone());
+            }
+            // Nobody else holds the pixels any more, so that they can be changed in place.
+            drop(ahead);
             pixels = match &filters.low_pass {
-                Some(low_pass) => self.low_passed(low_pass, moved, original),
-                None => self.bound.project(moved, original),
+                Some(low_pass) => {
+                    let change = self.bound.change_after(pixels, along, self.step_size, targets);
+                    self.bound.scaled(low_pass.apply(change), targets)
+                }
+                None => self.bound.advance(pixels, along, self.step_size, targets),
             };
-            if filters.low_pass.is_some() {
-                pixels = original.clone() + targets.masked(pixels - original.clone());
-            }
         }
         let doubts = first.zip(last).map_or_else(Vec::new, |(first, last)| self.doubts(&first, &last));
         Climb { pixels, effort, doubts }
@@ -379,11 +376,11 @@ impl Iterative {
             view += 1;
             match self.estimate {
                 Estimate::Backward => {
-                    *effort += Effort { queries: 1, gradients: 1 };
+                    *effort += Effort::GRADIENT;
                     gradient(network, seen, loss)
                 }
                 Estimate::Evolution { pairs, deviation } => {
-                    *effort += Effort { queries: 2 * pairs as u32, gradients: 0 };
+                    *effort += Effort { queries: 2 * pairs as u32, ..Effort::default() };
                     evolution(network, targets, &seen, loss, [pairs, view - 1], deviation, moment)
                 }
             }
@@ -421,14 +418,6 @@ impl Iterative {
         LossGradient { gradient: sum.gradient.mul_scalar(1.0 / count as f64), ..sum }
     }
 
-    /// The perturbation's low frequencies, scaled into the ball.
-    fn low_passed(&self, low_pass: &Separable, pixels: Tensor<4>, original: &Tensor<4>) -> Tensor<4> {
-        let delta = low_pass.apply(pixels - original.clone());
-        let size = norms(&delta, self.bound.norm).clamp_min(f64::from(f32::MIN_POSITIVE));
-        let delta = delta * per_image(size.recip().mul_scalar(self.bound.eps).clamp_max(1.0));
-        self.bound.project(original.clone() + delta, original)
-    }
-
     fn doubts(&self, first: &LossGradient, last: &Tensor<1>) -> Vec<Doubt> {
         let of = first.losses.dims()[0];
         let zero = to_f64(norms(&first.gradient, Norm::Linf)).into_iter().filter(|&size| size == 0.0).count();
@@ -458,8 +447,9 @@ fn evolution(
     let mut sum: Option<LossGradient> = None;
     for pair in 0..pairs {
         let noise = targets.masked(moment.normal("netkin attack evolution", targets, view * pairs + pair));
-        let (logits, above) = network.losses(point.clone() + noise.clone().mul_scalar(deviation), loss);
-        let (_, below) = network.losses(point.clone() - noise.clone().mul_scalar(deviation), loss);
+        let shift = noise.clone().mul_scalar(deviation);
+        let (logits, above) = network.losses(point.clone() + shift.clone(), loss);
+        let (_, below) = network.losses(point.clone() - shift, loss);
         let slope = (above.clone() - below.clone()).mul_scalar(0.5 / (deviation * pairs as f64));
         let gradient = noise * per_image(slope);
         let losses = (above + below).mul_scalar(0.5 / pairs as f64);
@@ -477,9 +467,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
+    use super::super::blocks::{Blocks, Strip};
     use super::super::testing::{Tiny, assert_near, fingerprint, numbers};
     use super::super::views::{Placing, Pool, Shuffle};
-    use super::super::warp::{Blocks, Strip};
     use super::super::{Wishes, named, views};
     use super::*;
     use crate::images::RgbImage;

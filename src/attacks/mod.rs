@@ -13,21 +13,29 @@
 //! Random numbers are drawn from (seed, image, attack, restart, step) and never from the position in a batch, so an image is
 //! attacked in the same way alone, in a batch, today or resumed.
 
+mod advance;
 pub mod apgd;
 pub mod autoattack;
+mod bands;
+mod blocks;
 mod ensemble;
 mod error;
 pub mod fab;
 mod host;
 pub mod iterative;
 pub mod loss;
+mod low_pass;
+mod momentum;
 pub mod named;
 mod norm;
+mod pass;
 pub mod patchfool;
 mod quantise;
 mod separable;
 pub mod square;
+mod sums;
 mod surrogate;
+mod target;
 #[cfg(test)]
 mod testing;
 pub mod transfer;
@@ -47,6 +55,7 @@ pub use patchfool::PatchFool;
 pub use quantise::quantise;
 pub use square::Square;
 pub use surrogate::{LossGradient, LossOf, Surrogate, doubts_of, gradient};
+pub use target::{Target, check_target};
 
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Serialize;
@@ -107,6 +116,25 @@ impl Targets {
         predictions.iter().enumerate().map(of).collect()
     }
 
+    /// Whether each image is to be taken for its own label: there is nothing to reach, and to reach it is no success.
+    pub fn wants_label(&self) -> Vec<bool> {
+        match &self.wanted {
+            Some(wanted) => wanted.iter().zip(&self.labels).map(|(wanted, label)| wanted == label).collect(),
+            None => vec![false; self.len()],
+        }
+    }
+
+    /// What an attack made of the images, `[batch, 3, height, width]`; those that are to be taken for their own label are given back
+    /// as they were.
+    pub fn only_where_wanted(&self, made: Tensor<4>) -> Tensor<4> {
+        let wants_label = self.wants_label();
+        let positions: Vec<usize> = (0..self.len()).filter(|&position| wants_label[position]).collect();
+        if positions.is_empty() {
+            return made;
+        }
+        with_rows(&made, &positions, rows(&self.pixels, &positions))
+    }
+
     /// A change of the pixels, kept to where they may change.
     pub fn masked(&self, change: Tensor<4>) -> Tensor<4> {
         match &self.mask {
@@ -134,12 +162,24 @@ pub struct Effort {
     pub queries: u32,
     /// Backward passes.
     pub gradients: u32,
+    /// Steps, or proposals of an attack that makes some, of all tries, classes and parts together.
+    pub iterations: u32,
+}
+
+impl Effort {
+    /// One forward pass.
+    pub const QUERY: Self = Self { queries: 1, gradients: 0, iterations: 0 };
+    /// One forward pass with its backward pass.
+    pub const GRADIENT: Self = Self { queries: 1, gradients: 1, iterations: 0 };
+    /// One step, its passes not counted.
+    pub const ITERATION: Self = Self { queries: 0, gradients: 0, iterations: 1 };
 }
 
 impl std::ops::AddAssign for Effort {
     fn add_assign(&mut self, other: Self) {
         self.queries += other.queries;
         self.gradients += other.gradients;
+        self.iterations += other.iterations;
     }
 }
 
@@ -173,6 +213,8 @@ pub enum Reason {
     NoAttention,
     /// An image has no more patches than were to be changed, so all of it could change.
     EveryPatch,
+    /// Of the images that fool the network as computed, those that no longer do as 8-bit images.
+    LostOnSaving,
 }
 
 impl Doubt {
@@ -217,6 +259,9 @@ impl std::fmt::Display for Doubt {
             Reason::EveryPatch => {
                 "the image has no more patches than --patches asks for, so that all of it could change; ask for fewer, or for smaller ones by --patch-size"
             }
+            Reason::LostOnSaving => {
+                "all of these fool the network as computed, and the former no longer do once they are saved at 8 bits, since what they were changed by is lost in rounding; judge adversarial.safetensors, which keeps the numbers as computed (so does a .npy made of it), or give a larger --eps"
+            }
         };
         write!(f, "{} of {} images: {why}", self.images, self.of)
     }
@@ -227,7 +272,7 @@ impl std::fmt::Display for Doubt {
 pub struct Bound {
     /// How distance is measured.
     pub norm: Norm,
-    /// The largest distance, above 0.
+    /// The largest distance, at least 0; within 0 an attack gives the images as they are.
     pub eps: f64,
 }
 

@@ -8,7 +8,7 @@ use crate::model::to_f64;
 use crate::noise::{normal, uniform};
 
 /// Keeps a quotient finite, as torchattacks does.
-const TINY: f64 = 1e-10;
+pub const TINY: f64 = 1e-10;
 /// What the sums of a large image are off by.
 const ROUNDING: f64 = 1e-9;
 /// The share of the pixels that a step in the L1 ball changes: Tramèr & Boneh, *Adversarial Training and Robustness for
@@ -20,6 +20,9 @@ impl Bound {
     /// ball in L∞ and in L2, of its intersection with [0, 1] in L1 and in L∞.
     pub fn project(self, x: Tensor<4>, original: &Tensor<4>) -> Tensor<4> {
         let Self { norm, eps } = self;
+        if eps == 0.0 {
+            return original.clone();
+        }
         let delta = x - original.clone();
         let delta = match norm {
             Norm::Linf => delta.clamp(-eps, eps),

@@ -9,8 +9,10 @@ use burn::tensor::{DType, Element, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Serialize, Serializer};
 
-use super::norm::per_image;
-use super::warp::{Blocks, Real, Warp};
+use super::blocks::Blocks;
+use super::pass::{Map, mapped};
+use super::sums::Real;
+use super::warp::Warp;
 use super::{Effort, LossGradient, Targets};
 use crate::images::{Filter, RgbImage, resize};
 use crate::noise;
@@ -226,7 +228,7 @@ impl Views {
         for shuffled in 0..self.shuffle.map_or(1, |shuffle| shuffle.copies) {
             let shuffle = self.shuffle.map(|shuffle| {
                 self.warps(targets, point, |id, size| {
-                    vec![Warp::shuffled(size, &choices.blocks(shuffle, moment, id, shuffled, size))]
+                    Some(Warp::shuffled(size, &choices.blocks(shuffle, moment, id, shuffled, size)))
                 })
             });
             for mixed in 0..self.admix.as_ref().map_or(1, |admix| admix.copies) {
@@ -238,21 +240,15 @@ impl Views {
                     let scale = 0.5f64.powi(scale as i32);
                     let diversity = self.diversity.map(|diversity| {
                         self.warps(targets, point, |id, size| {
-                            diversity.warps(choices.placing(diversity, moment, id, copy, size), size)
+                            Some(diversity.warp(choices.placing(diversity, moment, id, copy, size)?, size))
                         })
                     });
-                    let warps: Vec<&Vec<Vec<Warp>>> = [&shuffle, &diversity].into_iter().flatten().collect();
-                    let mut seen = base.clone();
-                    for warps in &warps {
-                        seen = through(&seen, warps, false);
-                    }
+                    let warps: Vec<&Vec<Option<Warp>>> = [&shuffle, &diversity].into_iter().flatten().collect();
+                    let seen = warps.iter().fold(base.clone(), |seen, warps| through(seen, warps, false));
                     let scaled = |x: Tensor<4>| if scale == 1.0 { x } else { x.mul_scalar(scale) };
                     let mut found = gradient(scaled(seen), effort);
-                    let mut back = scaled(found.gradient);
-                    for warps in warps.iter().rev() {
-                        back = through(&back, warps, true);
-                    }
-                    found.gradient = back;
+                    let scaled = scaled(found.gradient);
+                    found.gradient = warps.iter().rev().fold(scaled, |back, warps| through(back, warps, true));
                     mean = Some(match mean {
                         None => found,
                         Some(mean) => LossGradient { gradient: mean.gradient + found.gradient, ..mean },
@@ -268,13 +264,13 @@ impl Views {
         mean
     }
 
-    /// Of each image the maps that its planes go through, one after another.
+    /// Of each image the map that its planes go through, none for one that stays as it is.
     fn warps(
         &self,
         targets: &Targets,
         point: &Tensor<4>,
-        of_image: impl Fn(&str, [usize; 2]) -> Vec<Warp> + Sync,
-    ) -> Vec<Vec<Warp>> {
+        of_image: impl Fn(&str, [usize; 2]) -> Option<Warp> + Sync,
+    ) -> Vec<Option<Warp>> {
         let [_, _, height, width] = point.dims();
         targets.ids.par_iter().map(|id| of_image(id, [height, width])).collect()
     }
@@ -299,15 +295,9 @@ impl Diversity {
         Some(Placing { resized, corner })
     }
 
-    /// None for an image that stays as it is.
-    fn warps(self, placing: Option<Placing>, size: [usize; 2]) -> Vec<Warp> {
-        let Some(Placing { resized, corner }) = placing else { return Vec::new() };
-        let [_, large] = self.sizes(size);
-        let mut warps = vec![Warp::placed(size, resized, corner, large)];
-        if large != size {
-            warps.push(Warp::placed(large, size, [0, 0], size));
-        }
-        warps
+    fn warp(self, Placing { resized, corner }: Placing, size: [usize; 2]) -> Warp {
+        let [_, canvas] = self.sizes(size);
+        Warp::placed(size, resized, corner, canvas)
     }
 }
 
@@ -331,44 +321,26 @@ impl Admix {
     }
 }
 
-/// Each plane of each image through the image's maps, or back through their transposes.
-fn through(x: &Tensor<4>, warps: &[Vec<Warp>], back: bool) -> Tensor<4> {
-    let shape = x.dims();
-    let data = x.clone().into_data();
-    let new = match data.as_slice::<f32>() {
-        Ok(values) => TensorData::new(planes_through(values, shape, warps, back), shape),
-        Err(_) => {
-            let values: Vec<f64> = data.iter::<f64>().collect();
-            TensorData::new(planes_through(&values, shape, warps, back), shape)
-        }
-    };
-    Tensor::from_data(new, (&x.device(), x.dtype()))
+/// The planes of each image through the image's map, or back through its transpose.
+fn through(x: Tensor<4>, warps: &[Option<Warp>], back: bool) -> Tensor<4> {
+    let [images, channels, _, _] = x.dims();
+    // What the channels of an image share is found once if there are images enough for all threads.
+    let per_image = if images < rayon::current_num_threads() { channels } else { 1 };
+    mapped(x, images * per_image, &Through { warps, per_image, back })
 }
 
-fn planes_through<T: Real>(
-    values: &[T],
-    [_, channels, height, width]: [usize; 4],
-    warps: &[Vec<Warp>],
+struct Through<'a> {
+    /// One for each image.
+    warps: &'a [Option<Warp>],
+    /// Parts of an image.
+    per_image: usize,
     back: bool,
-) -> Vec<T> {
-    let mut new = values.to_vec();
-    let plane = (height * width).max(1);
-    new.par_chunks_exact_mut(plane).enumerate().for_each(|(index, plane)| {
-        let warps = &warps[index / channels];
-        let step = |plane: Vec<T>, warp: &Warp| if back { warp.transpose(&plane) } else { warp.apply(&plane) };
-        let moved = match back {
-            true => warps.iter().rev().fold(plane.to_vec(), step),
-            false => warps.iter().fold(plane.to_vec(), step),
-        };
-        plane.copy_from_slice(&moved);
-    });
-    new
 }
 
-/// A gradient divided by the mean of its absolute values, as attacks with momentum add them up. A gradient of zeros stays one.
-pub fn by_mean(gradient: Tensor<4>) -> Tensor<4> {
-    let [batch, channels, height, width] = gradient.dims();
-    let flat = gradient.clone().reshape([batch, channels * height * width]);
-    let mean = flat.abs().mean_dim(1).clamp_min(f64::from(f32::MIN_POSITIVE)).reshape([batch]);
-    gradient / per_image(mean)
+impl Map for Through<'_> {
+    fn apply<T: Real>(&self, index: usize, part: &mut [T]) {
+        let Some(warp) = &self.warps[index / self.per_image] else { return };
+        let moved = if self.back { warp.transpose(part) } else { warp.apply(part) };
+        part.copy_from_slice(&moved);
+    }
 }
