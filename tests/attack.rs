@@ -10,8 +10,13 @@ use serde_json::Value;
 
 /// 8 images of noise with the labels that demo_vit_patch7 gives them, and the options that name them.
 fn data(scratch: &Scratch) -> Vec<String> {
+    data_of("demo_vit_patch7", scratch)
+}
+
+/// The same with the labels that another network gives them.
+fn data_of(model: &str, scratch: &Scratch) -> Vec<String> {
     let (folder, labels) = scratch.images(8, |_| 0);
-    let predictions = common::predictions("demo_vit_patch7", &folder, &labels);
+    let predictions = common::predictions(model, &folder, &labels);
     let (folder, labels) = scratch.images(8, |index| predictions[index]);
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     vec!["--data".into(), text(&folder), "--labels".into(), text(&labels)]
@@ -90,6 +95,7 @@ fn every_attack_stays_in_its_ball_and_is_the_same_in_any_batch() {
             let distance: f64 = row[*norm].parse().unwrap();
             assert!(distance <= eps + 1e-9, "{name}: {distance}");
             assert!(row["queries"].parse::<u32>().unwrap() > 0, "{name}");
+            assert!(row["iterations"].parse::<u32>().unwrap() > 0, "{name}");
         }
         let fooled = rows.iter().filter(|row| row["saved"] != row["label"]).count();
         assert_eq!(document["fooled_8bit"], fooled);
@@ -194,7 +200,7 @@ fn targets_masks_several_eps_surrogates_and_judges() {
     let documents = attack(&scratch, &data, &["--steps", "3", "--eps", "4/255,64/255", "--step-size", "16/255"]);
     let [small, large] = documents.as_array().unwrap().as_slice() else { panic!("two radii") };
     assert!(small["fooled_8bit"].as_u64() <= large["fooled_8bit"].as_u64());
-    assert!(scratch.path(&format!("out/eps-{}/attack.csv", 4.0 / 255.0)).exists());
+    assert!(scratch.path("out/eps-4_255/attack.csv").exists());
 
     let targeted = ["--eps", "64/255", "--steps", "20", "--step-size", "8/255", "--target", "second-best"];
     attack(&scratch, &data, &targeted);
@@ -231,6 +237,7 @@ fn targets_masks_several_eps_surrogates_and_judges() {
     let [member, other] = document["evaluated"].as_array().unwrap().as_slice() else { panic!("two judges") };
     assert_eq!((&member["model"], &other["model"]), (&"demo_resnet".into(), &"demo_mixer".into()));
     assert!(member["fooled"].as_u64() <= member["correct"].as_u64());
+    assert_eq!((&member["attacked"], &other["attacked"]), (&true.into(), &false.into()));
 }
 
 /// Of a matrix those are taken that are least like the attacked network and each other, and that are no judges.
@@ -267,4 +274,135 @@ fn saved_images_are_judged_again_alike() {
     let judged: Value = serde_json::from_slice(&output.stdout).unwrap();
     let right = judged["results"][0]["correct"].as_u64().unwrap();
     assert_eq!(8 - right, document["fooled_8bit"].as_u64().unwrap());
+}
+
+/// Whatever part of the data set was attacked: the folder brings its own labels.
+#[test]
+fn a_part_of_the_data_set_is_judged_again_by_the_labels_beside_it() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let document = attack(&scratch, &data, &["--steps", "5", "--limit", "3"]);
+    let mut command = netkin();
+    command.args(["--json", "eval", "demo_vit_patch7", "--crop", "whole", "--data"]).arg(scratch.path("out/images"));
+    let output = command.arg("--labels").arg(scratch.path("out/labels.csv")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let judged: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(judged["results"][0]["images"], 3);
+    let right = judged["results"][0]["correct"].as_u64().unwrap();
+    assert_eq!(3 - right, document["fooled_8bit"].as_u64().unwrap());
+}
+
+/// To be taken for its own label is no success of an attack: such images stay as they are and count in nothing.
+#[test]
+fn images_whose_label_is_the_target_are_counted_apart() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let labels: Vec<String> =
+        rows(&scratch.path("labels.csv")).into_iter().map(|mut row| row.remove("label").unwrap()).collect();
+    let target = labels[1].as_str();
+    let own = labels.iter().filter(|label| *label == target).count();
+    let options = ["--steps", "3", "--target", target, "--evaluate", "demo_vit_patch7"];
+    let document = attack(&scratch, &data, &options);
+    assert_eq!((&document["images"], &document["target_is_label"]), (&8.into(), &own.into()));
+    assert_eq!(document["correct"], 8 - own);
+    let rows = rows(&scratch.path("out/attack.csv"));
+    let reached = rows.iter().filter(|row| row["label"] != target && row["saved"] == target).count();
+    assert_eq!(document["fooled_8bit"], reached);
+    assert_eq!(document["evaluated"][0]["correct"], 8 - own);
+    assert_eq!(document["evaluated"][0]["wrong"], reached);
+    for row in rows.iter().filter(|row| row["label"] == target) {
+        assert_eq!(row["linf"].parse::<f64>().unwrap(), 0.0);
+    }
+    let mut command = netkin();
+    command.args(["attack", "demo_vit_patch7"]).args(&data).args(options).arg("--out").arg(scratch.path("out"));
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(said.contains(&format!("{own} image(s) have the target as their label")), "{said}");
+}
+
+/// Of several networks attacked as one, the first is asked whether it is fooled, by the whole and by the parts alike.
+#[test]
+fn parts_agree_with_the_whole_where_several_networks_are_attacked() {
+    let scratch = Scratch::new();
+    let first = scratch.weights("demo_resnet", 3);
+    let data = data_of(&first, &scratch);
+    let other = scratch.perturbed(&first, 1);
+    let options = ["--attack", "autoattack", "--eps", "0.1", "--steps", "3", "--queries", "10", "--surrogates", &other];
+    let document = attack_on(&first, &scratch, &data, &options);
+    let fooled = document["fooled_float"].as_u64().unwrap();
+    assert!(fooled > 0, "{document}");
+    let parts = document["parts"].as_array().unwrap();
+    assert_eq!(parts.iter().map(|part| part["fooled"].as_u64().unwrap()).sum::<u64>(), fooled);
+    assert_eq!(parts[3]["robust_accuracy"], document["robust_accuracy"]);
+    let rows = rows(&scratch.path("out/attack.csv"));
+    for row in &rows {
+        assert_eq!(row["fooled_by"].is_empty(), row["float"] == row["label"], "{row:?}");
+    }
+}
+
+/// What rounding undoes is said with both numbers.
+#[test]
+fn success_that_is_lost_on_saving_is_said() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let document = attack(&scratch, &data, &["--attack", "fab", "--steps", "30"]);
+    let rows = rows(&scratch.path("out/attack.csv"));
+    let lost = rows.iter().filter(|row| row["float"] != row["label"] && row["saved"] == row["label"]).count();
+    assert!(lost > 0, "the nearest points are lost: {document}");
+    let doubt = document["doubts"].as_array().unwrap().iter().find(|doubt| doubt["doubt"] == "lost-on-saving").unwrap();
+    assert_eq!((&doubt["images"], &doubt["of"]), (&lost.into(), &document["fooled_float"]));
+    let kept = attack(&scratch, &data, &["--steps", "5", "--eps", "32/255", "--step-size", "8/255"]);
+    let said = kept["doubts"].to_string();
+    assert!(!said.contains("lost-on-saving"), "{said}");
+}
+
+/// Within an eps of 0 the images stay as they are, to the byte.
+#[test]
+fn an_eps_of_0_is_an_attack_that_changes_nothing() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    for options in [&["--attack", "pgd"][..], &["--attack", "autoattack", "--norm", "l1"], &["--attack", "patchfool"]] {
+        let document = attack(&scratch, &data, &[options, &["--eps", "0"]].concat());
+        assert_eq!((&document["fooled_float"], &document["fooled_8bit"]), (&0.into(), &0.into()));
+        assert_eq!(document["doubts"], serde_json::json!([]), "{options:?}");
+        for index in 0..8 {
+            let name = format!("{index:02}.png");
+            let [before, after] =
+                ["images", "out/images"].map(|folder| decode_file(&scratch.path(folder).join(&name)).unwrap());
+            assert!(before == after, "{options:?}");
+        }
+    }
+}
+
+/// What would be believed and is not so: a judge that was attacked, one network attacked twice, labels that nothing is right by.
+#[test]
+fn what_misleads_is_said() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let said_of = |model: &str, options: &[&str]| {
+        let mut command = netkin();
+        command.args(["attack", model, "--attack", "fgsm"]).args(&data).args(options);
+        let output = command.arg("--out").arg(scratch.path("out")).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    let said = |options: &[&str]| said_of("demo_vit_patch7", options);
+    let both = said(&["--surrogates", "demo_resnet", "--evaluate", "demo_resnet", "demo_mixer"]);
+    assert!(both.contains("demo_resnet of --evaluate is attacked itself") && !both.contains("demo_mixer of"), "{both}");
+    let twice = said(&["--surrogates", "demo_vit_patch7", "demo_resnet"]);
+    assert!(twice.contains("surrogate demo_vit_patch7") && twice.contains("counts once"), "{twice}");
+    let document = attack(&scratch, &data, &["--attack", "fgsm", "--surrogates", "demo_vit_patch7"]);
+    assert_eq!(document["surrogates"], Value::Null, "it is attacked alone");
+    let table = said_of("demo_resnet", &["--protocol", "transferattack", "--input-size", "224", "--limit", "1"]);
+    assert!(table.contains("resnet50 attacked alone"), "{table}");
+    // Labels that are all wrong.
+    let labels = std::fs::read_to_string(scratch.path("labels.csv")).unwrap();
+    let wrong = |line: &str| match line.rsplit_once(',') {
+        Some((file, label)) if label != "label" => format!("{file},{}", (label.parse::<usize>().unwrap() + 1) % 10),
+        _ => line.to_owned(),
+    };
+    let wrong: Vec<String> = labels.lines().map(wrong).collect();
+    std::fs::write(scratch.path("labels.csv"), wrong.join("\n")).unwrap();
+    let none = said(&[]);
+    assert!(none.contains("none of the 8 images correctly") && none.contains("--label-offset"), "{none}");
 }

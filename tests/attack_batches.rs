@@ -11,7 +11,7 @@ use common::Scratch;
 use netkin::Model;
 use netkin::attacks::named::NAMES;
 use netkin::attacks::views::Pool;
-use netkin::attacks::{Attack, Targets, Wishes, named, rows};
+use netkin::attacks::{Attack, Norm, Targets, Wishes, named, rows};
 use netkin::images::{Dataset, RgbImage, idx, save_png};
 use netkin::model::to_f32;
 use netkin::similarity::sat::{self, SatConfig};
@@ -39,8 +39,12 @@ fn images(count: usize) -> Vec<(usize, RgbImage)> {
 
 /// An attack in short.
 fn short(name: &str, images: &[(usize, RgbImage)]) -> Arc<dyn Attack> {
+    named(name, &in_short(name, images)).unwrap()
+}
+
+fn in_short(name: &str, images: &[(usize, RgbImage)]) -> Wishes {
     let steps = |count: usize| Wishes { steps: Some(count), ..Wishes::default() };
-    let wishes = match name {
+    match name {
         "fgsm" => Wishes::default(),
         "pgd" => Wishes { restarts: Some(2), ..steps(3) },
         "vmi-fgsm" | "vni-fgsm" => Wishes { variance: Some(2), ..steps(2) },
@@ -54,8 +58,7 @@ fn short(name: &str, images: &[(usize, RgbImage)]) -> Arc<dyn Attack> {
         "autoattack" => Wishes { queries: Some(10), ..steps(2) },
         "fab" | "fab-t" | "apgd-t" => steps(2),
         _ => steps(3),
-    };
-    named(name, &wishes).unwrap()
+    }
 }
 
 /// Bits of each image's pixels, and what it cost.
@@ -95,6 +98,27 @@ fn an_image_is_attacked_alike_alone_and_in_batches_of_7_and_64() {
             let mut turned = made(&model, &*attack, &targets.some(&turned));
             turned.reverse();
             assert!(turned == whole, "{network} {name}: from the last to the first");
+        }
+    }
+}
+
+/// Every attack, in every norm that it has.
+#[test]
+fn within_an_eps_of_0_no_attack_changes_a_bit() {
+    let model = model("demo_vit_patch7");
+    let images = images(8);
+    let labels: Vec<usize> = images.iter().map(|(label, _)| *label).collect();
+    let targets = Targets::new(model.pixels_of(images.iter().map(|(_, image)| image)), &labels, &["0.png"; 8]);
+    let before: Vec<u32> = to_f32(targets.pixels.clone()).into_iter().map(f32::to_bits).collect();
+    for (name, _) in NAMES {
+        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
+            let wishes = Wishes { eps: Some(0.0), norm: Some(norm), ..in_short(name, &images) };
+            if *name == "patchfool" && norm != Norm::Linf {
+                continue;
+            }
+            let made = made(&model, &*named(name, &wishes).unwrap(), &targets);
+            let after: Vec<u32> = made.iter().flat_map(|(bits, _)| bits.clone()).collect();
+            assert!(after == before, "{name} {norm:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Scratch, netkin, path_of, refusal, rewrite};
+use netkin::images::{RgbImage, save_png};
 
 /// The sentence says all of `parts`.
 #[track_caller]
@@ -304,6 +305,29 @@ fn attacks_out_of_range() {
     };
     says(&attack(&["--eps", "8"]), &["eps 8", "8/255"]);
     says(&attack(&["--eps=-0.1"]), &["eps -0.1"]);
+    says(&attack(&["--eps", "-0.1"]), &["--eps -0.1 is out of range", "from 0 up to 1"]);
+    says(&attack(&["--eps", "-8/255"]), &["--eps -0.03", "out of range"]);
+    says(&attack(&["--step-size", "-1"]), &["--step-size -1 is out of range"]);
+    says(&attack(&["--eps", "4/255,0.1,4/255"]), &["--eps names 4/255 after 4/255"]);
+    says(&attack(&["--eps", "1/2,0.5"]), &["--eps names 0.5 after 1/2"]);
+    says(&attack(&["--translation", "9999999"]), &["--translation 9999999", "from 1 to 255"]);
+    says(&attack(&["--attack", "bsr", "--blocks", "100"]), &["--blocks 100", "from 1 to 16"]);
+    says(&attack(&["--momentum", "1e30"]), &["--momentum 1000", "from 0 to 10"]);
+    says(&attack(&["--scales", "5000"]), &["--scales 5000", "from 1 to 16"]);
+    says(&attack(&["--variance", "0"]), &["--variance 0"]);
+    says(&attack(&["--flat", "0"]), &["--flat 0"]);
+    says(&attack(&["--attack", "nes", "--queries", "0"]), &["--queries 0"]);
+    says(&attack(&["--attack", "nes", "--queries", "1"]), &["--queries 1", "the 2 that"]);
+    says(
+        &attack(&["--attack", "nes", "--queries", "40", "--pairs", "25"]),
+        &["--queries 40", "the 50 that", "--pairs"],
+    );
+    says(&attack(&["--average", "losses"]), &["--average", "--surrogates"]);
+    let protocol =
+        |option: &[&str]| attack(&[&["--attack", "mi-fgsm", "--protocol", "transferattack"][..], option].concat());
+    says(&protocol(&["--eps", "8/255"]), &["--eps is not as --protocol transferattack", "16/255"]);
+    says(&protocol(&["--steps", "3"]), &["--steps is not as --protocol transferattack"]);
+    says(&protocol(&["--input-size", "256"]), &["--input-size is not as --protocol transferattack", "224"]);
     says(&attack(&["--step-size", "0"]), &["--step-size 0"]);
     says(&attack(&["--steps", "0"]), &["--steps 0", "at least 1"]);
     says(&attack(&["--norm", "l2"]), &["--eps", "l2"]);
@@ -313,6 +337,16 @@ fn attacks_out_of_range() {
     says(&attack(&["--target", "10"]), &["--target 10", "0 to 9"]);
     says(&attack(&["--target", "cat"]), &["cat", "least-likely"]);
     says(&attack(&["--mask", &folder.join("nothing.png").to_string_lossy()]), &["nothing.png"]);
+    let mask = scratch.path("mask.png");
+    let masked = |level: u8| {
+        save_png(&mask, &RgbImage::new(28, 28, vec![level; 3 * 28 * 28])).unwrap();
+        attack(&["--mask", mask.to_str().unwrap()])
+    };
+    says(&masked(0), &["mask.png", "all black", "no pixel may change"]);
+    says(&masked(128), &["mask.png", "784 pixel(s)", "neither black nor white"]);
+    // What is read is not written over.
+    let root = scratch.path("");
+    says(&attack(&["--out", root.to_str().unwrap()]), &["--out", "labels.csv", "write over"]);
     // One image is of one class, so there is no other to mix in.
     says(&attack(&["--attack", "admix"]), &["other classes"]);
     says(&attack(&["--eps", "x"]), &["--eps", "8/255"]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Scratch, netkin};
+use common::{Scratch, netkin, refusal};
 
 /// `netkin sat` on networks that [`models`] made and 40 images, two chunks.
 fn command(scratch: &Scratch, models: &[String], steps: usize) -> Command {
@@ -322,4 +322,38 @@ fn a_set_is_compared_at_one_size() {
     assert!(said.contains("input_size"), "the folder is for another size: {said}");
     let said = refused(command(&scratch, &models[..1], 2), &scratch.path("one"));
     assert!(said.contains("a similarity needs two"), "{said}");
+}
+
+/// What images are to be taken for is a setting of the run, as all that its results depend on.
+#[test]
+fn a_target_is_kept_among_the_settings() {
+    let scratch = Scratch::new();
+    let models = &models(&scratch)[..2];
+    let with = |target: &[&str], folder: &str| {
+        let mut command = command(&scratch, models, 3);
+        command.args(["--limit", "12"]).args(target);
+        let document: serde_json::Value = serde_json::from_slice(&run(&mut command, &scratch.path(folder))).unwrap();
+        document
+    };
+    let targeted = with(&["--target", "least-likely"], "targeted");
+    assert_eq!(targeted["attack"]["target"], "least-likely");
+    let plain = with(&[], "plain");
+    assert_eq!(plain["attack"]["target"], serde_json::Value::Null);
+    let adversarial = |document: &serde_json::Value| document["white_box"].clone();
+    let first = adversarial(&targeted);
+    assert_eq!(adversarial(&with(&["--target", "least-likely"], "targeted")), first, "it goes on");
+    let again = |options: &[&str]| {
+        let mut command = netkin();
+        command.arg("sat").args(models).args(["--steps", "3", "--limit", "12", "--data"]).arg(scratch.path("images"));
+        command.arg("--labels").arg(scratch.path("labels.csv")).args(options);
+        refusal(command.arg("--run").arg(scratch.path("targeted")), 2)
+    };
+    let said = again(&["--target", "random"]);
+    assert!(said.contains("target") && said.contains("least-likely") && said.contains("random"), "{said}");
+    let said = again(&[]);
+    assert!(said.contains("target"), "{said}");
+    let said = again(&["--target", "10"]);
+    assert!(said.contains("--target 10 is no class of demo_resnet"), "{said}");
+    let said = again(&["--attack", "autoattack", "--target", "1"]);
+    assert!(said.contains("--target"), "{said}");
 }

@@ -5,6 +5,8 @@
 //! ascent goes back to its best point, if the loss rose in too few of the steps since the last one (ρ), or if the best loss
 //! is still what it was there and the step was not halved then.
 //!
+//! zₜ = Π(xₜ + αₜ·sign ∇L(xₜ)), xₜ₊₁ = Π(xₜ + 0.75·(zₜ − xₜ) + 0.25·(xₜ − xₜ₋₁)), in L2 along ∇L / ‖∇L‖₂.
+//!
 //! In L1: Croce & Hein, *Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers* (arXiv 2103.01208),
 //! algorithm 1. A step goes along the signs of the largest gradients, as many as two thirds of the pixels that the best point
 //! changes, and back into the intersection of ball and box; where the best point has become sparser, the step begins anew at ε,
@@ -128,7 +130,7 @@ impl Attack for Apgd {
 
 impl Apgd {
     pub(super) fn perturb_with(&self, network: &dyn Surrogate, targets: &Targets, draws: &dyn Draws) -> Perturbed {
-        if targets.is_empty() {
+        if targets.is_empty() || self.bound.eps == 0.0 {
             return host::nothing(targets);
         }
         let images = Image::all(targets);
@@ -263,7 +265,10 @@ fn climb(loss: Loss, goal: &Goal, ascents: &mut [Ascent], steps: usize, stop_whe
             aim.wanted = Some(positions.iter().map(|&position| wanted[position]).collect());
         }
         let found = gradient(goal.network, pixels, &|logits| loss.of(logits, &aim));
-        positions.iter().for_each(|&position| effort[position] += Effort { queries: 1, gradients: 1 });
+        for &position in &positions {
+            effort[position] += Effort::GRADIENT;
+            effort[position].iterations += u32::from(step > 0);
+        }
         let fooled = judge.fooled(&argmax(found.logits));
         let losses = to_f64(found.losses);
         let gradients = host::split(found.gradient);

@@ -93,7 +93,7 @@ impl AutoAttack {
     pub fn run(&self, network: &dyn Surrogate, targets: &Targets) -> Verdict {
         assert!(targets.wanted.is_none(), "AutoAttack is defined without a wanted class only");
         let mut fooled_by = vec![None; targets.len()];
-        if targets.is_empty() {
+        if targets.is_empty() || self.bound.eps == 0.0 {
             return Verdict { perturbed: host::nothing(targets), fooled_by };
         }
         let clean = argmax(network.logits(targets.pixels.clone()));
@@ -101,7 +101,7 @@ impl AutoAttack {
             (0..targets.len()).filter(|&index| clean[index] == targets.labels[index]).collect();
         let of = standing.len();
         let mut pixels = targets.pixels.clone();
-        let mut effort = vec![Effort { queries: 1, gradients: 0 }; targets.len()];
+        let mut effort = vec![Effort::QUERY; targets.len()];
         let mut doubts: Vec<Doubt> = Vec::new();
         let (ascent, targeted, fab, square) = self.parts();
         let parts: [&dyn Attack; 4] = [&ascent, &targeted, &fab, &square];
@@ -115,7 +115,7 @@ impl AutoAttack {
             let fooled = some.fooled(&argmax(network.logits(made.pixels.clone())));
             for (index, &position) in standing.iter().enumerate() {
                 effort[position] += made.effort[index];
-                effort[position] += Effort { queries: 1, gradients: 0 };
+                effort[position] += Effort::QUERY;
                 fooled_by[position] = fooled[index].then_some(name);
             }
             let taken: Vec<usize> = (0..standing.len()).filter(|&index| is_first || fooled[index]).collect();
@@ -337,10 +337,20 @@ mod tests {
             assert_eq!((nothing.pixels.dims(), nothing.effort.len()), ([0, 3, 8, 8], 0));
             let made = attack.perturb(&network, &wrong);
             assert_eq!(to_f64(made.pixels), to_f64(wrong.pixels.clone()), "{}", attack.name());
-            assert!(
-                made.effort.iter().all(|effort| *effort == Effort { queries: 1, gradients: 0 })
-                    && made.doubts.is_empty()
-            );
+            assert!(made.effort.iter().all(|effort| *effort == Effort::QUERY) && made.doubts.is_empty());
+        }
+    }
+
+    #[test]
+    fn within_an_eps_of_0_nothing_changes() {
+        let network = Tiny::new(DType::F32);
+        let targets = network.targets(550..553);
+        for norm in [Norm::Linf, Norm::L2, Norm::L1] {
+            for attack in attacks(Bound { norm, eps: 0.0 }, 3) {
+                let made = attack.perturb(&network, &targets);
+                assert_eq!(to_f64(made.pixels), to_f64(targets.pixels.clone()), "{} {norm:?}", attack.name());
+                assert!(made.effort == [Effort::default(); 3] && made.doubts.is_empty(), "{}", attack.name());
+            }
         }
     }
 
@@ -377,7 +387,7 @@ mod tests {
         assert!(verdict.fooled_by.contains(&Some("apgd-ce")) && verdict.fooled_by.contains(&None));
         for (effort, by) in made.effort.iter().zip(&verdict.fooled_by) {
             // The image itself twice, 101 points, and what was made.
-            let only_first = Effort { queries: 104, gradients: 101 };
+            let only_first = Effort { queries: 104, gradients: 101, iterations: 100 };
             assert_eq!(*effort == only_first, *by == Some("apgd-ce"), "{effort:?} {by:?}");
         }
         let early = AutoAttack { stop_when_fooled: true, ..attack }.run(&network, &targets);

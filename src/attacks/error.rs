@@ -37,6 +37,20 @@ pub enum AttackError {
     /// Restarts from the image itself.
     #[error("restarts without a random start are all the same; leave out --no-random-start or --restarts")]
     SameStart,
+    /// A budget that is spent before the steps are done.
+    #[error(
+        "--queries {queries} is less than the {wanted} that {steps} step(s) of {attack} ask for; give more queries, fewer --steps, or fewer --pairs"
+    )]
+    Budget {
+        /// The attack's name.
+        attack: String,
+        /// What was given, for each image.
+        queries: usize,
+        /// What would be needed.
+        wanted: usize,
+        /// For so many steps.
+        steps: usize,
+    },
     /// Admix without images to mix in.
     #[error(
         "admix mixes in images of other classes, and the data set's first images are all of one class; give a data set of several"
@@ -47,6 +61,16 @@ pub enum AttackError {
         "{0} is defined without a wanted class only; leave out --target, or take another attack, such as apgd-t or pgd"
     )]
     Untargeted(String),
+    /// A wanted class that is none.
+    #[error("--target {class} is no class of {network}, which has {classes}: give 0 to {}", classes.saturating_sub(1))]
+    NoClass {
+        /// The class.
+        class: usize,
+        /// The network.
+        network: String,
+        /// The number of its classes.
+        classes: usize,
+    },
     /// Too few classes for the loss.
     #[error(
         "{attack} wants networks of at least {least} classes, and this one has {classes}; take another --loss or --attack"
@@ -69,7 +93,7 @@ impl AttackError {
 }
 
 impl Bound {
-    /// Checks the range of ε: in L∞ up to 1.
+    /// Checks the range of ε: from 0 on, in L∞ up to 1. Within 0, every attack gives the images as they are.
     ///
     /// # Errors
     /// A sentence with what it can be.
@@ -77,10 +101,12 @@ impl Bound {
         let Self { norm, eps } = self;
         match norm {
             Norm::Linf => {
-                let wanted = "a change of pixels in [0, 1], above 0 and up to 1, such as 8/255";
-                AttackError::check("eps", eps, eps > 0.0 && eps <= 1.0, wanted)
+                let wanted = "a change of pixels in [0, 1], from 0 up to 1, such as 8/255";
+                AttackError::check("eps", eps, (0.0..=1.0).contains(&eps), wanted)
             }
-            Norm::L2 | Norm::L1 => AttackError::check("eps", eps, eps > 0.0 && eps.is_finite(), "a distance above 0"),
+            Norm::L2 | Norm::L1 => {
+                AttackError::check("eps", eps, eps >= 0.0 && eps.is_finite(), "a distance of at least 0")
+            }
         }
     }
 }

@@ -7,6 +7,9 @@
 //! nearer than the nearest so far, and a step is taken back towards the image (β). FAB-T is led by the boundary to one
 //! class at a time, so that it needs one backward pass for each step instead of one for each class.
 //!
+//! xₜ₊₁ = (1 − a)·(xₜ + η·d(xₜ)) + a·(x₀ + η·d(x₀)), d(x) the shortest way from x to the boundary of the linear network within [0, 1],
+//! a = min(α, ‖d(xₜ)‖ / (‖d(xₜ)‖ + ‖d(x₀)‖)); where the network is fooled, x ← x₀ + β·(x − x₀).
+//!
 //! Constants are those of AutoAttack's `fab_base.py`, which has no final search along the way back to the image as the paper's
 //! code had it; so here. Deviations: an image whose nearest point is outside of the ball is given on the straight line there
 //! at the ball's edge (theirs is given unchanged); differences of logits have their gradients by one forward and one backward
@@ -99,7 +102,7 @@ impl Attack for Fab {
 
 impl Fab {
     pub(super) fn perturb_with(&self, network: &dyn Surrogate, targets: &Targets, draws: &dyn Draws) -> Perturbed {
-        if targets.is_empty() {
+        if targets.is_empty() || self.bound.eps == 0.0 {
             return host::nothing(targets);
         }
         let eps = self.bound.eps;
@@ -195,7 +198,7 @@ impl Fab {
             let found = gradient(network, pixels.clone(), &difference);
             let values = to_f64(found.losses);
             let gradients = host::split(found.gradient);
-            positions.iter().for_each(|&position| effort[position] += Effort { queries: 1, gradients: 1 });
+            positions.iter().for_each(|&position| effort[position] += Effort::GRADIENT);
             boundaries.par_iter_mut().zip(&*paths).zip(values).zip(gradients).for_each(
                 |(((nearest, path), difference), mut gradient)| {
                     path.image.keep(&mut gradient);
@@ -212,7 +215,10 @@ impl Fab {
         let pixels = join(paths);
         let judge = host::about(targets, &positions, pixels.clone());
         let fooled = judge.fooled(&argmax(network.logits(pixels)));
-        positions.iter().for_each(|&position| effort[position] += Effort { queries: 1, gradients: 0 });
+        for &position in &positions {
+            effort[position] += Effort::QUERY;
+            effort[position] += Effort::ITERATION;
+        }
         paths.par_iter_mut().zip(fooled).filter(|(_, is_fooled)| *is_fooled).for_each(|(path, _)| self.retreat(path));
     }
 
@@ -416,7 +422,7 @@ mod tests {
         assert_eq!(Fab::default().check(), Ok(()));
         let default = Fab::default();
         for (fab, part) in [
-            (Fab { bound: Bound { norm: Norm::L2, eps: 0.0 }, ..default.clone() }, "--eps 0"),
+            (Fab { bound: Bound { norm: Norm::L2, eps: -1.0 }, ..default.clone() }, "--eps -1"),
             (Fab { steps: 0, ..default.clone() }, "--steps 0"),
             (Fab { restarts: 0, ..default.clone() }, "--restarts 0"),
             (Fab { alpha_max: 1.1, ..default.clone() }, "--alpha-max 1.1"),

@@ -157,7 +157,7 @@ impl Progress {
         Self {
             pixels: images.iter().map(|image| image.pixels.clone()).collect(),
             score: vec![f64::NEG_INFINITY; images.len()],
-            effort: vec![Effort { queries: 1, gradients: 0 }; images.len()],
+            effort: vec![Effort::QUERY; images.len()],
             is_fooled,
         }
     }
@@ -189,9 +189,9 @@ impl Progress {
     }
 }
 
-/// What an attack makes of no images.
+/// What an attack makes where there is nothing to change: of no images, and of any within an ε of 0.
 pub fn nothing(targets: &Targets) -> Perturbed {
-    Perturbed { pixels: targets.pixels.clone(), effort: Vec::new(), doubts: Vec::new() }
+    Perturbed { pixels: targets.pixels.clone(), effort: vec![Effort::default(); targets.len()], doubts: Vec::new() }
 }
 
 /// The settings of an attack with its name.

@@ -1,4 +1,29 @@
 //! Attacks by name, each with its authors' settings, any of which can be changed.
+//!
+//! x₀ is the image or a random point of the ball, Π the way back into the ball and into [0, 1], L the loss, α the length of a step and
+//! m the momentum, mₜ₊₁ = μ·mₜ + g / mean|g|. Without momentum xₜ₊₁ = Π(xₜ + α·sign g) in L∞, with it Π(xₜ + α·sign mₜ₊₁).
+//!
+//! | name | paper | g | defaults besides ε = 8/255 | deviations |
+//! |---|---|---|---|---|
+//! | fgsm | Goodfellow et al., arXiv 1412.6572 | ∇L(x₀) | one step of ε from the image | |
+//! | bim | Kurakin et al., 1607.02533 | ∇L(xₜ) | 10 steps of ε/10 from the image | |
+//! | pgd | Madry et al., 1706.06083 | ∇L(xₜ) | 50 steps of 2/255 from a random point; in L2 and L1 of ε/4 | steps in L1: [`Bound::step`] |
+//! | mi-fgsm | Dong et al., 1710.06081, equation 6 | ∇L(xₜ) | μ = 1, as bim; so all below but lf-pgd and nes | g over its mean, not its sum |
+//! | ni-fgsm | Lin et al., 1908.06281, equation 6 | ∇L(xₜ + α·μ·mₜ) | | |
+//! | di-fgsm | Xie et al., 1803.06978 | ∇L(D(xₜ)), D resizes and pads | probability 0.5, rate 1.1 | each image draws for itself |
+//! | ti-fgsm | Dong et al., 1904.02884 | W ∗ ∇L(xₜ), W a Gaussian | 15 pixels | |
+//! | si-fgsm, si-ni-fgsm | Lin et al., 1908.06281, equation 8 | 1/m Σᵢ ∇L(xₜ / 2ⁱ) | m = 5 | |
+//! | vmi-fgsm, vni-fgsm | Wang & He, 2103.15571, algorithm 1 | ∇L(xₜ) + vₜ₋₁, vₜ = 1/N Σᵢ ∇L(xₜ + rᵢ) − ∇L(xₜ) | N = 20 within 1.5 ε | of vni-fgsm around the point, not ahead of it |
+//! | admix | Wang et al., 2102.00436 | mean of ∇L((xₜ + η·x′) / 2ⁱ) | 3 images x′, η = 0.2, 5 scales | x′ are the data set's first, clean |
+//! | bsr | Wang et al., 2308.10299 | 1/N Σᵢ ∇L(Bᵢ(xₜ)), B exchanges and turns blocks | N = 20, 3 × 3 blocks, 24° | each image draws for itself |
+//! | pgn | Ge et al., 2306.05225, algorithm 1 | 1/N Σᵢ (1 − δ)·gᵢ + δ·∇L(xₜ + rᵢ − α·gᵢ / mean\|gᵢ\|), gᵢ = ∇L(xₜ + rᵢ) | N = 20 within 3 ε, δ = 0.5 | |
+//! | lf-pgd | Guo et al., 1809.08758; Sharma et al., 1903.00073 | P∇L(xₜ), P keeps low frequencies | as pgd, the lowest quarter along each axis | the perturbation is projected by P and scaled into the ball, too; what leaves [0, 1] or the mask is set back, which leaves the subspace |
+//! | nes | Ilyas et al., 1804.08598, algorithm 1 | 1/(2σn) Σᵢ (L(xₜ + σuᵢ) − L(xₜ − σuᵢ))·uᵢ | n = 25, σ = 0.001, 5000 queries, margin loss | no momentum, a fixed step |
+//! | apgd-ce, apgd-dlr, apgd-t | | [`Apgd`] and its module | | |
+//! | fab, fab-t | | [`Fab`] and its module | | |
+//! | square | | [`Square`] and its module | | |
+//! | autoattack | | [`AutoAttack`] and its module | | |
+//! | patchfool | | [`PatchFool`] and its module | ε is 1 | |
 
 use std::sync::Arc;
 
@@ -134,6 +159,45 @@ impl Wishes {
         }
     }
 
+    /// An error if a number is so small or so large that no attack is meant by it, by the name that the option has for users.
+    fn check_ranges(&self) -> Result<(), AttackError> {
+        let counts = [
+            ("steps", self.steps, 100_000, "a whole number of at least 1 and at most 100000"),
+            ("restarts", self.restarts, 10_000, "a whole number of at least 1 and at most 10000"),
+            ("scales", self.scales, 16, "a number of copies, each half as bright as the one before, from 1 to 16"),
+            ("admix", self.admix, 1000, "a number of images from 1 to 1000"),
+            ("shuffle", self.shuffle, 1000, "a number of copies from 1 to 1000"),
+            ("blocks", self.blocks, 16, "a number of blocks along each axis from 1 to 16"),
+            ("variance", self.variance, 1000, "a number of neighbours from 1 to 1000"),
+            ("flat", self.flat, 1000, "a number of neighbours from 1 to 1000"),
+            ("pairs", self.pairs, 100_000, "a number of pairs from 1 to 100000"),
+            ("queries", self.queries, 10_000_000, "a whole number of at least 1 and at most 10000000"),
+        ];
+        for (option, count, most, wanted) in counts {
+            let is_right = count.is_none_or(|count| (1..=most).contains(&count));
+            AttackError::check(option, count.unwrap_or(0) as f64, is_right, wanted)?;
+        }
+        if let Some(size) = self.translation {
+            let is_right = size % 2 == 1 && size <= 255;
+            AttackError::check(
+                "translation",
+                size as f64,
+                is_right,
+                "an odd number of pixels from 1 to 255, such as 15",
+            )?;
+        }
+        let numbers = [
+            ("momentum", self.momentum, 10.0, "a number from 0 to 10, such as 1"),
+            ("admix-strength", self.admix_strength, 1.0, "a share above 0 and up to 1, such as 0.2"),
+            ("radius", self.radius, 100.0, "a distance in eps above 0 and up to 100, such as 1.5"),
+        ];
+        for (option, number, most, wanted) in numbers {
+            let is_right = number.is_none_or(|number| (0.0..=most).contains(&number));
+            AttackError::check(option, number.unwrap_or(0.0), is_right, wanted)?;
+        }
+        Ok(())
+    }
+
     fn bound(&self) -> Result<Bound, AttackError> {
         let norm = self.norm.unwrap_or(Norm::Linf);
         let eps = match (self.eps, norm) {
@@ -148,11 +212,12 @@ impl Wishes {
 /// The attack of one of [`NAMES`] as `wishes` want it, all ranges checked.
 ///
 /// # Errors
-/// If a setting is out of its range, or not one of this attack's.
+/// If a setting is out of its range, or not one of this attack's, or if nes has fewer queries than it asks for.
 ///
 /// # Panics
 /// If there is no attack of that name.
 pub fn named(name: &str, wishes: &Wishes) -> Result<Arc<dyn Attack>, AttackError> {
+    wishes.check_ranges()?;
     match name {
         "autoattack" => {
             wishes.only(name, &["norm", "eps", "steps", "queries"])?;
@@ -270,13 +335,6 @@ pub(super) fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, Attack
     let known = |option: &&str| others.iter().all(|(other, is_known)| other != option || *is_known);
     wishes.only(name, &wishes.given().into_iter().filter(known).collect::<Vec<_>>())?;
 
-    if let Estimate::Evolution { pairs, deviation } = attack.estimate {
-        let queries = wishes.queries.unwrap_or(5000);
-        // No more than there are queries for.
-        let pairs = wishes.pairs.unwrap_or(pairs.min(queries / 2).max(1));
-        attack.estimate = Estimate::Evolution { pairs, deviation };
-        attack.steps = (queries / (2 * pairs.max(1))).max(1);
-    }
     attack.steps = wishes.steps.unwrap_or(attack.steps);
     let is_often = wishes.restarts.is_some_and(|count| count > 1);
     attack.random_start = !wishes.no_random_start && (attack.random_start || is_often);
@@ -291,6 +349,8 @@ pub(super) fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, Attack
     attack.low_pass = wishes.low_pass.or(attack.low_pass);
     attack.step_size = match (wishes.step_size, attack.step_size.is_nan(), norm) {
         (Some(step_size), ..) => step_size,
+        // Within no distance no step leads anywhere, and its length is only to be one.
+        _ if eps == 0.0 => Iterative::default().step_size,
         (None, true, _) => eps / attack.steps.max(1) as f64,
         (None, false, Norm::Linf) => attack.step_size,
         (None, false, Norm::L2 | Norm::L1) => eps / 4.0,
@@ -320,7 +380,37 @@ pub(super) fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, Attack
         let (copies, strength) = (wishes.admix.unwrap_or(3), wishes.admix_strength.unwrap_or(0.2));
         attack.views.admix = Some(Admix { copies, strength, pool });
     }
+    if let Estimate::Evolution { pairs, deviation } = attack.estimate {
+        let (pairs, steps) = within_budget(&attack, pairs, wishes)?;
+        attack.estimate = Estimate::Evolution { pairs, deviation };
+        attack.steps = steps;
+    }
     Ok(attack)
+}
+
+/// Pairs of queries for each gradient and steps, so that an attack asks for no more than its queries: those that are wished for, else
+/// `usual` pairs, or as many as there are queries for, and all the steps that the queries allow.
+fn within_budget(attack: &Iterative, usual: usize, wishes: &Wishes) -> Result<(usize, usize), AttackError> {
+    let queries = wishes.queries.unwrap_or(5000);
+    // Points at which each step wants a gradient.
+    let points = attack.views.count()
+        * match attack.neighbours {
+            None => 1,
+            Some(Neighbours::Variance { count, .. }) => count + 1,
+            Some(Neighbours::Flat { count, .. }) => 2 * count,
+        };
+    // What several tries made is looked at once more.
+    let looks = usize::from(attack.restarts > 1);
+    let of_try = (queries / attack.restarts.max(1)).saturating_sub(looks);
+    let pairs = wishes.pairs.unwrap_or(usual.min(of_try / (2 * points)).max(1));
+    let of_step = 2 * pairs * points;
+    let steps = wishes.steps.unwrap_or(of_try / of_step).max(1);
+    let is_limited = wishes.steps.is_none() || wishes.queries.is_some();
+    if is_limited && steps * of_step > of_try {
+        let wanted = attack.restarts * (steps * of_step + looks);
+        return Err(AttackError::Budget { attack: attack.name.clone(), queries, wanted, steps });
+    }
+    Ok((pairs, steps))
 }
 
 /// Whether an attack of that name, or these wishes, mix in other images, so that [`Wishes::pool`] is needed.
@@ -366,5 +456,58 @@ mod tests {
         assert!(other.contains("--momentum is no setting of patchfool"), "{other}");
         assert!(error("pgd", Wishes { pairs: Some(3), ..Wishes::default() }).contains("--pairs"));
         assert_eq!(named("admix", &Wishes::default()).unwrap_err(), AttackError::NoPool);
+    }
+
+    #[test]
+    fn what_no_attack_is_meant_by_is_refused_by_its_own_name() {
+        let error = |name: &str, wishes: Wishes| named(name, &wishes).unwrap_err().to_string();
+        for (wishes, said) in [
+            (Wishes { variance: Some(0), ..Wishes::default() }, "--variance 0"),
+            (Wishes { flat: Some(0), ..Wishes::default() }, "--flat 0"),
+            (Wishes { translation: Some(9_999_999), ..Wishes::default() }, "--translation 9999999"),
+            (Wishes { translation: Some(4), ..Wishes::default() }, "--translation 4"),
+            (Wishes { blocks: Some(100), ..Wishes::default() }, "--blocks 100"),
+            (Wishes { momentum: Some(1e30), ..Wishes::default() }, "--momentum 1000000"),
+            (Wishes { scales: Some(5000), ..Wishes::default() }, "--scales 5000"),
+            (Wishes { steps: Some(0), ..Wishes::default() }, "--steps 0"),
+            (Wishes { radius: Some(1e9), variance: Some(2), ..Wishes::default() }, "--radius 1000000000"),
+        ] {
+            let text = error("mi-fgsm", wishes);
+            assert!(text.starts_with(said) && text.contains("out of range"), "{text}");
+        }
+    }
+
+    /// Queries are counted on a network, with restarts, views and neighbours that cost more of them.
+    #[test]
+    fn nes_asks_for_no_more_queries_than_it_has() {
+        use crate::attacks::testing::Tiny;
+        let network = Tiny::new(burn::tensor::DType::F64);
+        let targets = network.targets(0..2);
+        let of = |queries: usize| Wishes { queries: Some(queries), ..Wishes::default() };
+        for (wishes, most) in [
+            (of(2), 2),
+            (of(49), 49),
+            (of(130), 130),
+            (Wishes { pairs: Some(3), steps: Some(4), ..of(24) }, 24),
+            (Wishes { restarts: Some(3), ..of(100) }, 100),
+            (Wishes { scales: Some(2), ..of(60) }, 60),
+            (Wishes { scales: Some(2), variance: Some(2), ..of(70) }, 70),
+            (Wishes { flat: Some(2), restarts: Some(2), ..of(70) }, 70),
+        ] {
+            let made = named("nes", &wishes).unwrap().perturb(&network, &targets);
+            let asked = made.effort.iter().map(|effort| effort.queries).max().unwrap();
+            assert!(asked <= most && asked * 4 >= most, "{asked} of {most}: {wishes:?}");
+        }
+        for (wishes, said) in [
+            (of(0), "--queries 0"),
+            (of(1), "--queries 1 is less than the 2 "),
+            (Wishes { pairs: Some(25), ..of(49) }, "less than the 50 that 1 step"),
+            (Wishes { pairs: Some(0), ..of(49) }, "--pairs 0"),
+            (Wishes { pairs: Some(5), steps: Some(10), ..of(99) }, "less than the 100 that 10 step"),
+        ] {
+            let text = named("nes", &wishes).unwrap_err().to_string();
+            assert!(text.contains(said), "{text}");
+        }
+        assert_eq!(named("nes", &Wishes::default()).unwrap().settings()["steps"], 100);
     }
 }

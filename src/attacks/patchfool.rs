@@ -5,6 +5,9 @@
 //! attention of all tokens; where the two gradients oppose each other, what of the attention's opposes the other is taken out
 //! (equations 5 to 9). Steps are Adam's.
 //!
+//! A step goes along ∇J + w·(A − min(0, ⟨A, ∇J⟩)·∇J / ‖∇J‖²) at the patch's pixels: J is the cross-entropy, A the gradient of the mean
+//! logarithm of the attention that is paid to the patch, w its weight. Pixels of the patch may become anything, so that ε is 1 by default.
+//!
 //! Of a network without attention over patches (a CNN, a Swin) the patch is the one whose pixels' gradient is the largest in
 //! all, and the loss is the cross-entropy alone, as the authors do for CNNs; [`Reason::NoAttention`] says so. Where there are no
 //! more patches than are to be changed, every pixel may change, which [`Reason::EveryPatch`] says.
@@ -162,11 +165,11 @@ impl Attack for PatchFool {
     fn perturb(&self, network: &dyn Surrogate, targets: &Targets) -> Perturbed {
         let original = &targets.pixels;
         let [batch, channels, height, width] = original.dims();
-        if batch == 0 {
+        if batch == 0 || self.bound.eps == 0.0 {
             return host::nothing(targets);
         }
         let loss: &LossOf = &|logits| Loss::CrossEntropy.of(logits, targets);
-        let mut effort = Effort { queries: 1, gradients: 0 };
+        let mut effort = Effort::QUERY;
         let maps = Maps::of(network.attention(original.clone()).1, [batch, height, width]);
         let layout = maps.as_ref().map(|maps| (maps.layers.len(), maps.prefix));
         let (mask, patches, count) = match maps {
@@ -181,7 +184,7 @@ impl Attack for PatchFool {
                 (mask, patches, maps.grid * maps.grid)
             }
             None => {
-                effort += Effort { queries: 1, gradients: 1 };
+                effort += Effort::GRADIENT;
                 let side = self.side([height, width]);
                 let sizes = to_f64(gradient(network, original.clone(), loss).gradient.abs());
                 let scores: Vec<Vec<f64>> = sizes
@@ -208,11 +211,12 @@ impl Attack for PatchFool {
         let mut adam = Adam::new(original);
         for step in 0..self.steps {
             let found = gradient(network, pixels.clone(), loss);
-            effort += Effort { queries: 1, gradients: 1 };
+            effort += Effort::GRADIENT;
+            effort += Effort::ITERATION;
             let mut along = found.gradient * mask.clone();
             if let Some((layers, prefix)) = layout.filter(|_| self.attention_weight > 0.0) {
                 let of_attention = attention_gradient(network, pixels.clone(), &patches, layers, prefix) * mask.clone();
-                effort += Effort { queries: 1, gradients: 1 };
+                effort += Effort::GRADIENT;
                 along = along.clone() + without_opposition(of_attention, &along).mul_scalar(self.attention_weight);
             }
             let rate = self.learning_rate * self.decay.powi((step / self.decay_steps.max(1)) as i32);

@@ -7,6 +7,8 @@
 //! sign. In L1 as AutoAttack does it since Croce & Hein, *Mind the Box* (arXiv 2103.01208): as in L2 with steeper bumps and lengths
 //! in L1, and back into the intersection of ball and box.
 //!
+//! x ← x + δ if L(x + δ) > L(x).
+//!
 //! Constants, and the order in which random numbers are drawn, are those of AutoAttack's `square.py`; as there, windows never lie
 //! at an image's last row or column. Deviations: each image has its own windows (theirs are the same for all of a batch); an
 //! image that was not fooled is given at its best loss (theirs is given unchanged); tiles of the start in L2 and L1 that the image
@@ -121,7 +123,7 @@ impl Attack for Square {
 
 impl Square {
     pub(super) fn perturb_with(&self, network: &dyn Surrogate, targets: &Targets, draws: &dyn Draws) -> Perturbed {
-        if targets.is_empty() {
+        if targets.is_empty() || self.bound.eps == 0.0 {
             return host::nothing(targets);
         }
         let [_, channels, height, width] = targets.pixels.dims();
@@ -200,7 +202,11 @@ impl Square {
         let losses = to_f64(losses);
         let margins = to_f64(Loss::Margin.of(logits.clone(), &judge));
         let fooled = judge.fooled(&argmax(logits));
-        positions.iter().for_each(|&position| effort[position] += Effort { queries: 1, gradients: 0 });
+        for search in active.iter() {
+            effort[search.position] += Effort::QUERY;
+            // The start is no proposal.
+            effort[search.position].iterations += u32::from(!search.best.is_empty());
+        }
         for (index, pixels) in proposed.into_iter().enumerate() {
             let search = &mut *active[index];
             let is_first = search.best.is_empty();

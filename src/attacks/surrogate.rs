@@ -93,3 +93,58 @@ pub fn doubts_of(network: &dyn Surrogate, pixels: &Tensor<4>) -> Vec<Doubt> {
     }
     doubts
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use burn::tensor::TensorData;
+
+    use super::*;
+    use crate::attacks::testing::Tiny;
+
+    /// Says the same of every image, and with each pass as much more of the first class.
+    struct Odd {
+        logits: [f64; 2],
+        drift: f64,
+        passes: Cell<u32>,
+    }
+
+    impl Surrogate for Odd {
+        fn num_classes(&self) -> usize {
+            2
+        }
+
+        fn logits(&self, pixels: Tensor<4>) -> Tensor<2> {
+            let [batch, ..] = pixels.dims();
+            let [first, second] = self.logits;
+            let first = first + self.drift * f64::from(self.passes.replace(self.passes.get() + 1));
+            let data = TensorData::new([first, second].repeat(batch), [batch, 2]);
+            Tensor::from_data(data, (&pixels.device(), pixels.dtype()))
+        }
+
+        fn placement(&self) -> (Device, DType) {
+            (Device::flex(), DType::F64)
+        }
+    }
+
+    #[test]
+    fn chance_and_probabilities_are_doubted() {
+        let tiny = Tiny::new(DType::F64);
+        let pixels = tiny.targets(0..3).pixels;
+        assert_eq!(doubts_of(&tiny, &pixels), []);
+        let of = |logits: [f64; 2], drift: f64| doubts_of(&Odd { logits, drift, passes: Cell::new(0) }, &pixels);
+        let all = |reason| Doubt { reason, images: 3, of: 3 };
+        assert_eq!(of([0.3, 0.7], 0.0), [all(Reason::Probabilities)]);
+        assert_eq!(of([3.0, -1.0], 0.01), [all(Reason::Randomised)]);
+        assert_eq!(of([0.3, 0.7], 1e-6), [all(Reason::Randomised), all(Reason::Probabilities)]);
+        // In [0, 1] without a sum of 1, and with one of them out of it.
+        assert_eq!(of([0.3, 0.6], 0.0), []);
+        assert_eq!(of([1.5, -0.5], 0.0), []);
+        let said = all(Reason::Randomised).to_string();
+        assert!(said.starts_with("3 of 3 images: ") && said.contains("different logits"), "{said}");
+        assert!(all(Reason::Probabilities).to_string().contains("probabilities"));
+        assert_eq!(serde_json::to_value(all(Reason::Randomised)).unwrap()["doubt"], "randomised");
+        assert_eq!(serde_json::to_value(all(Reason::Probabilities)).unwrap()["doubt"], "probabilities");
+    }
+}

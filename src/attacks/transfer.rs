@@ -10,6 +10,11 @@ pub const EPS: f64 = 16.0 / 255.0;
 /// Height and width in pixels of its images.
 pub const SIZE: usize = 224;
 
+/// The names of the attacks that the table has.
+pub fn attacks() -> impl Iterator<Item = &'static str> {
+    include_str!("transferattack.csv").lines().skip(1).filter_map(|line| line.split(',').next())
+}
+
 /// The published success of an attack on an architecture, in percent, if the table has it. The surrogate's own is a white box.
 pub fn published(attack: &str, architecture: &str) -> Option<f64> {
     let mut lines = include_str!("transferattack.csv").lines();
@@ -38,8 +43,8 @@ mod tests {
         let mut lines = include_str!("transferattack.csv").lines();
         let columns = lines.next().unwrap().split(',').skip(1);
         assert!(columns.into_iter().all(|name| netkin_architectures::find(name).is_ok()));
-        for line in lines {
-            let name = line.split(',').next().unwrap();
+        assert_eq!(lines.count(), attacks().count());
+        for name in attacks() {
             assert!(super::super::named::NAMES.iter().any(|(other, _)| *other == name), "{name}");
         }
     }

@@ -1,6 +1,6 @@
 //! `netkin attack`: adversarial images of one network or of several at once, and whom else they fool.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use netkin_weights::{ModelSet, ModelSpec};
@@ -11,16 +11,16 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::attack_options::AttackOptions;
-use super::attack_target::{MaskFile, Target};
+use super::attack_target::MaskFile;
 use super::common::{Common, DataOptions, ModelOptions, own_crop, print, print_json, report_skipped, say};
 use super::surrogates::SurrogateOptions;
 use super::{Failure, Outcome, values};
 use crate::attacks::{
-    Attack, AttackError, Average, Doubt, Effort, Ensemble, Norm, Surrogate, Targets, doubts_of, length, quantise,
-    transfer,
+    Attack, Average, Doubt, Effort, Ensemble, Norm, Reason, Surrogate, Targets, check_target, doubts_of, length,
+    quantise, transfer,
 };
 use crate::files::read_regular;
-use crate::images::{self, CropMode, Dataset, Filter, RgbImage, Skipped, Transform, decode, encode_png, resize};
+use crate::images::{self, Batch, CropMode, Dataset, Filter, RgbImage, Skipped, Transform, decode, encode_png, resize};
 use crate::model::{Model, argmax, to_f32};
 use crate::runs::write_atomically;
 
@@ -34,21 +34,26 @@ pub struct Args {
     /// Show the adversarial images to these networks, too
     #[arg(long, value_name = "MODEL", num_args = 1..)]
     evaluate: Vec<ModelSet>,
-    /// Take the setting of a published table, and set its results beside ours: transferattack
+    /// Take the setting of a published table, and set its results beside ours: transferattack. Its eps, its size of images and its
+    /// attacks' settings are part of it
     #[arg(long, value_name = "PROTOCOL", value_parser = ["transferattack"])]
     protocol: Option<String>,
-    /// What each image is to be taken for: a class's index, random, least-likely or second-best [default: anything but its label]
-    #[arg(long, value_name = "CLASS", value_parser = Target::parse)]
-    target: Option<Target>,
-    /// An image, or a folder of images named as the data set's, that is white where pixels may change
+    /// An image, or a folder of images named as the data set's, that is white where pixels may change and black elsewhere
     #[arg(long, value_name = "PATH")]
     mask: Option<PathBuf>,
     #[command(flatten)]
     attack: AttackOptions,
     #[command(flatten)]
     data: DataOptions,
-    /// The folder for attack.json, attack.csv (a row for each image), the images (PNG, as data-set path) and
-    /// adversarial.safetensors; with several eps, a folder in it for each
+    /// The folder for attack.json, attack.csv (a row for each image), the images (PNG, as data-set path), their labels.csv and
+    /// adversarial.safetensors; with several eps, a folder in it for each, such as eps-4_255
+    ///
+    /// Columns of attack.csv: id (the image in the data set); label; target (what it is to be taken for; empty without --target);
+    /// before, float, saved (what the network takes for the image before the attack, as computed, and as the 8-bit image that was
+    /// saved); linf, l2, l1 (how far the saved image is from the original one, pixels in [0, 1]); queries, gradients (forward and
+    /// backward passes); iterations (steps, of square proposals); fooled_by (of autoattack: the part that turned the image).
+    ///
+    /// The saved images are judged again by netkin eval MODEL --data DIR/images --labels DIR/labels.csv --crop whole.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Images attacked at once
@@ -75,6 +80,9 @@ struct Document {
     target: Option<String>,
     images: usize,
     skipped: usize,
+    /// Images whose label is what they are to be taken for: they stay as they are and count in none of the numbers below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_is_label: Option<usize>,
     /// Images classified correctly before the attack.
     correct: usize,
     /// Of those, the ones that the attack turned, as floating-point numbers.
@@ -88,10 +96,15 @@ struct Document {
     parts: Vec<Part>,
     /// Whom else the 8-bit images fool.
     evaluated: Vec<Evaluated>,
+    /// Of the images classified correctly, the ones that several networks together took for another class before, so that the attack
+    /// left them out.
+    #[serde(skip)]
+    left_by_several: usize,
     doubts: Vec<Doubt>,
 }
 
-/// What a part of an attack did, of the images that those before it had left, as floating-point numbers.
+/// What a part of an attack did, of the images that those before it had left, as floating-point numbers. Where several networks were
+/// attacked, it counts whether the first one is fooled, as everything else here.
 #[derive(Serialize)]
 struct Part {
     attack: &'static str,
@@ -105,6 +118,8 @@ struct Part {
 #[derive(Serialize)]
 struct Evaluated {
     model: String,
+    /// Whether it was attacked itself, so that its numbers say nothing about transfer.
+    attacked: bool,
     /// Images classified correctly before the attack, as this network gets them.
     correct: usize,
     /// Of those, the ones that are misclassified afterwards (or taken for the target).
@@ -132,6 +147,7 @@ struct Row<'a> {
     l1: f64,
     queries: u32,
     gradients: u32,
+    iterations: u32,
     /// Of an attack of parts, the one that turned the image; empty if none did.
     #[serde(skip_serializing_if = "Option::is_none")]
     fooled_by: Option<&'static str>,
@@ -145,36 +161,47 @@ impl Args {
         let mut attack = self.attack.clone();
         let mut options = self.options.clone();
         if is_protocol {
+            check_protocol(&attack, &options)?;
             attack = attack.within(transfer::EPS);
-            options.input_size = options.input_size.or(Some([transfer::SIZE; 2]));
+            options.input_size = Some([transfer::SIZE; 2]);
         }
         let attacks = attack.all(&dataset)?;
+        check_names(&dataset)?;
+        let folders: Vec<PathBuf> = match &attacks[..] {
+            [_] => vec![out.clone()],
+            _ => self.attack.eps.iter().map(|eps| out.join(eps.folder())).collect(),
+        };
+        folders.iter().try_for_each(|out| check_out(out, data))?;
         let model = common.load_one(&options.sized(model.clone()), options.precision)?;
         let judges = self.options.specs(&self.evaluate);
-        let surrogates = self.surrogates.load(&self.model, &judges, common, &self.options)?;
+        let surrogates = self.surrogates.load(&self.model, &model, &judges, common, &self.options)?;
         let judges = common.load(&judges, options.precision)?;
         let all: Vec<&Model> = std::iter::once(&model).chain(&surrogates).collect();
-        let ensemble = if surrogates.is_empty() { None } else { Some(Ensemble::new(&all, self.surrogates.average)?) };
+        let ensemble = if surrogates.is_empty() { None } else { Some(Ensemble::new(&all, self.surrogates.average())?) };
         let network: &dyn Surrogate = match &ensemble {
             Some(ensemble) => ensemble,
             None => &model,
         };
         for attack in &attacks {
-            check(&**attack, network.num_classes(), self.target, self.mask.is_some())?;
+            check_target(&**attack, model.name(), network.num_classes(), self.attack.target)?;
+            if self.mask.is_some() && !attack.honours_mask() {
+                let name = attack.name();
+                return Err(
+                    format!("{name} knows no mask; leave out --mask, or take another attack, such as pgd").into()
+                );
+            }
         }
-        if let Some(Target::Class(class)) = self.target
-            && class >= model.num_classes()
-        {
-            let classes = model.num_classes();
-            return Err(format!(
-                "--target {class} is no class of {}, which has {classes}: give 0 to {}",
-                model.name(),
-                classes - 1
-            )
-            .into());
+        for judge in judges.iter().filter(|judge| is_of(judge, &surrogates)) {
+            let name = judge.name();
+            say(&format!(
+                "warning: {name} of --evaluate is attacked itself, so what it says of the images is no transfer"
+            ));
         }
         dataset.check_labels(judges.iter().chain(&surrogates).map(Model::num_classes).min().unwrap_or(usize::MAX))?;
         let mask = self.mask.as_deref().map(MaskFile::open).transpose()?;
+        if let Some(mask) = &mask {
+            mask.check(dataset.samples.iter().map(|sample| sample.id.as_str()), model.input_size())?;
+        }
         let mut transform = model.transform(own_crop(&dataset));
         if is_protocol {
             transform =
@@ -194,12 +221,8 @@ impl Args {
 
         let mut outcome = Outcome::Done;
         let mut documents = Vec::new();
-        for attack in &attacks {
-            let out = match &attacks[..] {
-                [_] => out.clone(),
-                _ => out.join(format!("eps-{}", attack.bound().eps)),
-            };
-            let document = work.attack(&**attack, &out, data)?;
+        for (attack, out) in attacks.iter().zip(&folders) {
+            let document = work.attack(&**attack, out, data)?;
             if document.skipped > 0 {
                 outcome = Outcome::FellShort;
             }
@@ -217,20 +240,59 @@ impl Args {
     }
 }
 
-/// Whether an attack is defined for what is wanted.
-fn check(attack: &dyn Attack, classes: usize, target: Option<Target>, is_masked: bool) -> Result<(), Failure> {
-    let name = attack.name().to_owned();
-    if target.is_some() && !attack.can_be_targeted() {
-        return Err(AttackError::Untargeted(name).into());
+/// Whether a network has the weights of one of the others.
+fn is_of(network: &Model, others: &[Model]) -> bool {
+    others.iter().any(|other| other.sha256() == network.sha256())
+}
+
+/// Refuses what is not the setting of the protocol, which would be called by its name all the same.
+fn check_protocol(attack: &AttackOptions, options: &ModelOptions) -> Result<(), Failure> {
+    let eps_differs = attack.eps.iter().any(|eps| eps.value != transfer::EPS);
+    let other_size = options.input_size.is_some_and(|size| size != [transfer::SIZE; 2]);
+    let option = match attack.given().first().copied() {
+        Some(option) => option,
+        None if eps_differs => "eps",
+        None if other_size => "input-size",
+        None => return Ok(()),
+    };
+    Err(format!(
+        "--{option} is not as --protocol transferattack has it, whose setting is fixed (eps 16/255, images of {} pixels, its attacks' own settings); leave out one of the two",
+        transfer::SIZE
+    )
+    .into())
+}
+
+/// Refuses data sets of which two images would be saved under one name.
+fn check_names(dataset: &Dataset) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    match dataset.samples.iter().find(|sample| !seen.insert(saved_as(&sample.id))) {
+        None => Ok(()),
+        Some(sample) => {
+            let name = saved_as(&sample.id);
+            Err(format!("{} is one of two images that would both be saved as {name}; rename it", sample.id).into())
+        }
     }
-    let least = attack.least_classes(target.is_some());
-    if classes < least {
-        return Err(AttackError::Classes { attack: name, least, classes }.into());
+}
+
+/// Refuses to write over what is read.
+fn check_out(out: &Path, data: &DataOptions) -> Result<(), Failure> {
+    let is_there = |written: &Path, read: &Path| {
+        written.canonicalize().ok().is_some_and(|path| read.canonicalize().ok() == Some(path))
+    };
+    let labels = data.labels.as_deref().filter(|labels| is_there(&out.join("labels.csv"), labels));
+    let images = Some(data.data.as_path()).filter(|images| is_there(&out.join("images"), images));
+    match labels.or(images) {
+        None => Ok(()),
+        Some(path) => {
+            let (out, path) = (out.display(), path.display());
+            Err(format!("--out {out} would write over {path}, which is read; give another folder").into())
+        }
     }
-    if is_masked && !attack.honours_mask() {
-        return Err(format!("{name} knows no mask; leave out --mask, or take another attack, such as pgd").into());
-    }
-    Ok(())
+}
+
+/// The path below the folder of saved images of an image of the data set.
+fn saved_as(id: &str) -> String {
+    Path::new(id).with_extension("png").to_string_lossy().into_owned()
 }
 
 /// All that an attack of a data set needs.
@@ -258,143 +320,278 @@ struct Collected {
 }
 
 impl Work<'_> {
-    /// Whether the published table has figures of this attack on this network.
-    fn is_published(&self, attack: &dyn Attack) -> bool {
-        let Args { target, mask, .. } = self.args;
-        let is_alone = self.surrogates.is_empty() && target.is_none() && mask.is_none();
-        is_alone
-            && self.model.entry().name == "resnet50"
-            && self.args.attack.is_default()
-            && attack.bound().eps == transfer::EPS
+    /// Why the published table has no figures of this attack on this network, if it has none.
+    fn unpublished(&self, attack: &dyn Attack) -> Option<String> {
+        if !transfer::attacks().any(|name| name == attack.name()) {
+            let names: Vec<&str> = transfer::attacks().collect();
+            return Some(format!(
+                "the table of --protocol has no row of {}; it has {}",
+                attack.name(),
+                names.join(", ")
+            ));
+        }
+        let is_alone = self.surrogates.is_empty() && self.args.attack.target.is_none() && self.args.mask.is_none();
+        let is_there = is_alone && self.model.entry().name == "resnet50";
+        (!is_there)
+            .then(|| "the published figures are of resnet50 attacked alone, without targets and masks".to_owned())
     }
 
     /// Attacks all images, writes what it makes into `out`, and says how it went and how many images were skipped.
     fn attack(&self, attack: &dyn Attack, out: &Path, data: &DataOptions) -> Result<Document, Failure> {
-        let Self { model, network, .. } = *self;
+        let model = self.model;
         let (mut loader, bar) = data.load(self.common, self.dataset, model, self.transform, self.args.batch)?;
         // An unwritable folder is said now, not after an hour's work.
         write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&attack.settings())?)?;
-        let mut table = csv::Writer::from_writer(Vec::new());
-        let mut collected = Collected::default();
-        let (mut first, mut doubts) = (Vec::new(), Vec::new());
-        let (mut correct, mut fooled_float, mut fooled_8bit) = (0, 0, 0);
-        let names = attack.part_names();
-        let mut fooled_by_part = vec![0; names.len()];
-        let mut evaluated: Vec<[usize; 3]> = vec![[0; 3]; self.judges.len()];
+        let mut made = Made::new(attack, self.judges.len());
         for batch in loader.by_ref() {
             let batch = batch?;
             let originals: Vec<RgbImage> = (0..batch.len()).map(|index| batch.image(index)).collect();
-            let ids: Vec<&str> = batch.indices.iter().map(|&index| self.dataset.samples[index].id.as_str()).collect();
-            let mut targets = Targets::new(model.pixels_of(&originals), &batch.labels, &ids);
-            let logits = model.forward(targets.pixels.clone()).logits;
-            if collected.count == 0 {
-                first = doubts_of(network, &targets.pixels);
-            }
-            let seed = self.args.attack.seed();
-            targets.wanted = self.args.target.map(|target| target.classes(&logits, &batch.labels, &ids, seed));
-            targets.mask = self.mask.as_ref().map(|mask| mask.of(&ids, &targets.pixels)).transpose()?;
-            let clean = argmax(logits);
-            let (perturbed, fooled_by) = attack.perturb_by_parts(network, &targets);
-            perturbed.doubts.iter().for_each(|&doubt| Doubt::add(&mut doubts, doubt));
-            let float = model.predict(perturbed.pixels.clone());
-            let values = to_f32(perturbed.pixels);
-            let size = values.len() / originals.len();
-            let images: Vec<RgbImage> = originals
-                .par_iter()
-                .zip(values.par_chunks_exact(size))
-                .map(|(original, values)| quantise(values, original, attack.bound()))
-                .collect();
-            let saved = model.predict(model.pixels_of(&images));
-            let (is_fooled_float, is_fooled) = (targets.fooled(&float), targets.fooled(&saved));
-            for index in 0..originals.len() {
-                let label = batch.labels[index];
-                let was_correct = clean[index] == label;
-                correct += usize::from(was_correct);
-                fooled_float += usize::from(was_correct && is_fooled_float[index]);
-                fooled_8bit += usize::from(was_correct && is_fooled[index]);
-                if let Some(part) = names.iter().position(|name| Some(*name) == fooled_by[index]) {
-                    fooled_by_part[part] += usize::from(was_correct);
-                }
-                write_png(out, ids[index], &images[index])?;
-                let distance = |norm| distance(&images[index], &originals[index], norm);
-                let Effort { queries, gradients } = perturbed.effort[index];
-                table.serialize(Row {
-                    id: ids[index],
-                    label,
-                    target: targets.wanted.as_ref().map(|wanted| wanted[index]),
-                    before: clean[index],
-                    float: float[index],
-                    saved: saved[index],
-                    linf: distance(Norm::Linf),
-                    l2: distance(Norm::L2),
-                    l1: distance(Norm::L1),
-                    queries,
-                    gradients,
-                    fooled_by: (!names.is_empty()).then_some(fooled_by[index].unwrap_or_default()),
-                })?;
-                let values = &values[index * size..][..size];
-                collected.push(values, &images[index], label, batch.indices[index], saved[index]);
-            }
-            for (judge, counts) in self.judges.iter().zip(&mut evaluated) {
-                let clean = predict(judge, &originals);
-                let fooled = targets.fooled(&predict(judge, &images));
-                for ((clean, &label), is_fooled) in clean.into_iter().zip(&batch.labels).zip(fooled) {
-                    counts[0] += usize::from(clean == label);
-                    counts[1] += usize::from(clean == label && is_fooled);
-                    counts[2] += usize::from(is_fooled);
-                }
-            }
+            self.attack_batch(attack, &batch, &originals, out, &mut made)?;
             bar.inc(batch.len() as u64);
         }
         bar.finish_and_clear();
         let skipped: Vec<Skipped> = loader.skipped().to_vec();
         report_skipped(&skipped);
-        if collected.count == 0 {
+        if made.collected.count == 0 {
             let (images, data) = (self.dataset.samples.len(), data.data.display());
             return Err(format!("none of the {images} images can be decoded; check {data}").into());
         }
-        write_atomically(&out.join("attack.csv"), &table.into_inner()?)?;
+        let Made { table, labels, collected, .. } = &mut made;
+        write_atomically(&out.join("attack.csv"), &std::mem::replace(table, new_table()).into_inner()?)?;
+        write_atomically(&out.join("labels.csv"), &std::mem::replace(labels, new_table()).into_inner()?)?;
         write_atomically(&out.join("adversarial.safetensors"), &collected.serialise(model.input_size())?)?;
-        let doubts = doubts.into_iter().map(|doubt: Doubt| doubt.of_all(collected.count));
-        let doubts: Vec<Doubt> = first.into_iter().chain(doubts).collect();
-        for doubt in &doubts {
-            say(&format!("warning: {}: {doubt}", attack.name()));
+        let document = self.document(attack, made, skipped.len());
+        self.say_what_to_mind(attack, &document);
+        write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&document)?)?;
+        Ok(document)
+    }
+
+    /// Attacks the images of a batch, `originals`, and adds what came of it to `made`.
+    fn attack_batch(
+        &self,
+        attack: &dyn Attack,
+        batch: &Batch,
+        originals: &[RgbImage],
+        out: &Path,
+        made: &mut Made,
+    ) -> Result<(), Failure> {
+        let Self { model, network, .. } = *self;
+        let labels = &batch.labels;
+        let ids: Vec<&str> = batch.indices.iter().map(|&index| self.dataset.samples[index].id.as_str()).collect();
+        let mut targets = Targets::new(model.pixels_of(originals), labels, &ids);
+        let logits = model.forward(targets.pixels.clone()).logits;
+        if made.collected.count == 0 {
+            made.doubts_before = doubts_of(network, &targets.pixels);
         }
-        let is_published = self.args.protocol.is_some() && self.is_published(attack);
-        if self.args.protocol.is_some() && !is_published {
-            self.common.note("the published figures are of resnet50 attacked alone, without targets, in the table's setting; they are left out");
+        let AttackOptions { target, .. } = self.args.attack;
+        targets.wanted = target.map(|target| target.classes(&logits, labels, &ids, self.args.attack.seed()));
+        targets.mask = self.mask.as_ref().map(|mask| mask.of(&ids, &targets.pixels)).transpose()?;
+        let before = argmax(logits);
+        let (perturbed, fooled_by) = attack.perturb_by_parts(network, &targets);
+        perturbed.doubts.iter().for_each(|&doubt| Doubt::add(&mut made.doubts, doubt));
+        let pixels = targets.only_where_wanted(perturbed.pixels);
+        let float = model.predict(pixels.clone());
+        let values = to_f32(pixels);
+        let size = values.len() / originals.len();
+        let images: Vec<RgbImage> = originals
+            .par_iter()
+            .zip(values.par_chunks_exact(size))
+            .map(|(original, values)| quantise(values, original, attack.bound()))
+            .collect();
+        let saved = model.predict(model.pixels_of(&images));
+        let (fools_float, fools_saved) = (targets.fooled(&float), targets.fooled(&saved));
+        let wants_label = targets.wants_label();
+        for index in 0..originals.len() {
+            let was_correct = before[index] == labels[index] && !wants_label[index];
+            let is_turned = was_correct && fools_float[index];
+            let by = turned_by(made.parts, fooled_by[index], is_turned);
+            let effort = perturbed.effort[index];
+            made.wants_label += usize::from(wants_label[index]);
+            made.correct += usize::from(was_correct);
+            made.fooled_float += usize::from(is_turned);
+            made.fooled_8bit += usize::from(was_correct && fools_saved[index]);
+            made.lost += usize::from(is_turned && !fools_saved[index]);
+            made.left += usize::from(was_correct && effort.queries <= 1 && effort.gradients == 0);
+            if let Some(part) = made.parts.iter().position(|name| Some(*name) == by) {
+                made.fooled_by_part[part] += 1;
+            }
+            let name = saved_as(ids[index]);
+            write_png(&out.join("images").join(&name), ids[index], &images[index])?;
+            made.labels.serialize(Label { file: &name, label: labels[index] })?;
+            let distance = |norm| distance(&images[index], &originals[index], norm);
+            let Effort { queries, gradients, iterations } = effort;
+            made.table.serialize(Row {
+                id: ids[index],
+                label: labels[index],
+                target: targets.wanted.as_ref().map(|wanted| wanted[index]),
+                before: before[index],
+                float: float[index],
+                saved: saved[index],
+                linf: distance(Norm::Linf),
+                l2: distance(Norm::L2),
+                l1: distance(Norm::L1),
+                queries,
+                gradients,
+                iterations,
+                fooled_by: (!made.parts.is_empty()).then_some(by.unwrap_or_default()),
+            })?;
+            let values = &values[index * size..][..size];
+            made.collected.push(values, &images[index], labels[index], batch.indices[index], saved[index]);
         }
-        let evaluated = self.judges.iter().zip(evaluated).map(|(judge, [correct, fooled, wrong])| {
+        for (judge, counts) in self.judges.iter().zip(&mut made.judged) {
+            let before = predict(judge, originals);
+            let fooled = targets.fooled(&predict(judge, &images));
+            for index in (0..originals.len()).filter(|&index| !wants_label[index]) {
+                let was_correct = before[index] == labels[index];
+                counts[0] += usize::from(was_correct);
+                counts[1] += usize::from(was_correct && fooled[index]);
+                counts[2] += usize::from(fooled[index]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What came of an attack.
+    fn document(&self, attack: &dyn Attack, made: Made, skipped: usize) -> Document {
+        let Self { model, args, .. } = *self;
+        let images = made.collected.count;
+        let counted = images - made.wants_label;
+        let doubts = made.doubts.into_iter().map(|doubt| doubt.of_all(images));
+        let mut doubts: Vec<Doubt> = made.doubts_before.into_iter().chain(doubts).collect();
+        if made.lost as f64 > LOST * made.fooled_float as f64 {
+            doubts.push(Doubt { reason: Reason::LostOnSaving, images: made.lost, of: made.fooled_float });
+        }
+        let is_published = args.protocol.is_some() && self.unpublished(attack).is_none();
+        let evaluated = self.judges.iter().zip(made.judged).map(|(judge, [correct, fooled, wrong])| {
             let published = transfer::published(attack.name(), judge.entry().name).filter(|_| is_published);
-            Evaluated { model: judge.name().to_owned(), correct, fooled, wrong, published }
+            let attacked = judge.sha256() == model.sha256() || is_of(judge, self.surrogates);
+            Evaluated { model: judge.name().to_owned(), attacked, correct, fooled, wrong, published }
         });
-        let mut standing = correct;
-        let parts = names.iter().zip(fooled_by_part).map(|(&attack, fooled)| {
+        let mut standing = made.correct;
+        let parts = made.parts.iter().zip(made.fooled_by_part).map(|(&attack, fooled)| {
             standing -= fooled;
-            Part { attack, fooled, robust_accuracy: percent(standing, collected.count) }
+            Part { attack, fooled, robust_accuracy: percent(standing, counted) }
         });
-        let document = Document {
+        Document {
             netkin: env!("CARGO_PKG_VERSION"),
             model: model.name().to_owned(),
             sha256: model.sha256().to_owned(),
             surrogates: self.surrogates.iter().map(|model| model.name().to_owned()).collect(),
-            average: (!self.surrogates.is_empty()).then_some(self.args.surrogates.average),
+            average: (!self.surrogates.is_empty()).then_some(args.surrogates.average()),
             device: self.common.device.to_string(),
-            precision: self.args.options.precision.to_string(),
+            precision: args.options.precision.to_string(),
             attack: attack.settings(),
-            target: self.args.target.map(|target| target.to_string()),
-            images: collected.count,
-            skipped: skipped.len(),
-            correct,
-            fooled_float,
-            fooled_8bit,
-            robust_accuracy: percent(correct - fooled_float, collected.count),
+            target: args.attack.target.map(|target| target.to_string()),
+            images,
+            skipped,
+            target_is_label: args.attack.target.map(|_| made.wants_label),
+            correct: made.correct,
+            fooled_float: made.fooled_float,
+            fooled_8bit: made.fooled_8bit,
+            robust_accuracy: percent(made.correct - made.fooled_float, counted),
             parts: parts.collect(),
             evaluated: evaluated.collect(),
+            left_by_several: if self.surrogates.is_empty() || attack.bound().eps == 0.0 { 0 } else { made.left },
             doubts,
-        };
-        write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&document)?)?;
-        Ok(document)
+        }
+    }
+
+    /// Says what people should know before they believe the numbers.
+    fn say_what_to_mind(&self, attack: &dyn Attack, document: &Document) {
+        for doubt in &document.doubts {
+            say(&format!("warning: {}: {doubt}", attack.name()));
+        }
+        let name = self.model.name();
+        match document.images - document.target_is_label.unwrap_or(0) {
+            0 => say(
+                "warning: every image's label is the target, so that there is nothing to reach; give another --target",
+            ),
+            counted if document.correct == 0 => say(&format!(
+                "warning: {name} classifies none of the {counted} images correctly, so that there is nothing to fool; check whether the labels are its classes (--labels, --label-offset)"
+            )),
+            _ => {}
+        }
+        if document.left_by_several > 0 {
+            say(&format!(
+                "warning: {} image(s) that {name} classifies correctly stay as they are, since all networks together took them for another class before, and {} leaves out what is fooled",
+                document.left_by_several,
+                attack.name()
+            ));
+        }
+        if self.args.protocol.is_some()
+            && let Some(why) = self.unpublished(attack)
+        {
+            self.common.note(&format!("{why}; published figures are left out"));
+        }
+    }
+}
+
+/// The share of the fooled images that may be lost on saving before that is said.
+const LOST: f64 = 0.05;
+
+/// The part that made an image that was turned: the one that fooled all attacked networks together, or, where none did though the first
+/// network is fooled, the first part, whose images are given then.
+fn turned_by(parts: &[&'static str], fooled_by: Option<&'static str>, is_turned: bool) -> Option<&'static str> {
+    fooled_by.or(parts.first().copied()).filter(|_| is_turned)
+}
+
+type Table = csv::Writer<Vec<u8>>;
+
+fn new_table() -> Table {
+    csv::Writer::from_writer(Vec::new())
+}
+
+/// A row of labels.csv, from which the saved images are read again.
+#[derive(Serialize)]
+struct Label<'a> {
+    file: &'a str,
+    label: usize,
+}
+
+/// What an attack has made so far.
+struct Made {
+    table: Table,
+    labels: Table,
+    collected: Collected,
+    /// What is to be doubted of the network, whatever attacks it, and of the attack.
+    doubts_before: Vec<Doubt>,
+    doubts: Vec<Doubt>,
+    /// Images whose label is what they are to be taken for; they are not among those below.
+    wants_label: usize,
+    /// Images classified correctly before.
+    correct: usize,
+    /// Of those, the ones that were turned, as numbers and as 8-bit images, and the ones that were so as numbers only.
+    fooled_float: usize,
+    fooled_8bit: usize,
+    lost: usize,
+    /// Of those, the ones that were not attacked.
+    left: usize,
+    /// The names of the attack's parts, and what each turned.
+    parts: &'static [&'static str],
+    fooled_by_part: Vec<usize>,
+    /// Of each judge: images classified correctly, of those the ones that fool it, and all that fool it.
+    judged: Vec<[usize; 3]>,
+}
+
+impl Made {
+    fn new(attack: &dyn Attack, judges: usize) -> Self {
+        let parts = attack.part_names();
+        Self {
+            table: new_table(),
+            labels: new_table(),
+            collected: Collected::default(),
+            doubts_before: Vec::new(),
+            doubts: Vec::new(),
+            wants_label: 0,
+            correct: 0,
+            fooled_float: 0,
+            fooled_8bit: 0,
+            lost: 0,
+            left: 0,
+            parts,
+            fooled_by_part: vec![0; parts.len()],
+            judged: vec![[0; 3]; judges],
+        }
     }
 }
 
@@ -403,8 +600,14 @@ impl Document {
     fn text(&self, with_eps: bool) -> String {
         let of_correct = |part: usize| percent(part, self.correct);
         let eps = if with_eps { format!("eps {}\n", self.attack["eps"]) } else { String::new() };
+        let own = match self.target_is_label {
+            None | Some(0) => String::new(),
+            Some(count) => format!(
+                "{count} image(s) have the target as their label: they stay as they are and are counted nowhere else\n"
+            ),
+        };
         let mut text = format!(
-            "{eps}{} images, {} classified correctly\nfooled as computed  {} ({:.1} %)\nfooled as 8-bit     {} ({:.1} %)\n",
+            "{eps}{} images, {} classified correctly\n{own}fooled as computed  {} ({:.1} %)\nfooled as 8-bit     {} ({:.1} %)\n",
             self.images,
             self.correct,
             self.fooled_float,
@@ -422,9 +625,10 @@ impl Document {
         let is_published = self.evaluated.iter().any(|judge| judge.published.is_some());
         let head = if is_published { "  published %" } else { "" };
         text += &format!("\n{:width$}  correct  fooled  of correct %  of all %{head}\n", "model");
-        for Evaluated { model, correct, fooled, wrong, published } in &self.evaluated {
+        let counted = self.images - self.target_is_label.unwrap_or(0);
+        for Evaluated { model, correct, fooled, wrong, published, .. } in &self.evaluated {
             let published = published.map_or(String::new(), |published| format!("  {published:>11.1}"));
-            let (of_correct, of_all) = (percent(*fooled, *correct), percent(*wrong, self.images));
+            let (of_correct, of_all) = (percent(*fooled, *correct), percent(*wrong, counted));
             text +=
                 &format!("{model:width$}  {correct:>7}  {fooled:>6}  {of_correct:>12.1}  {of_all:>8.1}{published}\n");
         }
@@ -477,11 +681,10 @@ fn distance(image: &RgbImage, original: &RgbImage, norm: Norm) -> f64 {
     length(image.data().iter().zip(original.data()).map(|(a, b)| f64::from(a.abs_diff(*b)) / 255.0), norm)
 }
 
-/// Under the image's own path in the data set, as PNG; what is on the disk is the image.
-fn write_png(out: &Path, id: &str, image: &RgbImage) -> Result<(), Failure> {
-    let path = out.join("images").join(id).with_extension("png");
-    write_atomically(&path, &encode_png(image))?;
-    let bytes = read_regular(&path, images::MAX_FILE)?;
+/// As PNG; what is on the disk is the image.
+fn write_png(path: &Path, id: &str, image: &RgbImage) -> Result<(), Failure> {
+    write_atomically(path, &encode_png(image))?;
+    let bytes = read_regular(path, images::MAX_FILE)?;
     match decode(&bytes, id)? == *image {
         true => Ok(()),
         false => Err(format!("{} is not what was written there; check the disk", path.display()).into()),

@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 
 use super::{Failure, values};
 use crate::attacks::views::Pool;
-use crate::attacks::{Attack, Loss, Norm, Wishes, named};
+use crate::attacks::{Attack, Loss, Norm, Target, Wishes, named};
 use crate::images::Dataset;
 
 /// Images that Admix takes its others from: so many of the data set's first.
@@ -19,14 +19,21 @@ pub struct AttackOptions {
     /// The attack
     #[arg(long, value_name = "ATTACK", default_value = "pgd", value_parser = attack_names())]
     pub attack: String,
-    /// The largest change of an image in the norm; in linf that of a pixel in [0, 1] [default: 8/255 in linf]
-    #[arg(long, value_name = "CHANGE[,…]", value_delimiter = ',', value_parser = values::fraction)]
-    pub eps: Vec<f64>,
+    /// What each image is to be taken for: a class's index, random, least-likely or second-best [default: anything but its label]
+    ///
+    /// An image whose label is the target stays as it is. attack counts what is taken for the target; sat counts, as without one,
+    /// what is taken for anything but its label.
+    #[arg(long, value_name = "CLASS", value_parser = Target::parse)]
+    pub target: Option<Target>,
+    /// The largest change of an image in the norm; in linf that of a pixel in [0, 1] [default: 8/255 in linf, of patchfool 1, any
+    /// pixel at all]
+    #[arg(long, value_name = "CHANGE[,…]", value_delimiter = ',', allow_hyphen_values = true, value_parser = Eps::parse)]
+    pub eps: Vec<Eps>,
     /// How the change of an image is measured: linf, l2 or l1
     #[arg(long, value_name = "NORM", value_parser = norm)]
     norm: Option<Norm>,
     /// The change in one step, in the norm [default: the attack's; pgd 2/255, transfer attacks eps/steps]
-    #[arg(long, value_name = "CHANGE", value_parser = values::fraction)]
+    #[arg(long, value_name = "CHANGE", allow_hyphen_values = true, value_parser = values::fraction)]
     step_size: Option<f64>,
     /// Steps [default: the attack's; pgd 50]
     #[arg(long, value_name = "COUNT")]
@@ -67,7 +74,7 @@ pub struct AttackOptions {
     /// Blocks along each axis then
     #[arg(long, value_name = "COUNT")]
     blocks: Option<usize>,
-    /// Blur the gradient over so many pixels
+    /// Blur the gradient over so many pixels, an odd number up to 255
     #[arg(long, value_name = "PIXELS")]
     translation: Option<usize>,
     /// Keep to this share of the lowest frequencies along each axis
@@ -85,7 +92,7 @@ pub struct AttackOptions {
     /// Pairs of queries for each gradient of nes
     #[arg(long, value_name = "COUNT")]
     pairs: Option<usize>,
-    /// Queries of each image, of nes in all, of square besides those of its start and of its result
+    /// Queries of each image: of nes at most in all, of square besides those of the image, of its start and of its result
     #[arg(long, value_name = "COUNT")]
     queries: Option<usize>,
     /// Patches that patchfool changes
@@ -103,13 +110,20 @@ impl AttackOptions {
     /// The attack within each eps that was given, or within its own.
     ///
     /// # Errors
-    /// If a setting is out of its range or not the attack's, or images to mix in cannot be read.
+    /// If a setting is out of its range or not the attack's, an eps is given twice, or images to mix in cannot be read.
     pub fn all(&self, dataset: &Dataset) -> Result<Vec<Arc<dyn Attack>>, Failure> {
         let pool = if self.wants_pool() { pool(dataset)? } else { None };
         let each = |eps: Option<f64>| Ok(named(&self.attack, &Wishes { eps, pool: pool.clone(), ..self.wishes() })?);
+        for (index, Eps { value, text }) in self.eps.iter().enumerate() {
+            if let Some(before) = self.eps[..index].iter().find(|before| before.value == *value) {
+                return Err(
+                    format!("--eps names {text} after {}, which is the same; give each once", before.text).into()
+                );
+            }
+        }
         match &self.eps[..] {
             [] => Ok(vec![each(None)?]),
-            all => all.iter().map(|&eps| each(Some(eps))).collect(),
+            all => all.iter().map(|eps| each(Some(eps.value))).collect(),
         }
     }
 
@@ -129,14 +143,14 @@ impl AttackOptions {
     /// The same within `eps`, if none was given.
     pub fn within(mut self, eps: f64) -> Self {
         if self.eps.is_empty() {
-            self.eps = vec![eps];
+            self.eps = vec![Eps { value: eps, text: eps.to_string() }];
         }
         self
     }
 
-    /// Whether nothing but the radius and the seed is other than the attack's own.
-    pub fn is_default(&self) -> bool {
-        self.wishes().given().is_empty()
+    /// The settings besides the radius, the target and the seed that are not left to the attack, as the command line calls them.
+    pub fn given(&self) -> Vec<&'static str> {
+        self.wishes().given()
     }
 
     /// What seeds the attack's random numbers.
@@ -181,6 +195,25 @@ impl AttackOptions {
     }
 }
 
+/// A radius, and how it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Eps {
+    /// In the attack's norm.
+    pub value: f64,
+    text: String,
+}
+
+impl Eps {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self { value: values::fraction(text)?, text: text.split_whitespace().collect() })
+    }
+
+    /// The folder that its results have where there are several radii: named as it was written.
+    pub fn folder(&self) -> String {
+        format!("eps-{}", self.text.replace('/', "_"))
+    }
+}
+
 /// The first images of a data set that can be decoded, with their labels; none if they are all of one class.
 fn pool(dataset: &Dataset) -> Result<Option<Pool>, Failure> {
     let samples = dataset.samples.iter().take(POOL);
@@ -202,5 +235,20 @@ fn loss(text: &str) -> Result<Loss, String> {
         "margin" => Ok(Loss::Margin),
         "dlr" => Ok(Loss::Dlr),
         _ => Err("give cross-entropy, margin or dlr".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_named_as_radii_are_written() {
+        let folder = |text: &str| Eps::parse(text).unwrap().folder();
+        assert_eq!(folder("4/255"), "eps-4_255");
+        assert_eq!(folder(" 8 / 255"), "eps-8_255");
+        assert_eq!(folder("0.03"), "eps-0.03");
+        assert_eq!(Eps::parse("4/255").unwrap().value, 4.0 / 255.0);
+        assert!(Eps::parse("x").is_err());
     }
 }

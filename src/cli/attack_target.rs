@@ -1,73 +1,59 @@
-//! What an attack is to reach and where: wanted classes, and masks of the pixels that may change.
+//! Where an attack may change images: masks of their pixels.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 
 use super::Failure;
-use crate::attacks::loss::order;
-use crate::images::{RgbImage, decode_file};
-use crate::noise;
+use crate::images::decode_file;
 
-/// What images are to be taken for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// All for one class.
-    Class(usize),
-    /// Each for a class of its own, drawn from (seed, image).
-    Random,
-    /// Each for the class that the network holds least likely (Kurakin et al., arXiv 1611.01236).
-    LeastLikely,
-    /// Each for the class that the network holds most likely after its label.
-    SecondBest,
+/// The levels up to which a channel of a mask counts as black, and from which as white: JPEG has no other black and white.
+const BLACK: u8 = 15;
+const WHITE: u8 = 240;
+
+/// Which pixels of an image may change.
+#[derive(Debug, Clone)]
+pub struct Mask {
+    path: PathBuf,
+    size: [usize; 2],
+    /// Row by row.
+    is_free: Vec<bool>,
 }
 
-impl Target {
-    /// A class's index, `random`, `least-likely` or `second-best`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "random" => Ok(Self::Random),
-            "least-likely" => Ok(Self::LeastLikely),
-            "second-best" => Ok(Self::SecondBest),
-            class => class
-                .parse()
-                .map(Self::Class)
-                .map_err(|_| "give a class's index, random, least-likely or second-best".to_owned()),
+impl Mask {
+    /// Of an image that is white where pixels may change, and black elsewhere.
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let image = decode_file(path)?;
+        let (width, place) = (image.width(), path.display());
+        let pixels = || image.data().chunks_exact(3);
+        let is_free: Vec<bool> = pixels().map(|pixel| pixel.iter().all(|&level| level >= WHITE)).collect();
+        let is_grey =
+            |pixel: &[u8]| pixel.iter().any(|&level| level > BLACK) && pixel.iter().any(|&level| level < WHITE);
+        if let Some(first) = pixels().position(is_grey) {
+            let (count, row, column) = (pixels().filter(|pixel| is_grey(pixel)).count(), first / width, first % width);
+            return Err(format!(
+                "the mask {place} has {count} pixel(s) that are neither black nor white, the first in row {row} and column {column} (from 0); make it white where pixels may change, and black elsewhere"
+            )
+            .into());
         }
+        if !is_free.contains(&true) {
+            return Err(format!(
+                "the mask {place} is all black, so that no pixel may change; make it white where pixels may"
+            )
+            .into());
+        }
+        Ok(Self { path: path.to_owned(), size: [image.height(), width], is_free })
     }
 
-    /// The wanted class of each image, from the logits `[batch, class]` of the clean images.
-    pub fn classes(self, logits: &Tensor<2>, labels: &[usize], ids: &[&str], seed: u64) -> Vec<usize> {
-        let [_, classes] = logits.dims();
-        match self {
-            Self::Class(class) => vec![class; labels.len()],
-            Self::Random => {
-                let of_image = |(&id, &label): (&&str, &usize)| {
-                    let mut random = noise::stream("netkin attack target", seed, id);
-                    (label + 1 + random.below(classes.saturating_sub(1).max(1))) % classes
-                };
-                ids.iter().zip(labels).map(of_image).collect()
-            }
-            Self::LeastLikely | Self::SecondBest => {
-                let of_image = |(order, label): (Vec<usize>, &usize)| {
-                    let mut others = order.into_iter().filter(|class| class != label);
-                    let other = if self == Self::SecondBest { others.next() } else { others.next_back() };
-                    other.unwrap_or(*label)
-                };
-                order(logits, classes).into_iter().zip(labels).map(of_image).collect()
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self {
-            Self::Class(class) => write!(f, "{class}"),
-            Self::Random => f.write_str("random"),
-            Self::LeastLikely => f.write_str("least-likely"),
-            Self::SecondBest => f.write_str("second-best"),
+    fn check_size(&self, size: [usize; 2]) -> Result<(), Failure> {
+        let ([rows, columns], [height, width], path) = (self.size, size, self.path.display());
+        match self.size == size {
+            true => Ok(()),
+            false => Err(format!(
+                "the mask {path} has {rows} × {columns} pixels, and the network sees {height} × {width}; resize the mask"
+            )
+            .into()),
         }
     }
 }
@@ -76,7 +62,7 @@ impl std::fmt::Display for Target {
 #[derive(Debug)]
 pub enum MaskFile {
     /// For all images.
-    One(PathBuf, RgbImage),
+    One(Mask),
     /// A folder in which each image's mask has its path.
     Folder(PathBuf),
 }
@@ -85,45 +71,48 @@ impl MaskFile {
     /// An image, or a folder of images.
     ///
     /// # Errors
-    /// If the image cannot be read.
+    /// If the image cannot be read, is neither black nor white somewhere, or black everywhere.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         match path.is_dir() {
             true => Ok(Self::Folder(path.to_owned())),
-            false => Ok(Self::One(path.to_owned(), decode_file(path)?)),
+            false => Ok(Self::One(Mask::read(path)?)),
+        }
+    }
+
+    /// The mask of an image that the network sees at this height and width.
+    fn mask_of(&self, id: &str, size: [usize; 2]) -> Result<Cow<'_, Mask>, Failure> {
+        let mask = match self {
+            Self::One(mask) => Cow::Borrowed(mask),
+            Self::Folder(folder) => {
+                let exact = folder.join(id);
+                Cow::Owned(Mask::read(&if exact.exists() { exact } else { exact.with_extension("png") })?)
+            }
+        };
+        mask.check_size(size)?;
+        Ok(mask)
+    }
+
+    /// Checks all masks, before anything is attacked.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn check<'i>(&self, mut ids: impl Iterator<Item = &'i str>, size: [usize; 2]) -> Result<(), Failure> {
+        match self {
+            Self::One(mask) => mask.check_size(size),
+            Self::Folder(_) => ids.try_for_each(|id| self.mask_of(id, size).map(drop)),
         }
     }
 
     /// 1 where the images may change and else 0, `[batch, 1, height, width]`, on the device of `pixels`.
     ///
     /// # Errors
-    /// If a mask cannot be read, or has another size than the images.
+    /// If a mask cannot be read, has another size than the images, is neither black nor white somewhere, or black everywhere.
     pub fn of(&self, ids: &[&str], pixels: &Tensor<4>) -> Result<Tensor<4>, Failure> {
         let [batch, _, height, width] = pixels.dims();
         let mut values = Vec::with_capacity(batch * height * width);
-        let mut read = HashMap::new();
         for id in ids {
-            let (path, mask) = match self {
-                Self::One(path, mask) => (path.clone(), mask),
-                Self::Folder(folder) => {
-                    let exact = folder.join(id);
-                    let path = if exact.exists() { exact } else { folder.join(id).with_extension("png") };
-                    if !read.contains_key(id) {
-                        read.insert(*id, decode_file(&path)?);
-                    }
-                    (path, &read[id])
-                }
-            };
-            if (mask.height(), mask.width()) != (height, width) {
-                let (rows, columns, path) = (mask.height(), mask.width(), path.display());
-                return Err(format!(
-                    "the mask {path} has {rows} × {columns} pixels, and the network sees {height} × {width}; resize the mask"
-                )
-                .into());
-            }
-            // White has all three channels at 255.
-            values.extend(
-                mask.data().chunks_exact(3).map(|pixel| f64::from(u8::from(pixel.iter().all(|&level| level >= 128)))),
-            );
+            let mask = self.mask_of(id, [height, width])?;
+            values.extend(mask.is_free.iter().map(|&is_free| f64::from(u8::from(is_free))));
         }
         Ok(Tensor::from_data(TensorData::new(values, [batch, 1, height, width]), (&pixels.device(), pixels.dtype())))
     }
@@ -132,20 +121,33 @@ impl MaskFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::{RgbImage, save_png};
     use burn::tensor::Device;
 
     #[test]
-    fn targets_are_other_classes() {
-        let logits = Tensor::<2>::from_data([[3.0, 1.0, 0.0, 2.0], [0.5, 2.0, 1.0, -2.0]], &Device::flex());
-        let classes = |target: Target| target.classes(&logits, &[0, 3], &["a", "b"], 0);
-        assert_eq!(classes(Target::SecondBest), [3, 1]);
-        assert_eq!(classes(Target::LeastLikely), [2, 0]);
-        assert_eq!(classes(Target::Class(2)), [2, 2]);
-        assert!((0..50).all(|seed| Target::Random.classes(&logits, &[0, 3], &["a", "b"], seed)[1] != 3));
-        assert_eq!(Target::parse("7"), Ok(Target::Class(7)));
-        assert!(Target::parse("-1").is_err() && Target::parse("cat").is_err());
-        for word in ["7", "random", "least-likely", "second-best"] {
-            assert_eq!(Target::parse(word).unwrap().to_string(), word);
-        }
+    fn masks_are_black_and_white_and_leave_something_to_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mask.png");
+        let open = |levels: [u8; 4]| {
+            save_png(&path, &RgbImage::new(2, 2, levels.iter().flat_map(|&level| [level; 3]).collect())).unwrap();
+            MaskFile::open(&path)
+        };
+        let refused = |levels: [u8; 4], parts: &[&str]| {
+            let said = open(levels).err().unwrap().to_string();
+            assert!(said.contains("mask.png") && parts.iter().all(|part| said.contains(part)), "{said}");
+        };
+        refused([0, 0, 5, 0], &["all black", "no pixel may change"]);
+        refused([255, 128, 0, 100], &["2 pixel(s)", "row 0 and column 1", "neither black nor white"]);
+        let mask = open([255, 2, 0, 250]).unwrap();
+        let pixels = Tensor::<4>::zeros([2, 3, 2, 2], &Device::flex());
+        let free: Vec<f32> = mask.of(&["a", "b"], &pixels).unwrap().into_data().iter().collect();
+        assert_eq!(free, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]);
+        let said = mask.check(["a"].into_iter(), [3, 2]).err().unwrap().to_string();
+        assert!(said.contains("2 × 2 pixels, and the network sees 3 × 2"), "{said}");
+        // One for each image, under its path; all are looked at before the first is used.
+        let each = MaskFile::open(folder.path()).unwrap();
+        assert!(each.check(["mask.png", "mask.jpg"].into_iter(), [2, 2]).is_ok());
+        let said = each.check(["mask.png", "other.jpg"].into_iter(), [2, 2]).err().unwrap().to_string();
+        assert!(said.contains("other.png"), "{said}");
     }
 }

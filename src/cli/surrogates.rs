@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use netkin_weights::{ModelSet, ModelSpec, catalogue, paper69};
 
-use super::common::{Common, ModelOptions};
+use super::common::{Common, ModelOptions, say};
 use super::{Failure, values};
 use crate::analysis::diverse::{least_alike, likeness};
 use crate::analysis::published;
@@ -27,17 +27,50 @@ pub struct SurrogateOptions {
     /// How many surrogates are chosen, the first network not counted
     #[arg(long, value_name = "COUNT", requires = "surrogates_from", value_parser = values::positive)]
     surrogates_count: Option<usize>,
-    /// What of several networks is averaged: logits, losses or probabilities
-    #[arg(long, value_name = "WHAT", default_value = "logits", value_parser = average)]
-    pub average: Average,
+    /// What of several networks is averaged: logits, losses or probabilities [default: logits]
+    #[arg(long, value_name = "WHAT", value_parser = average)]
+    average: Option<Average>,
 }
 
 impl SurrogateOptions {
-    /// The networks that are attacked together with `model`.
+    /// What of several networks is averaged.
+    pub fn average(&self) -> Average {
+        self.average.unwrap_or(Average::Logits)
+    }
+
+    /// The networks that are attacked together with `first`, which `model` names; none twice, and not the first once more.
     ///
     /// # Errors
-    /// If a matrix cannot be read or has too few networks, or weights cannot be loaded or are not those of the run.
+    /// If a matrix cannot be read or has too few networks, or weights cannot be loaded or are not those of the run; if there is
+    /// nothing to average.
     pub fn load(
+        &self,
+        model: &ModelSpec,
+        first: &Model,
+        judges: &[ModelSpec],
+        common: &Common,
+        options: &ModelOptions,
+    ) -> Result<Vec<Model>, Failure> {
+        if self.average.is_some() && self.surrogates.is_empty() && self.surrogates_from.is_none() {
+            return Err("--average is for several networks attacked as one, and here one is attacked alone; give --surrogates, or leave out --average".into());
+        }
+        let mut models: Vec<Model> = Vec::new();
+        for surrogate in self.load_all(model, judges, common, options)? {
+            let mut others = std::iter::once(first).chain(&models);
+            let same = others.find(|other| other.sha256() == surrogate.sha256()).map(|other| other.name().to_owned());
+            match same {
+                None => models.push(surrogate),
+                Some(other) => say(&format!(
+                    "warning: the surrogate {} has the weights of {other}, which is attacked anyhow; it counts once",
+                    surrogate.name()
+                )),
+            }
+        }
+        Ok(models)
+    }
+
+    /// Those that are named or chosen, as they are.
+    fn load_all(
         &self,
         model: &ModelSpec,
         judges: &[ModelSpec],

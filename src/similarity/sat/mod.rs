@@ -33,7 +33,7 @@ pub use outcomes::{ChunkOutcomes, Outcomes};
 pub use score::{Pair, SatRun};
 pub use units::{CHUNK, NetworkRecord};
 
-use crate::attacks::{Attack, Doubt, Iterative};
+use crate::attacks::{Attack, AttackError, Doubt, Iterative, Target, check_target};
 use crate::images::{Dataset, DatasetError, DecodeError, Filter, Skipped};
 use crate::model::{Crop, Model};
 use crate::runs::{Damage, Key, Manifest, ManifestError, Plan, RunError, RunFolder, Shard, Trust};
@@ -45,6 +45,9 @@ use units::Units;
 pub struct SatConfig {
     /// The attack.
     pub attack: Arc<dyn Attack>,
+    /// What images are to be taken for, and what seeds random classes; without it, anything but their labels. An image whose label is
+    /// the target is not changed. A judge is fooled, as without a target, if it takes an image for anything but its label.
+    pub target: Option<(Target, u64)>,
     /// What networks see of an image.
     pub crop: Crop,
     /// How an attacked image is resized for a network of another size.
@@ -78,6 +81,7 @@ impl Default for SatConfig {
     fn default() -> Self {
         Self {
             attack: Arc::new(Iterative::default()),
+            target: None,
             crop: Crop::Shared,
             transfer_interpolation: Filter::Bicubic,
             epsilon_s: 0.01,
@@ -168,6 +172,9 @@ pub enum SatError {
     /// A file of the data set cannot be read, or a label is too large for a network.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    /// The attack is not defined for a network, or for what it is to reach.
+    #[error(transparent)]
+    Attack(#[from] AttackError),
     /// An image cannot be decoded, and the run is strict.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -330,6 +337,7 @@ impl SatFolder {
                 return Err(SatError::Classes { name: name.clone(), classes: *num_classes });
             }
             dataset.check_labels(*num_classes)?;
+            check_target(&*config.attack, name, *num_classes, config.target.map(|(target, _)| target))?;
         }
         let kept = Manifest::of_run(folder, dataset, trust)?;
         let is_kept = kept.is_some();
@@ -341,6 +349,9 @@ impl SatFolder {
         let mut attack = config.attack.settings();
         if let Some(precision) = networks.first().and_then(|network| config.other_precision(&network.precision)) {
             attack["precision"] = json!(precision.to_string());
+        }
+        if let Some((target, _)) = config.target {
+            attack["target"] = json!(target.to_string());
         }
         let settings = json!({
             "protocol": units::PROTOCOL,

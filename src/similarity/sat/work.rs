@@ -457,15 +457,19 @@ impl<'a> Work<'a> {
             let labels: Vec<usize> = batch.iter().map(|(_, sample)| sample.label).collect();
             let ids: Vec<&str> = batch.iter().map(|(_, sample)| sample.id.as_str()).collect();
             let pixels = model.pixels_of(batch.iter().map(|(original, _)| *original));
-            let targets = Targets::new(pixels, &labels, &ids);
+            let mut targets = Targets::new(pixels, &labels, &ids);
             let values = self.timed(
                 |timing| &mut timing.attacks,
                 || {
+                    if let Some((target, seed)) = self.config.target {
+                        let logits = model.forward(targets.pixels.clone()).logits;
+                        targets.wanted = Some(target.classes(&logits, &labels, &ids, seed));
+                    }
                     let perturbed = attack.perturb(model, &targets);
                     let (doubts, attacked) = &mut self.doubts.borrow_mut()[index];
                     *attacked += batch.len();
                     perturbed.doubts.into_iter().for_each(|doubt| Doubt::add(doubts, doubt));
-                    to_f32(perturbed.pixels)
+                    to_f32(targets.only_where_wanted(perturbed.pixels))
                 },
             );
             let size = values.len() / batch.len();
