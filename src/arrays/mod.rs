@@ -1,7 +1,7 @@
 //! Arrays of numbers in files that other programs wrote: NumPy's `.npy`, safetensors, and what `torch.save` writes.
 //!
 //! Opening a file reads what is in it and where: the numbers of an array lie one after another, little-endian, the last axis
-//! varying fastest, and are read a stretch at a time. The content decides what kind of file it is, not its name. Files are
+//! varying fastest, or, of a view that PyTorch saved, as its strides say, and are read a stretch at a time in the order of the array. The content decides what kind of file it is, not its name. Files are
 //! taken to be hostile: every length is checked against the file's before anything is read by it.
 
 mod pytorch;
@@ -27,7 +27,12 @@ pub(crate) struct Array {
     pub shape: Vec<usize>,
     /// The first byte of its numbers in the file.
     start: u64,
+    /// How many numbers apart neighbours along each axis lie in the file; without it, all lie one after another in order.
+    strides: Option<Vec<usize>>,
 }
+
+/// So many numbers at most are read at once to pick a few of them.
+const MAX_SPAN: u64 = 1 << 20;
 
 /// A file of arrays.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +101,8 @@ impl ArrayFile {
         };
         let arrays = arrays.map_err(unusable)?;
         for array in &arrays {
-            let end = array.bytes().and_then(|bytes| array.start.checked_add(bytes));
+            let end = array.extent().and_then(|extent| extent.checked_mul(array.number.size() as u64));
+            let end = end.and_then(|bytes| array.start.checked_add(bytes));
             if end.is_none_or(|end| end > length) {
                 let name = if array.name.is_empty() { String::new() } else { format!("{} of ", array.name) };
                 return Err(unusable(format!(
@@ -115,20 +121,64 @@ impl Array {
         self.shape.iter().try_fold(1usize, |count, &axis| count.checked_mul(axis))
     }
 
-    fn bytes(&self) -> Option<u64> {
-        u64::try_from(self.count()?).ok()?.checked_mul(self.number.size() as u64)
+    /// How many numbers there are in the file from the first of the array to its last; none if there are more than can be counted.
+    fn extent(&self) -> Option<u64> {
+        match &self.strides {
+            None => u64::try_from(self.count()?).ok(),
+            Some(strides) => extent(&self.shape, strides),
+        }
     }
 
-    /// The bytes of `count` numbers from the one at `first` on.
+    /// The bytes of `count` numbers from the one at `first` on, in the order of the array.
     ///
     /// # Errors
     /// As the file system says.
     pub fn read(&self, file: &mut (impl Read + Seek), first: usize, count: usize) -> io::Result<Vec<u8>> {
+        let Some(strides) = &self.strides else { return self.stretch(file, first as u64, count as u64) };
+        let places = self.places(strides, first, count);
+        let (Some(&least), Some(&most)) = (places.iter().min(), places.iter().max()) else { return Ok(Vec::new()) };
         let size = self.number.size();
-        file.seek(SeekFrom::Start(self.start + first as u64 * size as u64))?;
-        let mut bytes = vec![0; count * size];
+        // An image whose colours vary fastest is one stretch; numbers far apart are read one by one.
+        if most - least < MAX_SPAN.max(4 * count as u64) {
+            let stretch = self.stretch(file, least, most - least + 1)?;
+            let number = |place: &u64| &stretch[(place - least) as usize * size..][..size];
+            return Ok(places.iter().flat_map(number).copied().collect());
+        }
+        let numbers = places.into_iter().map(|place| self.stretch(file, place, 1));
+        Ok(numbers.collect::<io::Result<Vec<_>>>()?.concat())
+    }
+
+    /// The bytes of numbers that lie one after another in the file, the array's first being number 0.
+    fn stretch(&self, file: &mut (impl Read + Seek), first: u64, count: u64) -> io::Result<Vec<u8>> {
+        let size = self.number.size() as u64;
+        file.seek(SeekFrom::Start(self.start + first * size))?;
+        let mut bytes = vec![0; (count * size) as usize];
         file.read_exact(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Where the numbers lie that have the positions from `first` on in the order of the array.
+    fn places(&self, strides: &[usize], first: usize, count: usize) -> Vec<u64> {
+        let mut index = vec![0; self.shape.len()];
+        let mut rest = first;
+        for (index, &axis) in index.iter_mut().zip(&self.shape).rev() {
+            (*index, rest) = (rest % axis.max(1), rest / axis.max(1));
+        }
+        let mut place: usize = index.iter().zip(strides).map(|(index, stride)| index * stride).sum();
+        let mut places = Vec::with_capacity(count);
+        for _ in 0..count {
+            places.push(place as u64);
+            for (index, (&axis, stride)) in index.iter_mut().zip(self.shape.iter().zip(strides)).rev() {
+                if *index + 1 < axis {
+                    *index += 1;
+                    place += stride;
+                    break;
+                }
+                place -= *index * stride;
+                *index = 0;
+            }
+        }
+        places
     }
 
     /// All numbers as whole ones; none if one is negative or not whole, or if it is an array of half precision.
@@ -140,6 +190,19 @@ impl Array {
         let bytes = self.read(&mut File::open(path)?, 0, count)?;
         Ok(self.number.whole(&bytes))
     }
+}
+
+/// How many numbers lie from the first of an array to its last, if neighbours along each axis are so far apart; none if there are more
+/// than can be counted.
+fn extent(shape: &[usize], strides: &[usize]) -> Option<u64> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    let last = shape
+        .iter()
+        .zip(strides)
+        .try_fold(0usize, |last, (&axis, &stride)| last.checked_add((axis - 1).checked_mul(stride)?));
+    u64::try_from(last?).ok()?.checked_add(1)
 }
 
 impl Number {
@@ -217,7 +280,13 @@ fn of_npy(file: &mut impl Read) -> Found {
     if header.is_fortran && header.shape.len() > 1 {
         return Err("its first axis varies fastest; save numpy.ascontiguousarray of it".to_owned());
     }
-    Ok(vec![Array { name: String::new(), number: header.number, shape: header.shape, start: header.start }])
+    Ok(vec![Array {
+        name: String::new(),
+        number: header.number,
+        shape: header.shape,
+        start: header.start,
+        strides: None,
+    }])
 }
 
 fn of_safetensors(file: &mut impl Read) -> Found {
@@ -239,7 +308,7 @@ fn of_safetensors(file: &mut impl Read) -> Found {
         let info = metadata.info(&name)?;
         let number = Number::of_safetensors(info.dtype)?;
         let (shape, start) = (info.shape.clone(), (8 + length).saturating_add(info.data_offsets.0 as u64));
-        Some(Array { name, number, shape, start })
+        Some(Array { name, number, shape, start, strides: None })
     };
     Ok(metadata.offset_keys().into_iter().filter_map(array).collect())
 }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
 
-use super::{Array, Found};
+use super::{Array, Found, extent};
 use crate::npy::{MAX_AXES, Number};
 
 /// The largest list of a ZIP archive's files that is read, in bytes.
@@ -21,6 +21,8 @@ const MAX_TENSORS: usize = 10_000;
 const MAX_DEPTH: usize = 8;
 /// So many things in lists and dictionaries at most are looked at; one whose name is long counts as several.
 const MAX_SEEN: usize = 1_000_000;
+/// A tensor has so many numbers at most for each that is kept of it: those of some views stand for several.
+const MAX_REPEATS: u64 = 1000;
 /// The longest text that counts as a name, in bytes: a pickle names a thing again by two bytes, and each time its name is copied.
 const MAX_TEXT: usize = 255;
 
@@ -39,17 +41,26 @@ pub(super) fn arrays(file: &mut (impl Read + Seek), length: u64) -> Found {
     let instructions = contents(file, pickle, length, MAX_PICKLE)?;
     let mut arrays = Vec::new();
     for (name, tensor) in tensors(&instructions)? {
-        let Tensor { number, shape, first, storage } = tensor;
+        let Tensor { number, shape, strides, first, storage } = tensor;
         let entry = find(format!("{folder}data/{storage}")).ok_or_else(|| format!("it has no numbers of {name:?}"))?;
         let start = entry.start(file, length)?;
         let count = shape.iter().try_fold(1u64, |count, &axis| count.checked_mul(axis as u64));
+        let extent = match &strides {
+            None => count,
+            Some(strides) => extent(&shape, strides),
+        };
         let size = number.size() as u64;
         let before = first.checked_mul(size);
-        let end = count.and_then(|count| count.checked_mul(size)).zip(before).and_then(|(a, b)| a.checked_add(b));
+        let end = extent.and_then(|extent| extent.checked_mul(size)).zip(before).and_then(|(a, b)| a.checked_add(b));
         if end.is_none_or(|end| end > entry.size) {
             return Err(format!("the tensor {name:?} is larger than what is kept of it"));
         }
-        arrays.push(Array { name, number, shape, start: start + before.unwrap_or(0) });
+        if count.is_none_or(|count| count / MAX_REPEATS > entry.size / size) {
+            return Err(format!(
+                "the tensor {name:?} repeats its numbers more than {MAX_REPEATS} times; save x.contiguous()"
+            ));
+        }
+        arrays.push(Array { name, number, shape, start: start + before.unwrap_or(0), strides });
     }
     Ok(arrays)
 }
@@ -180,6 +191,8 @@ fn contents(file: &mut (impl Read + Seek), entry: &Entry, length: u64, most: u64
 struct Tensor {
     number: Number,
     shape: Vec<usize>,
+    /// How many numbers apart neighbours along each axis are, if not all lie one after another in order.
+    strides: Option<Vec<usize>>,
     /// Its first number, counted from the beginning of the storage.
     first: u64,
     /// The name of its storage.
@@ -545,17 +558,18 @@ impl<'p> Machine<'p> {
         let Some(number) = *number else {
             return Thing::Flawed("is of numbers that are not read; save it as float32 or uint8".to_owned());
         };
+        if shape.len() != stride.len() {
+            return Thing::Flawed("has a shape that is none".to_owned());
+        }
         let mut expected = 1usize;
-        let mut is_in_order = shape.len() == stride.len();
+        let mut is_in_order = true;
         for (&axis, &stride) in shape.iter().zip(&stride).rev() {
             // Along an axis of one nobody steps.
             is_in_order &= axis <= 1 || stride == expected;
             expected = expected.saturating_mul(axis);
         }
-        if !is_in_order && !shape.contains(&0) {
-            return Thing::Flawed("is a view whose numbers lie in another order; save x.contiguous()".to_owned());
-        }
-        Thing::Tensor(Tensor { number, shape, first: first as u64, storage: name.clone() })
+        let strides = (!is_in_order && !shape.contains(&0)).then_some(stride);
+        Thing::Tensor(Tensor { number, shape, strides, first: first as u64, storage: name.clone() })
     }
 }
 
@@ -639,10 +653,65 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_said() {
-        assert!(found(fixture!("turned.pt")).unwrap_err().contains("contiguous"));
         assert!(found(fixture!("complex.pt")).unwrap_err().contains("float32 or uint8"));
         let empty = b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         assert!(found(empty).unwrap_err().contains("none that torch.save wrote"));
+    }
+
+    fn numbers(bytes: &[u8], array: &Array, first: usize, count: usize) -> Vec<f32> {
+        array.number.floats(&array.read(&mut Cursor::new(bytes), first, count).unwrap())
+    }
+
+    /// Colours last in the file and first by strides, as one image, as all of them and across images.
+    #[test]
+    fn a_view_is_read_in_its_own_order() {
+        let (plain, turned) = (fixture!("bare.pt"), fixture!("turned.pt"));
+        let [expected, view] = [plain, turned].map(|bytes| found(bytes).unwrap().remove(0));
+        assert!(expected.strides.is_none() && view.strides == Some(vec![60, 1, 15, 3]));
+        assert_eq!(view.shape, expected.shape);
+        for (first, count) in [(0, 180), (60, 60), (50, 75), (179, 1), (0, 0)] {
+            assert_eq!(
+                numbers(turned, &view, first, count),
+                numbers(plain, &expected, first, count),
+                "{first} {count}"
+            );
+        }
+    }
+
+    /// One number for all, a part of a storage, and numbers too far apart to be read at once.
+    #[test]
+    fn views_of_every_kind_stay_in_their_storage() {
+        let bytes: Vec<u8> = (0..3_000_000u32).flat_map(|number| (number as f32).to_le_bytes()).collect();
+        let view = |shape: &[usize], strides: &[usize], first: u64| Array {
+            name: String::new(),
+            number: Number::F32,
+            shape: shape.to_vec(),
+            start: 4 * first,
+            strides: Some(strides.to_vec()),
+        };
+        assert_eq!(numbers(&bytes, &view(&[2, 3], &[0, 1], 7), 0, 6), [7.0, 8.0, 9.0, 7.0, 8.0, 9.0]);
+        assert_eq!(numbers(&bytes, &view(&[2, 2], &[1, 2], 5), 1, 3), [7.0, 6.0, 8.0]);
+        let far = view(&[2, 3], &[1, 1_400_000], 0);
+        assert_eq!(numbers(&bytes, &far, 0, 5), [0.0, 1_400_000.0, 2_800_000.0, 1.0, 1_400_001.0]);
+        assert_eq!((far.extent(), view(&[2, 0], &[1, 2], 0).extent()), (Some(2_800_002), Some(0)));
+        assert_eq!(view(&[usize::MAX, 3], &[usize::MAX, 1], 0).extent(), None);
+    }
+
+    /// Strides that lead out of what is kept, and few numbers that stand for very many.
+    #[test]
+    fn strides_that_leave_the_storage_are_refused() {
+        let whole = fixture!("turned.pt");
+        // The tuple of strides: 60, 1, 15, 3.
+        let strides = b"(K\x3cK\x01K\x0fK\x03t";
+        let at = whole.windows(strides.len()).position(|part| part == strides).expect("the fixture has them");
+        let with = |place: usize, stride: u8| {
+            let mut bytes = whole.to_vec();
+            bytes[at + 2 + 2 * place] = stride;
+            found(&bytes)
+        };
+        assert!(with(0, 60).is_ok() && with(0, 0).is_ok());
+        assert!(with(0, 61).unwrap_err().contains("larger than what is kept"));
+        assert!(with(3, 200).unwrap_err().contains("larger than what is kept"));
     }
 
     /// Whatever is cut off or changed, there is an answer.
@@ -657,8 +726,8 @@ mod tests {
                 let mut bytes = whole.to_vec();
                 bytes[at] ^= change;
                 for array in found(&bytes).unwrap_or_default() {
-                    let count: usize = array.shape.iter().product();
-                    assert!(array.start + (count * array.number.size()) as u64 <= bytes.len() as u64);
+                    let end = array.start + array.extent().unwrap() * array.number.size() as u64;
+                    assert!(end <= bytes.len() as u64);
                 }
             }
         }

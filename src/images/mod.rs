@@ -26,6 +26,7 @@ pub use decode::{DecodeError, decode, decode_file};
 pub use loader::{Batch, Loader, LoaderOptions, Skipped, load};
 pub use resize::{CropMode, Filter, Transform, resize, resize_f32};
 pub use save::{SaveError, encode_png, save_png};
+pub(crate) use stack::labels_alone;
 pub use stack::{Stack, StackError, StackedImage};
 
 /// An 8-bit RGB image: `data` holds rows from top to bottom, `height × width × 3` bytes.

@@ -49,6 +49,8 @@ const MAX_SIDE: usize = 1 << 14;
 const MAX_TABLE: u64 = 1 << 30;
 /// Numbers that are looked at at once.
 const AT_ONCE: usize = 1 << 18;
+/// How far beyond 0 and 1 a pixel may be by rounding; it then counts as 0 or 1.
+const BEYOND: f32 = 1e-6;
 /// By how much of a level a number may be off and still count as one.
 const ROUNDING: f32 = 1e-3;
 
@@ -178,7 +180,7 @@ impl Stack {
             let count = AT_ONCE.min(all - start);
             let bytes = self.array.read(&mut file, start, count).map_err(unread)?;
             let values = self.array.number.floats(&bytes);
-            if let Some(place) = values.iter().position(|value| !(0.0..=1.0).contains(value)) {
+            if let Some(place) = values.iter().position(|&value| !is_pixel(value)) {
                 let (path, image) = (self.file.path.clone(), (start + place) / each);
                 return Err(StackError::Range { path, image, value: values[place] });
             }
@@ -256,9 +258,10 @@ impl Stack {
         if self.array.number == Number::U8 {
             values.iter_mut().for_each(|value| *value /= 255.0);
         }
-        if let Some(&value) = values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+        if let Some(&value) = values.iter().find(|&&value| !is_pixel(value)) {
             return Err(StackError::Range { path: self.file.path.clone(), image: index, value });
         }
+        values.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
         if !self.channels_last {
             return Ok(values);
         }
@@ -320,6 +323,11 @@ impl StackedImage {
     }
 }
 
+/// Whether a number is a pixel, up to rounding.
+fn is_pixel(value: f32) -> bool {
+    (-BEYOND..=1.0 + BEYOND).contains(&value)
+}
+
 /// The file's array of that name, whatever leads to it; of several names the first counts.
 fn named<'f>(file: &'f ArrayFile, names: &[&str]) -> Option<&'f Array> {
     let is_called =
@@ -366,6 +374,14 @@ fn whole(file: &ArrayFile, array: &Array) -> Result<Vec<usize>, String> {
     }
     let labels = array.whole(&file.path).map_err(|error| error.to_string())?;
     labels.ok_or_else(|| format!("they are no whole numbers from 0 on, but {}", array.number.name()))
+}
+
+/// The labels that a file holds, whatever images they are of: an array, or a table with a label a row.
+///
+/// # Errors
+/// The reason, which begins with the file.
+pub(crate) fn labels_alone(path: &Path) -> Result<Vec<usize>, String> {
+    labels_of(path).map(|found| found.labels)
 }
 
 /// Labels of a file: an array, or a table.
@@ -517,6 +533,7 @@ mod tests {
             fixture("bare.pt"),
             fixture("torchattacks.pt"),
             fixture("pair.pt"),
+            fixture("turned.pt"),
             safetensors,
             folder.npy("|u1", "(3, 4, 5, 3)", &turned),
         ];
@@ -566,6 +583,11 @@ mod tests {
         let with = |value: f32| f32s((0..12).map(|place| if place == 7 { value } else { 0.5 }));
         refused(open("<f4", "(1, 3, 2, 2)", &with(1.5)), &["Image 0", "1.5", "x.npy", "normalised"]);
         refused(open("<f4", "(1, 3, 2, 2)", &with(-0.1)), &["-0.1"]);
+        refused(open("<f4", "(1, 3, 2, 2)", &with(1.00001)), &["1.00001"]);
+        for (value, pixel) in [(1.0 + f32::EPSILON, 1.0), (1.000_000_5, 1.0), (-1e-7, 0.0)] {
+            let stack = open("<f4", "(1, 3, 2, 2)", &with(value)).unwrap();
+            assert_eq!(stack.pixels(&[0], [2, 2]).unwrap()[7], pixel, "{value}");
+        }
         refused(open("<f4", "(1, 3, 2, 2)", &with(f32::NAN)), &["NaN"]);
         refused(open("<f4", "(2, 3, 1, 2)", &with(2.0)), &["Image 1"]);
         refused(open("<f4", "(1, 3, 1, 3)", &[0; 36]), &["both", "three pixels wide"]);
