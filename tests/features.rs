@@ -28,13 +28,23 @@ fn noise(seed: usize, count: usize) -> Vec<f32> {
 
 /// A `.npy` file of `values` with so many rows; its path.
 fn npy(scratch: &Scratch, name: &str, values: &[f32], rows: usize) -> String {
-    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {}), }}\n", values.len() / rows);
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    npy_of(scratch, name, ("<f4", "False"), [rows, values.len() / rows], bytes)
+}
+
+/// The same in 64 bits.
+fn wide_npy(scratch: &Scratch, name: &str, values: &[f64], rows: usize) -> String {
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    npy_of(scratch, name, ("<f8", "False"), [rows, values.len() / rows], bytes)
+}
+
+/// Numbers of any kind, in C's or in Fortran's order.
+fn npy_of(scratch: &Scratch, name: &str, (kind, order): (&str, &str), shape: [usize; 2], data: Vec<u8>) -> String {
+    let [rows, width] = shape;
+    let header = format!("{{'descr': '{kind}', 'fortran_order': {order}, 'shape': ({rows}, {width}), }}\n");
+    let length = (header.len() as u16).to_le_bytes();
     let path = scratch.path(name);
-    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, [&b"\x93NUMPY\x01\x00"[..], &length[..], header.as_bytes(), &data[..]].concat()).unwrap();
     path.display().to_string()
 }
 
@@ -116,7 +126,10 @@ fn files_are_compared_by_every_measure() {
     let output = netkin().args(["--json", "compare", &x, &y, "--mini-batch", "14"]).assert().success();
     let rest: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
-    assert!(rest["images"] == 28 && said.contains("the last 2 image(s)"), "{rest}, {said}");
+    assert!(
+        rest["images"] == 28 && said.contains("the rest of 2 images is no mini-batch of at least 4"),
+        "{rest}, {said}"
+    );
 }
 
 /// The same numbers as integers and column by column.
@@ -128,13 +141,8 @@ fn files_of_other_formats_are_read() {
     let values: Vec<f32> = (0..rows * width).map(|at| ((at * at + 7 * at) % 101) as f32).collect();
     let plain = npy(&scratch, "plain.npy", &values, rows);
     let columns: Vec<f32> = (0..width).flat_map(|column| values.iter().skip(column).step_by(width)).copied().collect();
-    let write = |name: &str, kind: &str, order: &str, data: Vec<u8>| {
-        let header = format!("{{'descr': '{kind}', 'fortran_order': {order}, 'shape': ({rows}, {width}), }}\n");
-        let path = scratch.path(name);
-        let length = (header.len() as u16).to_le_bytes();
-        std::fs::write(&path, [&b"\x93NUMPY\x01\x00"[..], &length[..], header.as_bytes(), &data[..]].concat()).unwrap();
-        path.display().to_string()
-    };
+    let write =
+        |name: &str, kind: &str, order: &str, data: Vec<u8>| npy_of(&scratch, name, (kind, order), [rows, width], data);
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let whole = values.iter().map(|&value| value as u8).collect();
     let wide = values.iter().flat_map(|&value| (value as i64).to_le_bytes()).collect();
@@ -170,10 +178,17 @@ fn networks_are_compared_on_images() {
     // Nothing is left of a network once it is projected out of itself.
     refused(
         &networks.with(&["compare", a, b, "--measure", "semi-pdcor", "--given", a]),
-        &["demo_resnet follows from demo_resnet", "another third set"],
+        &["demo_resnet is compared and projected out", "another third set"],
     );
-    let value = number(&json(&networks.with(&["compare", a, b, "--measure", "disagreement"]))["value"]);
+    let disagreement = networks.with(&["compare", a, b, "--measure", "disagreement"]);
+    let value = number(&json(&disagreement)["value"]);
     assert!((0.0..=1.0).contains(&value));
+    // Predictions are made of logits alone, and these have a name as layers have.
+    let named = [&disagreement[..], &["--layer", "logits", "--layer-b", "logits"]].concat();
+    assert_eq!(number(&json(&named)["value"]), value);
+    refused(&[&disagreement[..], &["--layer", "layer2.0"]].concat(), &["demo_resnet", "layer2.0", "--layer"]);
+    let logits = json(&networks.with(&["compare", a, b, "--layer", "logits"]));
+    assert_eq!((&logits["a"]["name"], &logits["a"]["features"]), (&"demo_resnet:logits".into(), &10.into()));
 }
 
 #[test]
@@ -200,6 +215,100 @@ fn kappa_is_that_of_the_labels() {
     let always = ["compare", &right, &right, "--measure", "kappa"];
     assert_eq!(number(&json(&[&same[..], &data[..]].concat())["value"]), 1.0);
     refused(&[&always[..], &data[..]].concat(), &["always right"]);
+
+    // Labels alone, as a table with files or without, or an array.
+    let column = scratch.path("column.csv").display().to_string();
+    std::fs::write(&column, "0\n1\n2\n0\n1\n2\n").unwrap();
+    let array = npy_of(&scratch, "labels.npy", ("|u1", "False"), [rows, 1], vec![0, 1, 2, 0, 1, 2]);
+    for labels in [labels.to_str().unwrap(), &column, &array] {
+        let alone = [&arguments[..], &["--labels", labels]].concat();
+        assert_eq!(number(&json(&alone)["value"]), value, "{labels}");
+    }
+    let refused_with = |more: &[&str], parts: &[&str]| {
+        refused(&[&arguments[..], &["--labels", &column], more].concat(), parts);
+    };
+    refused_with(&["--label-offset", "1"], &["label 3", "3 classes", "--label-offset"]);
+    refused_with(&["--limit", "5"], &["--data"]);
+    std::fs::write(&column, "0\n1\n2\n").unwrap();
+    refused_with(&[], &["--labels has labels of 3 images", "are of 6"]);
+    std::fs::write(&column, "0\ncat\n").unwrap();
+    refused_with(&[], &["column.csv", "line 2", "cat"]);
+    refused(&[&arguments[..], &["--label-offset", "1"]].concat(), &["--labels"]);
+}
+
+/// What would be ignored is refused.
+#[test]
+fn options_without_use_are_refused() {
+    let scratch = Scratch::new();
+    let rows = 10;
+    let x = npy(&scratch, "x.npy", &noise(1, 4 * rows), rows);
+    let y = safetensors(&scratch, "y.safetensors", &[("features", &noise(2, 4 * rows))], rows);
+    let (folder, labels) = scratch.images(rows, |image| image % 3);
+    let [folder, labels] = [folder, labels].map(|path| path.display().to_string());
+    let compare = |more: &[&str], parts: &[&str]| refused(&[&["compare", &x, &y][..], more].concat(), parts);
+    compare(&["--bandwidth", "2"], &["--bandwidth", "cka-rbf"]);
+    compare(&["--data", &folder, "--labels", &labels], &["no use for --data"]);
+    compare(&["--labels", &labels], &["no use for --labels"]);
+    compare(&["--layer", "foo"], &["x.npy", "no layer \"foo\""]);
+    compare(&["--layer-b", "feature"], &["y.safetensors", "no tensor \"feature\", but features"]);
+    refused(&["layers", "demo_resnet", "--data", &folder, "--labels", &labels, "--bandwidth", "2"], &["--bandwidth"]);
+    // Labels are of use to be projected out, and so is the width to Gaussian kernels.
+    let partial = json(&["compare", &x, &y, "--measure", "pdcor", "--given", "labels", "--labels", &labels]);
+    assert_eq!(partial["given"]["features"], 3);
+    let wide = json(&["compare", &x, &y, "--measure", "cka-rbf", "--bandwidth", "2"]);
+    let usual = json(&["compare", &x, &y, "--measure", "cka-rbf"]);
+    assert!(
+        wide["bandwidth"] == 2.0 && usual["bandwidth"] == 1.0 && wide["value"] != usual["value"],
+        "{wide}, {usual}"
+    );
+
+    let of_classes = |name: &str, classes: usize| {
+        let logits = noise(classes, classes * rows);
+        safetensors(&scratch, name, &[("logits", &logits)], rows)
+    };
+    let (seven, twelve) = (of_classes("seven.safetensors", 7), of_classes("twelve.safetensors", 12));
+    refused(
+        &["compare", &twelve, &seven, "--measure", "disagreement"],
+        &["twelve.safetensors", "12 classes", "seven.safetensors", "7"],
+    );
+}
+
+/// Formats and sizes of numbers: each set says its own, and no measure sees a factor.
+#[test]
+fn numbers_of_any_size_and_format_are_compared() {
+    let scratch = Scratch::new();
+    let rows = 12;
+    let values: Vec<f64> = noise(1, 3 * rows).into_iter().map(f64::from).collect();
+    let scaled = |name: &str, scale: f64| {
+        let values: Vec<f64> = values.iter().map(|value| scale * value).collect();
+        wide_npy(&scratch, name, &values, rows)
+    };
+    let (plain, y) = (scaled("plain.npy", 1.0), npy(&scratch, "y.npy", &noise(5, 2 * rows), rows));
+    let narrow = npy(&scratch, "narrow.npy", &noise(1, 3 * rows), rows);
+    let expected = number(&json(&["compare", &plain, &y])["value"]);
+    for scale in [1e-300, 1e-170, 1e170, 1e300] {
+        let value = number(&json(&["compare", &scaled("scaled.npy", scale), &y])["value"]);
+        assert!((value - expected).abs() < 1e-9, "{scale}: {value}, {expected}");
+    }
+    for (a, b, [of_a, of_b], both) in [
+        (&plain, &plain, ["f64", "f64"], "f64"),
+        (&narrow, &y, ["f32", "f32"], "f32"),
+        (&plain, &y, ["f64", "f32"], "f64 and f32"),
+    ] {
+        let document = json(&["compare", a, b]);
+        assert!(document["precision"] == both, "{document}");
+        assert!(document["a"]["precision"] == of_a && document["b"]["precision"] == of_b, "{document}");
+    }
+    let one = npy(&scratch, "one.npy", &noise(2, rows), rows);
+    assert!(text(&["compare", &one, &y]).contains("one.npy (1 feature)\n"));
+    // What is projected out of X is Y itself.
+    let semi = ["compare", &plain, &y, "--measure", "semi-pdcor", "--given", &y];
+    let output = netkin().args(semi).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("y.npy follows from") && said.contains("nothing in common"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -241,7 +350,7 @@ fn all_layers_are_compared_in_one_pass() {
     assert!(one.starts_with(",act1,maxpool,layer1.0,") && one.lines().count() == 8, "{one}");
     assert!(text(&networks.with(&["layers", a, a])).contains("demo_resnet 2:layer1.0"));
     refused(&networks.with(&["layers", a, "--measure", "procrustes"]), &["dcor-biased"]);
-    refused(&networks.with(&["layers", a, b, "--limit", "3"]), &["3 image(s)", "at least 4"]);
+    refused(&networks.with(&["layers", a, b, "--limit", "3"]), &["3 images", "at least 4"]);
     refused(&networks.with(&["layers", a, b, a]), &["MODEL"]);
 }
 
@@ -266,17 +375,43 @@ fn what_networks_know_of_classes_beyond_each_other() {
     let (folder, labels) = scratch.images(rows, |image| image % 3);
     let embedding = npy(&scratch, "classes.npy", &[0.0, 1.0, 1.0, 0.0, 2.0, 0.0], 3);
     let data = ["--data", folder.to_str().unwrap(), "--labels", labels.to_str().unwrap()];
-    let by_class = [&["condition", &x, &y, "--truth", &embedding, "--replicates", "20"][..], &data[..]].concat();
+    let by_class = [&["condition", &x, &y, "--truth", &embedding, "--replicates", "100"][..], &data[..]].concat();
     let difference = number(&json(&by_class)["x_truth"]["estimate"]) - of("x_truth");
     assert!(difference.abs() < 1e-6, "{difference}");
-    let by_labels = [&["condition", &x, &y, "--replicates", "20"][..], &data[..]].concat();
+    let by_labels = [&["condition", &x, &y, "--replicates", "100"][..], &data[..]].concat();
     let said = text(&by_labels);
     assert!(said.contains("labels (3 features)") && said.contains("R²(X | Y, GT)"), "{said}");
 
     refused(&["condition", &x, &y], &["--data"]);
     let few = npy(&scratch, "few.npy", &[0.0, 1.0, 1.0, 0.0], 2);
     let too_few = [&["condition", &x, &y, "--truth", &few][..], &data[..]].concat();
-    refused(&too_few, &["2 classes", "label 2"]);
+    refused(&too_few, &["few.npy has 2 rows", "number of classes is 3"]);
+    let many = npy(&scratch, "many.npy", &noise(6, 10), 5);
+    let too_many = [&["condition", &x, &y, "--truth", &many][..], &data[..]].concat();
+    refused(&too_many, &["many.npy has 5 rows", "number of classes is 3"]);
+    // A row for each image is no row for each class.
+    let of_images = [&["condition", &x, &y, "--truth", &truth][..], &data[..]].concat();
+    refused(&of_images, &["truth.npy has 60 rows", "number of classes is 3", "row per image"]);
+    // The classes of images beyond the limit count.
+    let first: Vec<f32> = noise(7, 8);
+    let some = npy(&scratch, "some.npy", &first, 2);
+    let limited = [&["condition", &some, &some, "--truth", &embedding, "--limit", "2"][..], &data[..]].concat();
+    refused(&limited, &["2 images", "at least 4"]);
+    let alone =
+        ["condition", &x, &y, "--truth", &embedding, "--replicates", "100", "--labels", labels.to_str().unwrap()];
+    assert_eq!(json(&alone)["x_truth"], json(&by_class)["x_truth"]);
+
+    for wrong in ["99999999999999", "100001", "99", "0", "x"] {
+        let arguments = ["condition", &x, &y, "--truth", &truth, "--replicates", wrong];
+        refused(&arguments, &["--replicates", "from 100 to 100000"]);
+    }
+    // Of so few images there are no intervals, which is said.
+    let [x8, y8, truth8] = [1, 2, 3].map(|seed| npy(&scratch, &format!("{seed}.npy"), &noise(seed, 24), 8));
+    let output = netkin().args(["--json", "condition", &x8, &y8, "--truth", &truth8]).output().unwrap();
+    let (said, document) = (String::from_utf8_lossy(&output.stderr), serde_json::from_slice(&output.stdout));
+    let document: Value = document.unwrap_or_else(|_| panic!("{said}"));
+    assert!(document["replicates"] == 0 && document["x_truth"]["interval"].is_null(), "{document}");
+    assert!(said.contains("8 images") && said.contains("at least 20"), "{said}");
     refused(&["condition", &x, &y, "--truth", &few], &["60", "2", "same images"]);
     refused(&["condition", &x, &y, "--truth", "demo_resnet"], &["labels or a file"]);
 }
@@ -407,13 +542,19 @@ fn bad_features_are_refused() {
     let two = safetensors(&scratch, "two.safetensors", &[("a", &noise(1, 40)), ("b", &noise(2, 40))], 10);
     compare(&two, &["two.safetensors", "a, b", "--layer"]);
     let few = npy(&scratch, "few.npy", &noise(1, 9), 3);
-    refused(&["compare", &few, &few], &["3 image(s)", "at least 4"]);
-    refused(&["compare", &few, &few, "--measure", "cka-rbf-biased", "--bandwidth", "0"], &["above 0"]);
-    refused(&["compare", &x, &x, "--mini-batch", "2"], &["2 image(s)", "at least 4"]);
+    refused(&["compare", &few, &few], &["3 images", "at least 4"]);
+    for width in ["0", "1e-5", "1e300"] {
+        refused(&["compare", &few, &few, "--measure", "cka-rbf-biased", "--bandwidth", width], &["from 0.01 to 100"]);
+    }
+    let narrow = ["compare", &x, &x, "--measure", "cka-rbf", "--bandwidth", "0.01"];
+    refused(&narrow, &["x.npy", "--bandwidth 0.01", "nearer to 1"]);
+    refused(&["compare", &x, &x, "--mini-batch", "2"], &["2 images", "at least 4"]);
     refused(&["compare", &x, &x, "--measure", "procrustes", "--mini-batch", "5"], &["--mini-batch"]);
     refused(&["compare", &x, &x, "--measure", "pdcor"], &["--given"]);
     refused(&["compare", &x, &x, "--given", &few], &["--given", "pdcor"]);
-    refused(&["compare", &x, "x.csv"], &["x.csv"]);
+    for other in ["x.csv", "x.npz", "x.pt"] {
+        refused(&["compare", &x, other], &[other, ".npy", ".safetensors"]);
+    }
     refused(&["compare", &x, "demo_resnet"], &["demo_resnet", "--data"]);
     refused(&["compare", &x, &x, "--measure", "dcorr"], &["dcorr", "dcor"]);
     refused(&["compare", &x, &x, "--limit", "3"], &["--data"]);

@@ -2,13 +2,16 @@
 
 use serde::Serialize;
 
-use super::common::{Common, print, print_json};
-use super::features::{DataSection, FeatureOptions, FeatureSource, Reader, SetSection, Third, bandwidth};
+use super::common::{Common, print, print_json, say};
+use super::features::{
+    DataSection, FeatureOptions, FeatureSource, Reader, SetSection, Third, bandwidth, note_rest, said_with_width,
+    width_of,
+};
 use super::{Failure, Outcome, values};
 use crate::similarity::features::extract::Layer;
 use crate::similarity::features::outputs::{Predictions, disagreement, kappa};
 use crate::similarity::features::procrustes::procrustes;
-use crate::similarity::features::{InnerProducts, Measure, Properties};
+use crate::similarity::features::{FeatureError, Features, InnerProducts, Measure, Properties};
 
 /// Compare two networks by their features or predictions of the same images
 #[derive(Debug, clap::Args)]
@@ -34,9 +37,9 @@ pub struct Args {
     /// Take the mean over mini-batches of COUNT images; a rest of fewer than the measure needs is left out
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     mini_batch: Option<usize>,
-    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images
-    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = bandwidth)]
-    bandwidth: f64,
+    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images [default: 1]
+    #[arg(long, value_name = "NUMBER", value_parser = bandwidth)]
+    bandwidth: Option<f64>,
     #[command(flatten)]
     features: FeatureOptions,
 }
@@ -59,6 +62,7 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth: Option<f64>,
     value: f64,
+    /// The number formats of the two sets.
     precision: String,
     device: String,
 }
@@ -74,26 +78,16 @@ struct Compared {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let products = self.measure.products(self.bandwidth);
-        if self.measure.is_partial() != self.given.is_some() {
-            return Err(match self.given {
-                None => {
-                    "pdcor and semi-pdcor project a third set of features out: give --given labels, a network or a file"
-                }
-                Some(_) => "--given is for pdcor and semi-pdcor; give one of them as --measure, or leave --given out",
-            }
-            .into());
-        }
-        if self.mini_batch.is_some() && products.is_none() {
-            let column = self.measure.properties().column;
-            return Err(format!("{column} is no mean over mini-batches; leave --mini-batch out").into());
-        }
+        let bandwidth = width_of(self.measure, self.bandwidth)?;
+        self.check()?;
         let mut reader = self.features.reader(common)?;
-        let Compared { sets: [a, b], given, images, value } =
-            if self.measure.is_of_outputs() { self.outputs(&mut reader)? } else { self.features(&mut reader, common)? };
-        let is_gaussian = matches!(self.measure, Measure::CkaRbf | Measure::CkaRbfBiased);
+        let Compared { sets: [a, b], given, images, value } = match self.measure.is_of_outputs() {
+            true => self.outputs(&mut reader)?,
+            false => self.features(&mut reader, bandwidth)?,
+        };
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
+            precision: SetSection::precision_of([&a, &b]),
             a,
             b,
             given,
@@ -102,9 +96,8 @@ impl Args {
             measure: self.measure,
             properties: self.measure.properties(),
             mini_batch: self.mini_batch,
-            bandwidth: is_gaussian.then_some(self.bandwidth),
+            bandwidth,
             value,
-            precision: self.features.precision(),
             device: common.device.to_string(),
         };
         if common.json {
@@ -115,36 +108,74 @@ impl Args {
         Ok(if reader.has_skipped() { Outcome::FellShort } else { Outcome::Done })
     }
 
-    fn features(&self, reader: &mut Reader, common: &Common) -> Result<Compared, Failure> {
+    /// Refuses options that do not go together.
+    fn check(&self) -> Result<(), Failure> {
+        let column = self.measure.properties().column;
+        match (self.measure.is_partial(), &self.given) {
+            (true, None) => {
+                return Err(
+                    "pdcor and semi-pdcor project a third set of features out: give --given labels, a network or a \
+                            file"
+                        .into(),
+                );
+            }
+            (false, Some(_)) => {
+                return Err(
+                    "--given is for pdcor and semi-pdcor; give one of them as --measure, or leave --given out".into()
+                );
+            }
+            _ => {}
+        }
+        if self.mini_batch.is_some() && self.measure.products(1.0).is_none() {
+            return Err(format!("{column} is no mean over mini-batches; leave --mini-batch out").into());
+        }
+        let is_file = |source: &FeatureSource| matches!(source, FeatureSource::File(_));
+        let wants_none = match &self.given {
+            None => self.measure != Measure::Kappa,
+            Some(Third::Labels) => false,
+            Some(Third::Source(source)) => is_file(source),
+        };
+        match self.features.given() {
+            Some(option) if wants_none && is_file(&self.a) && is_file(&self.b) => {
+                Err(format!("{column} of features from files has no use for {option}; leave it out").into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn features(&self, reader: &mut Reader, bandwidth: Option<f64>) -> Result<Compared, Failure> {
+        let common = reader.common;
         let a = reader.read(&self.a, self.layer.as_deref(), Layer::Pooled)?;
         let b = reader.read(&self.b, self.layer_b.as_deref(), Layer::Pooled)?;
-        let (images, sets) = (a.images, [a.section.clone(), b.section.clone()]);
+        let (images, sections) = (a.images, [a.section.clone(), b.section.clone()]);
         let (a, b) = (a.features(common)?, b.features(common)?);
         let third = self.given.as_ref().map(|given| reader.third(given, images)).transpose()?;
         let (given, third) = third.unzip();
-        let mut left_out = 0;
-        let value = match self.measure.products(self.bandwidth) {
-            None => procrustes(&a, &b)?,
-            Some((kernel, centring)) => {
-                let sets: Vec<_> = [&a, &b].into_iter().chain(&third).collect();
-                let products = match self.mini_batch {
-                    None => InnerProducts::of(&sets, &kernel, centring)?,
-                    Some(batch) => {
-                        let products = InnerProducts::of_mini_batches(&sets, &kernel, centring, batch)?;
-                        let (rest, least) = (images % batch, centring.least_images());
-                        if (1..least).contains(&rest) {
-                            left_out = rest;
-                            common.note(&format!(
-                                "the last {rest} image(s) are no mini-batch of at least {least} and were left out"
-                            ));
-                        }
-                        products
-                    }
-                };
-                products.measure(self.measure)?
-            }
+        let sets: Vec<&Features> = [&a, &b].into_iter().chain(&third).collect();
+        let (value, left_out) = self.value(&sets, bandwidth).map_err(|error| said_with_width(error, bandwidth))?;
+        note_rest(common, left_out, self.measure.properties().least_images);
+        Ok(Compared { sets: sections, given, images: images - left_out, value })
+    }
+
+    /// The measure of sets of features, and how many images at their end are no mini-batch.
+    fn value(&self, sets: &[&Features], bandwidth: Option<f64>) -> Result<(f64, usize), FeatureError> {
+        let Some((kernel, centring)) = self.measure.products(bandwidth.unwrap_or(1.0)) else {
+            return Ok((procrustes(sets[0], sets[1])?, 0));
         };
-        Ok(Compared { sets, given, images: images - left_out, value })
+        let (products, rest) = match self.mini_batch {
+            None => (InnerProducts::of(sets, &kernel, centring)?, 0),
+            Some(batch) => (InnerProducts::of_mini_batches(sets, &kernel, centring, batch)?, sets[0].images() % batch),
+        };
+        let value = products.measure(self.measure)?;
+        // Nothing of B is left beyond C.
+        let is_nothing = || matches!(products.partial(0, 1, 2), Err(FeatureError::NothingLeft { .. }));
+        if self.measure == Measure::SemiPdcor && is_nothing() {
+            let [a, b, c] = [0, 1, 2].map(|set| sets[set].name());
+            say(&format!(
+                "{b} follows from {c}, which is projected out of {a}: what is left of {a} has nothing in common with either"
+            ));
+        }
+        Ok((value, if rest < centring.least_images() { rest } else { 0 }))
     }
 
     fn outputs(&self, reader: &mut Reader) -> Result<Compared, Failure> {
@@ -155,9 +186,29 @@ impl Args {
         };
         let (section_a, a) = predictions(&self.a, &self.layer)?;
         let (section_b, b) = predictions(&self.b, &self.layer_b)?;
-        let images = a.classes.len();
+        let ([classes, classes_b], images) = ([section_a.features, section_b.features], a.classes.len());
+        if classes != classes_b {
+            return Err(format!(
+                "{} tells {classes} classes apart and {} {classes_b}, so that their predictions are no common ones; compare networks of \
+                 the same classes, or take a measure of features such as dcor",
+                section_a.name, section_b.name
+            )
+            .into());
+        }
         let value = match self.measure {
-            Measure::Kappa => kappa(&a, &b, &reader.labels(images)?)?,
+            Measure::Kappa => {
+                let labels = reader.labels(images)?;
+                if let Some(label) = labels.iter().find(|&&label| label >= classes) {
+                    return Err(format!(
+                        "an image has the label {label}, and {} tells {classes} classes apart (labels 0 to {}); give the labels of these \
+                         classes, or shift them by --label-offset",
+                        section_a.name,
+                        classes - 1
+                    )
+                    .into());
+                }
+                kappa(&a, &b, &labels)?
+            }
             _ => disagreement(&a, &b)?,
         };
         Ok(Compared { sets: [section_a, section_b], given: None, images, value })
@@ -170,8 +221,8 @@ impl Document {
         let width = column.len().max("images".len());
         let mut text = String::new();
         for (name, set) in [("a", Some(&self.a)), ("b", Some(&self.b)), ("given", self.given.as_ref())] {
-            if let Some(SetSection { name: of, features, .. }) = set {
-                text += &format!("{name:width$}  {of} ({features} features)\n");
+            if let Some(set) = set {
+                text += &format!("{name:width$}  {}\n", set.described());
             }
         }
         let mean = self.mini_batch.map_or(String::new(), |batch| format!("; mean over mini-batches of {batch}"));

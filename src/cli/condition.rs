@@ -1,13 +1,16 @@
 //! `netkin condition`: what one network's features tell of the classes that another's do not.
 
+use std::ops::RangeInclusive;
+
 use serde::Serialize;
 
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say};
 use super::features::{DataSection, FeatureOptions, FeatureSource, Reader, SetSection, Third};
-use super::{Failure, Outcome, values};
-use crate::similarity::features::conditional::{Conditions, Estimate, conditions};
+use super::{Failure, Outcome};
+use crate::memory;
+use crate::similarity::features::conditional::{Conditions, Estimate, LEAST_FOR_INTERVALS, conditions};
 use crate::similarity::features::extract::Layer;
-use crate::similarity::features::{FeatureError, Features, Values};
+use crate::similarity::features::{Features, Values, bytes_of, check_room, counted};
 
 /// Compare what two networks know of the classes, each alone and beyond the other
 ///
@@ -21,7 +24,8 @@ pub struct Args {
     /// The other one
     #[arg(value_name = "Y")]
     y: FeatureSource,
-    /// The truth: labels, or a file; with --data it has a row for each class, in the order of the labels, else for each image
+    /// The truth: labels, or a file; with --data or --labels it has a row for each class, in the order of the labels, else for each
+    /// image
     #[arg(long, value_name = "labels|FILE", default_value = "labels")]
     truth: Third,
     /// A layer of X by timm's name of its block, such as layer1.0 or blocks.3, or a tensor of its file [default: pooled features]
@@ -30,8 +34,8 @@ pub struct Args {
     /// The same of Y
     #[arg(long, value_name = "NAME", visible_alias = "layer-y")]
     layer_b: Option<String>,
-    /// How often images are drawn anew for intervals
-    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = values::positive)]
+    /// How often images are drawn anew for intervals, of which there are none of fewer than 20 images
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = replicates)]
     replicates: usize,
     /// Decides what is drawn
     #[arg(long, value_name = "NUMBER", default_value = "0")]
@@ -52,6 +56,7 @@ struct Document {
     seed: u64,
     #[serde(flatten)]
     conditions: Conditions,
+    /// The number formats of X and Y.
     precision: String,
     device: String,
 }
@@ -63,18 +68,23 @@ impl Args {
         let y = reader.read(&self.y, self.layer_b.as_deref(), Layer::Pooled)?;
         let (images, section_x, section_y) = (x.images, x.section.clone(), y.section.clone());
         let (section_truth, truth) = self.truth(&mut reader, images)?;
-        let conditions = conditions(&x.features(common)?, &y.features(common)?, &truth, self.replicates, self.seed)?;
+        let replicates = if images < LEAST_FOR_INTERVALS { 0 } else { self.replicates };
+        let conditions = conditions(&x.features(common)?, &y.features(common)?, &truth, replicates, self.seed)?;
+        if replicates == 0 {
+            let few = counted(images, "image");
+            say(&format!("{few} drawn anew would tell too little for intervals; give at least {LEAST_FOR_INTERVALS}"));
+        }
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
+            precision: SetSection::precision_of([&section_x, &section_y]),
             x: section_x,
             y: section_y,
             truth: section_truth,
             data: reader.data_section()?,
             images,
-            replicates: self.replicates,
+            replicates,
             seed: self.seed,
             conditions,
-            precision: self.features.precision(),
             device: common.device.to_string(),
         };
         if common.json {
@@ -93,13 +103,11 @@ impl Args {
             return Err("the truth is labels or a file; give --truth labels, or a .safetensors or .npy file".into());
         };
         let mut rows = reader.read(source, None, Layer::Pooled)?;
-        if reader.has_data() {
-            let width = rows.section.features;
-            let labels = reader.labels(images)?;
-            if let Some(&label) = labels.iter().find(|&&label| label >= rows.images) {
-                let (name, classes) = (rows.section.name, rows.images);
-                return Err(FeatureError::NoEmbedding { name, classes, label }.into());
-            }
+        if reader.has_labels() {
+            let (width, labels) = (rows.section.features, reader.labels(images)?);
+            reader.check_classes(&rows.section.name, rows.images, &labels)?;
+            let bytes = bytes_of(images, width, size_of::<f64>());
+            check_room("an embedding for each image", bytes, memory::available(), "take fewer images (--limit)")?;
             let of_images = labels.iter().flat_map(|label| (0..width).map(move |at| label * width + at));
             rows.values = Values::F64(of_images.map(|at| rows.values.get(at)).collect());
             rows.images = images;
@@ -113,9 +121,9 @@ impl Document {
         let Conditions { x_truth, y_truth, x_given_y, y_given_x, partial_x, partial_y } = self.conditions;
         let mut text = String::new();
         for (name, set) in [("X", &self.x), ("Y", &self.y), ("GT", &self.truth)] {
-            text += &format!("{name:2}  {} ({} features)\n", set.name, set.features);
+            text += &format!("{name:2}  {}\n", set.described());
         }
-        text += &format!("{} images\n\n", self.images);
+        text += &format!("{}\n\n", counted(self.images, "image"));
         text += &format!("{:14}  {:>8}  [95 %]\n", "", "");
         for (name, Estimate { estimate, interval }, what) in [
             ("R²(X, GT)", x_truth, ""),
@@ -133,4 +141,12 @@ impl Document {
         }
         text
     }
+}
+
+/// Fewer replicates leave the ends of intervals to chance, and more tell no more.
+const REPLICATES: RangeInclusive<usize> = 100..=100_000;
+
+fn replicates(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| REPLICATES.contains(count));
+    count.ok_or_else(|| format!("give a whole number from {} to {}", REPLICATES.start(), REPLICATES.end()))
 }

@@ -1,17 +1,19 @@
 //! What `compare`, `layers` and `condition` share: where features come from, networks on images or files.
 
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::{ArgGroup, ArgMatches, FromArgMatches};
 use netkin_weights::ModelSpec;
 use serde::Serialize;
 
 use super::common::{Common, DataOptions, ModelOptions, report_skipped};
 use super::{Failure, sat, values};
-use crate::images::{Dataset, Skipped};
+use crate::images::{Dataset, Skipped, labels_alone};
 use crate::model::{Crop, Model};
 use crate::similarity::features::extract::{Layer, View, extract, named};
-use crate::similarity::features::{Features, Values, file};
+use crate::similarity::features::{FeatureError, Features, Measure, Values, counted, file};
 
 /// A network, or a file that holds what one made of some images.
 #[derive(Debug, Clone)]
@@ -20,18 +22,32 @@ pub enum FeatureSource {
     File(PathBuf),
 }
 
+/// Ends of files in which people keep features, and which are not read.
+const OTHER_FILES: [&str; 14] =
+    ["bin", "csv", "feather", "h5", "hdf5", "json", "mat", "npz", "parquet", "pkl", "pt", "pth", "tsv", "txt"];
+
 impl FromStr for FeatureSource {
-    type Err = netkin_weights::Error;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let path = PathBuf::from(text);
         // NAME=WEIGHTS ends like a file, too.
-        if file::is_of_features(&path) && !text.contains('=') {
-            Ok(Self::File(path))
-        } else {
-            text.parse().map(Self::Model)
+        if text.contains('=') {
+            return model(text);
         }
+        if file::is_of_features(&path) {
+            return Ok(Self::File(path));
+        }
+        let is_other = |ending: &&str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
+        if OTHER_FILES.iter().any(is_other) {
+            return Err("files of features are .npy (numpy.save) or .safetensors; save it as one of them".into());
+        }
+        model(text)
     }
+}
+
+fn model(text: &str) -> Result<FeatureSource, String> {
+    text.parse().map(FeatureSource::Model).map_err(|error: netkin_weights::Error| error.to_string())
 }
 
 /// A third set of features, or the labels of the images.
@@ -42,7 +58,7 @@ pub enum Third {
 }
 
 impl FromStr for Third {
-    type Err = netkin_weights::Error;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "labels" { Ok(Self::Labels) } else { text.parse().map(Self::Source) }
@@ -51,14 +67,9 @@ impl FromStr for Third {
 
 /// Options of every command that reads features.
 #[derive(Debug, clap::Args)]
-#[command(mut_arg("data", |data| data.required(false)))]
-#[command(mut_arg("labels", |labels| labels.requires("data")))]
-#[command(mut_arg("label_offset", |offset| offset.requires("data")))]
-#[command(mut_arg("limit", |limit| limit.requires("data")))]
-#[command(mut_arg("strict", |strict| strict.requires("data")))]
 pub struct FeatureOptions {
     #[command(flatten)]
-    data: Option<DataOptions>,
+    data: DataOrLabels,
     #[command(flatten)]
     view: ViewOptions,
     /// Images at once
@@ -66,6 +77,49 @@ pub struct FeatureOptions {
     batch: usize,
     #[command(flatten)]
     options: ModelOptions,
+}
+
+/// The options of data, of which features from files need none, and labels not all.
+#[derive(Debug)]
+enum DataOrLabels {
+    Neither,
+    /// --labels alone: those of the images that the files' features are of.
+    Labels {
+        file: PathBuf,
+        offset: usize,
+    },
+    Data(DataOptions),
+}
+
+impl FromArgMatches for DataOrLabels {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if matches.contains_id("data") {
+            return DataOptions::from_arg_matches(matches).map(Self::Data);
+        }
+        let offset = matches.get_one("label_offset").copied().unwrap_or(0);
+        let labels = matches.get_one::<PathBuf>("labels").cloned();
+        Ok(labels.map_or(Self::Neither, |file| Self::Labels { file, offset }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for DataOrLabels {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        <DataOptions as clap::Args>::augment_args(command)
+            .group(ArgGroup::new("labelled").args(["data", "labels"]).multiple(true))
+            .mut_arg("data", |data| data.required(false))
+            .mut_arg("label_offset", |offset| offset.requires("labelled"))
+            .mut_arg("limit", |limit| limit.requires("data"))
+            .mut_arg("strict", |strict| strict.requires("data"))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
 }
 
 /// What networks see of an image.
@@ -108,6 +162,8 @@ pub struct SetSection {
     pub name: String,
     /// Numbers for each image.
     pub features: usize,
+    /// The number format of the network's computations, or of a file's numbers once they are read.
+    precision: String,
     /// Of a network's weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
@@ -116,7 +172,30 @@ pub struct SetSection {
 impl SetSection {
     /// Of a network's layer, which messages call `name`.
     pub fn of_model(model: &Model, name: String, features: usize) -> Self {
-        Self { name, features, sha256: Some(model.sha256().to_owned()) }
+        let precision = model.precision().to_string();
+        Self { name, features, precision, sha256: Some(model.sha256().to_owned()) }
+    }
+
+    /// Of numbers that no network here made.
+    fn of_values(name: String, features: usize, values: &Values) -> Self {
+        let precision = match values {
+            Values::F32(_) => "f32",
+            Values::F64(_) => "f64",
+        };
+        Self { name, features, precision: precision.into(), sha256: None }
+    }
+
+    /// For people.
+    pub fn described(&self) -> String {
+        format!("{} ({})", self.name, counted(self.features, "feature"))
+    }
+
+    /// The number formats of two sets.
+    pub fn precision_of([a, b]: [&Self; 2]) -> String {
+        match a.precision == b.precision {
+            true => a.precision.clone(),
+            false => format!("{} and {}", a.precision, b.precision),
+        }
     }
 }
 
@@ -140,51 +219,72 @@ pub struct Reader<'a> {
     pub common: &'a Common,
     options: &'a FeatureOptions,
     dataset: Option<Dataset>,
-    /// The labels of the images that could be decoded, once a network has seen them.
+    /// Those of a file, or of the images that could be decoded, once a network has seen them.
     labels: Option<Vec<usize>>,
     skipped: Vec<Skipped>,
+    /// How many classes each network knows that was run.
+    known: Vec<usize>,
 }
 
 impl FeatureOptions {
+    /// Opens the data, or the labels.
+    ///
+    /// # Errors
+    /// Whatever is wrong with these.
     pub fn reader<'a>(&'a self, common: &'a Common) -> Result<Reader<'a>, Failure> {
-        let dataset = self.data.as_ref().map(DataOptions::open).transpose()?;
-        Ok(Reader { common, options: self, dataset, labels: None, skipped: Vec::new() })
+        let (mut dataset, mut labels) = (None, None);
+        match &self.data {
+            DataOrLabels::Neither => {}
+            DataOrLabels::Data(data) => dataset = Some(data.open()?),
+            DataOrLabels::Labels { file, offset } => {
+                let mut found = labels_alone(file).map_err(|reason| format!("the labels cannot be used: {reason}"))?;
+                found.iter_mut().for_each(|label| *label = label.saturating_add(*offset));
+                labels = Some(found);
+            }
+        }
+        Ok(Reader { common, options: self, dataset, labels, skipped: Vec::new(), known: Vec::new() })
     }
 
-    pub fn precision(&self) -> String {
-        self.options.precision.to_string()
+    /// The option that gives images or labels, if one does.
+    pub fn given(&self) -> Option<&'static str> {
+        match self.data {
+            DataOrLabels::Neither => None,
+            DataOrLabels::Labels { .. } => Some("--labels"),
+            DataOrLabels::Data(_) => Some("--data"),
+        }
     }
 }
 
 impl Reader<'_> {
     /// Runs a network, or reads a file. `usual` is the layer where none is asked for, and its name in a file.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the network, the images or the file, and a layer that they have not, or that is of no use for predictions.
     pub fn read(&mut self, source: &FeatureSource, asked: Option<&str>, usual: Layer) -> Result<Rows, Failure> {
+        let are_logits = usual == Layer::Logits;
         match source {
-            FeatureSource::File(path) => {
-                let are_logits = usual == Layer::Logits;
-                if are_logits && asked.is_none() && file::is_npy(path) {
-                    return Err(format!(
-                        "{} does not say that it holds logits, of which predictions are made; if it does, give --layer logits (for B --layer-b logits)",
-                        path.display()
-                    )
-                    .into());
-                }
-                // Features are no logits, so that the only tensor will not do for them.
-                let usual = if are_logits { "logits" } else { "features" };
-                let found = file::read(path, asked.unwrap_or(usual), are_logits || asked.is_some())?;
-                let name = match asked {
-                    Some(tensor) => format!("{}:{tensor}", path.display()),
-                    None => path.display().to_string(),
+            FeatureSource::File(path) => read_file(path, asked, are_logits),
+            FeatureSource::Model(spec) => {
+                let layer = match asked {
+                    None => usual,
+                    Some("logits") => Layer::Logits,
+                    Some(tap) if are_logits => {
+                        return Err(format!(
+                            "predictions are made of what comes out of {spec}, not of its layer {tap:?}; leave --layer (for B --layer-b) \
+                             out, or take a measure of features such as dcor"
+                        )
+                        .into());
+                    }
+                    Some("pooled") => Layer::Pooled,
+                    Some(tap) => Layer::Tap(tap.to_owned()),
                 };
-                let section = SetSection { name, features: found.values.len() / found.rows.max(1), sha256: None };
-                Ok(Rows { section, values: found.values, images: found.rows })
+                self.run(spec, layer)
             }
-            FeatureSource::Model(spec) => self.run(spec, asked.map_or(usual, |tap| Layer::Tap(tap.to_owned()))),
         }
     }
 
     fn run(&mut self, spec: &ModelSpec, layer: Layer) -> Result<Rows, Failure> {
-        let (Some(dataset), Some(data)) = (&self.dataset, &self.options.data) else {
+        let (Some(dataset), DataOrLabels::Data(data)) = (&self.dataset, &self.options.data) else {
             return Err(format!("{spec} is a network, and needs images to make features of: give --data").into());
         };
         let model = self.common.load_one(&self.options.options.sized(spec.clone()), self.options.options.precision)?;
@@ -194,6 +294,7 @@ impl Reader<'_> {
         let view = self.options.view.view(self.options.batch, data.strict);
         let extracted = extract(&model, &dataset.samples, &layer, view, |images| bar.inc(images as u64))?;
         bar.finish_and_clear();
+        self.known.push(model.num_classes());
         if self.labels.is_none() {
             report_skipped(&extracted.skipped);
             self.skipped = extracted.skipped;
@@ -205,20 +306,58 @@ impl Reader<'_> {
     }
 
     /// The labels of the images of features that were read, `images` in all.
+    ///
+    /// # Errors
+    /// If there are none, or another number of them.
     pub fn labels(&self, images: usize) -> Result<Vec<usize>, Failure> {
         let labels = match (&self.labels, &self.dataset) {
             (Some(labels), _) => labels.clone(),
             (None, Some(dataset)) => dataset.samples.iter().map(|sample| sample.label).collect(),
-            (None, None) => return Err("labels are wanted, and only images have them: give --data".into()),
+            (None, None) => {
+                return Err("labels are wanted: give --data, or for features from files --labels alone".into());
+            }
         };
         if labels.len() == images {
             return Ok(labels);
         }
+        let given = self.options.given().unwrap_or("--data");
         Err(format!(
-            "--data has labels of {} images, and the features are of {images}; both must be of the same images in the same order",
-            labels.len()
+            "{given} has labels of {}, and the features are of {images}; both must be of the same images in the same order",
+            counted(labels.len(), "image")
         )
         .into())
+    }
+
+    /// Refuses embeddings whose rows are not the classes that labels are of, or that a network knows.
+    ///
+    /// # Errors
+    /// [`FeatureError::NoEmbedding`], and what is wrong with the data.
+    pub fn check_classes(&self, name: &str, rows: usize, labels: &[usize]) -> Result<(), Failure> {
+        let classes = self.classes()?;
+        let is_known = rows == classes || self.known.contains(&rows);
+        if is_known && labels.iter().all(|&label| label < rows) {
+            return Ok(());
+        }
+        Err(FeatureError::NoEmbedding { name: name.to_owned(), rows, classes }.into())
+    }
+
+    /// The classes of the data's folders, or all up to the largest label, whatever --limit leaves of the images.
+    fn classes(&self) -> Result<usize, Failure> {
+        let beyond = |highest: Option<usize>| highest.map_or(0, |label| label.saturating_add(1));
+        let (Some(dataset), DataOrLabels::Data(data)) = (&self.dataset, &self.options.data) else {
+            return Ok(beyond(self.labels.iter().flatten().copied().max()));
+        };
+        if let Some(names) = &dataset.class_names {
+            return Ok(names.len().saturating_add(data.label_offset));
+        }
+        let highest = |dataset: &Dataset| beyond(dataset.samples.iter().map(|sample| sample.label).max());
+        match data.limit {
+            None => Ok(highest(dataset)),
+            Some(_) => {
+                let whole = Dataset::open(&data.data, data.labels.as_deref())?.shifted(data.label_offset);
+                Ok(highest(&whole))
+            }
+        }
     }
 
     /// A third set of features; labels are 0 or 1 for each class.
@@ -226,7 +365,12 @@ impl Reader<'_> {
         match third {
             Third::Labels => {
                 let features = Features::one_hot("labels", &self.labels(images)?)?;
-                let section = SetSection { name: "labels".into(), features: features.width(), sha256: None };
+                let section = SetSection {
+                    name: "labels".into(),
+                    features: features.width(),
+                    precision: "f64".into(),
+                    sha256: None,
+                };
                 Ok((section, features))
             }
             Third::Source(source) => {
@@ -246,15 +390,84 @@ impl Reader<'_> {
         !self.skipped.is_empty()
     }
 
-    /// Whether there are images, and with them labels.
-    pub fn has_data(&self) -> bool {
-        self.dataset.is_some()
+    /// Whether there are labels, of images or alone.
+    pub fn has_labels(&self) -> bool {
+        self.dataset.is_some() || self.labels.is_some()
     }
 }
 
+/// A matrix from a file: of a .npy file the only one, of a safetensors file the tensor that is asked for.
+fn read_file(path: &Path, asked: Option<&str>, are_logits: bool) -> Result<Rows, Failure> {
+    let shown = path.display();
+    match asked {
+        _ if !file::is_npy(path) => {}
+        Some("logits") if are_logits => {}
+        _ if are_logits => {
+            return Err(format!(
+                "{shown} does not say that it holds logits, of which predictions are made; if it does, give --layer logits (for B --layer-b logits)"
+            )
+            .into());
+        }
+        Some(layer) => {
+            return Err(format!(
+                "{shown} holds one matrix without a name, and no layer {layer:?}; leave --layer (for B --layer-b) out, or give the \
+                 layer's own file"
+            )
+            .into());
+        }
+        None => {}
+    }
+    // Features are no logits, so that the only tensor will not do for them.
+    let usual = if are_logits { "logits" } else { "features" };
+    let found = file::read(path, asked.unwrap_or(usual), are_logits || asked.is_some())?;
+    let name = match asked {
+        Some(tensor) => format!("{shown}:{tensor}"),
+        None => shown.to_string(),
+    };
+    let section = SetSection::of_values(name, found.values.len() / found.rows.max(1), &found.values);
+    Ok(Rows { section, values: found.values, images: found.rows })
+}
+
+/// Widths of Gaussian kernels that tell images apart: with far narrower ones all of them are unlike each other, with far wider ones
+/// alike.
+const BANDWIDTHS: RangeInclusive<f64> = 0.01..=100.0;
+
 /// A width of Gaussian kernels, as a multiple of the median distance.
 pub fn bandwidth(text: &str) -> Result<f64, String> {
-    values::fraction(text).ok().filter(|width| *width > 0.0).ok_or_else(|| "give a number above 0".into())
+    let width = values::fraction(text).ok().filter(|width| BANDWIDTHS.contains(width));
+    width.ok_or_else(|| format!("give a number from {} to {}", BANDWIDTHS.start(), BANDWIDTHS.end()))
+}
+
+/// The width of a measure's kernels, 1 if none is asked for; none of a measure without Gaussian kernels.
+///
+/// # Errors
+/// If one is asked for that the measure has no use for.
+pub fn width_of(measure: Measure, asked: Option<f64>) -> Result<Option<f64>, Failure> {
+    if measure.is_gaussian() {
+        return Ok(Some(asked.unwrap_or(1.0)));
+    }
+    let column = measure.properties().column;
+    let refused = || format!("{column} has no Gaussian kernels; leave --bandwidth out, or take cka-rbf as --measure");
+    if asked.is_some() { Err(refused().into()) } else { Ok(None) }
+}
+
+/// What is said of an error if kernels have that width, which may be what does not tell the images apart.
+pub fn said_with_width(error: FeatureError, width: Option<f64>) -> String {
+    match (error, width) {
+        (FeatureError::Constant { name }, Some(width)) if width != 1.0 => format!(
+            "{name} does not tell the images apart with Gaussian kernels of --bandwidth {width}; give one that is nearer to 1, or other \
+             images"
+        ),
+        (error, _) => error.to_string(),
+    }
+}
+
+/// Says that a last mini-batch of so many images is too small for a statistic, if there is one.
+pub fn note_rest(common: &Common, images: usize, least: usize) {
+    if images > 0 {
+        let rest = counted(images, "image");
+        common.note(&format!("the rest of {rest} is no mini-batch of at least {least} and was left out"));
+    }
 }
 
 #[cfg(test)]
@@ -266,9 +479,17 @@ mod tests {
         let is_file = |text: &str| matches!(text.parse(), Ok(FeatureSource::File(_)));
         assert!(is_file("x.npy") && is_file("../a/x.safetensors"));
         assert!(!is_file("resnet50") && !is_file("resnet50=x.safetensors"));
-        assert!("x.csv".parse::<FeatureSource>().is_err());
+        assert!(is_file("X.NPY") && !is_file("resnet50=x.npy"));
+        for other in ["x.csv", "a/x.npz", "x.PT"] {
+            let error = other.parse::<FeatureSource>().unwrap_err();
+            assert!(error.contains(".npy") && error.contains(".safetensors"), "{error}");
+        }
+        assert!("resnet5O".parse::<Third>().unwrap_err().contains("did you mean resnet50"));
         assert!(matches!("labels".parse(), Ok(Third::Labels)));
         assert!(matches!("x.npy".parse(), Ok(Third::Source(FeatureSource::File(_)))));
-        assert!(bandwidth("0").is_err() && bandwidth("-1").is_err() && bandwidth("1/2") == Ok(0.5));
+        assert!(bandwidth("1/2") == Ok(0.5) && bandwidth("100") == Ok(100.0));
+        for wrong in ["0", "-1", "0.001", "1e9", "nan"] {
+            assert_eq!(bandwidth(wrong), Err("give a number from 0.01 to 100".into()), "{wrong}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use netkin_weights::ModelSpec;
 use serde::Serialize;
 
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped, say};
-use super::features::{DataSection, ViewOptions, bandwidth};
+use super::features::{DataSection, ViewOptions, bandwidth, note_rest, said_with_width, width_of};
 use super::{Failure, Outcome, values};
 use crate::model::Model;
 use crate::report::HeatMap;
@@ -32,9 +32,9 @@ pub struct Args {
     /// Images of a mini-batch, which pass through the networks at once
     #[arg(long, value_name = "COUNT", default_value = "128", value_parser = values::positive)]
     mini_batch: usize,
-    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images
-    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = bandwidth)]
-    bandwidth: f64,
+    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images [default: 1]
+    #[arg(long, value_name = "NUMBER", value_parser = bandwidth)]
+    bandwidth: Option<f64>,
     /// Print the matrix as CSV
     #[arg(long)]
     csv: bool,
@@ -63,7 +63,8 @@ struct Document<'a> {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
-        let (kernel, centring) = self.measure.products(self.bandwidth).filter(|_| !self.measure.is_partial()).ok_or(
+        let bandwidth = width_of(self.measure, self.bandwidth)?;
+        let (kernel, centring) = self.measure.products(bandwidth.unwrap_or(1.0)).filter(|_| !self.measure.is_partial()).ok_or(
             "layers are compared by dcor, dcor-biased, cka-linear, cka-linear-biased, cka-rbf or cka-rbf-biased; give one of them as --measure",
         )?;
         if let Some(path) = self.figure.as_ref().filter(|path| path.extension().is_none_or(|kind| kind != "svg")) {
@@ -81,21 +82,15 @@ impl Args {
         let found = layers(&models, &dataset.samples, &kernel, centring, view, |images| bar.inc(images as u64))?;
         bar.finish_and_clear();
         report_skipped(&found.skipped);
-        if found.left_out > 0 {
-            let least = centring.least_images();
-            common.note(&format!(
-                "the last {} image(s) are no mini-batch of at least {least} and were left out",
-                found.left_out
-            ));
-        }
-        let is_gaussian = matches!(self.measure, Measure::CkaRbf | Measure::CkaRbfBiased);
-        let bandwidth = is_gaussian.then_some(self.bandwidth);
+        note_rest(common, found.left_out, centring.least_images());
         // For it all images are read once more.
         let is_kept = common.json || folder.is_some();
         let fingerprint = if is_kept { dataset.fingerprint()? } else { String::new() };
-        let (record, constant) = found.record(&models, self.measure, bandwidth, view, fingerprint.clone())?;
+        let (record, constant) = found
+            .record(&models, self.measure, bandwidth, view, fingerprint.clone())
+            .map_err(|error| said_with_width(error, bandwidth))?;
         for error in constant {
-            say(&error.to_string());
+            say(&said_with_width(error, bandwidth));
         }
         let matrix = record.matrix().expect("it is as large as it has layers");
         let properties = self.measure.properties();

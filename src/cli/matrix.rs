@@ -6,7 +6,7 @@ use netkin_weights::{ModelSpec, Precision};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json, say, visible};
-use super::features::bandwidth;
+use super::features::{bandwidth, said_with_width, width_of};
 use super::sat::ScoreOptions;
 use super::source::{ComponentOptions, RunBehind, Source};
 use super::{Failure, Outcome, values};
@@ -99,9 +99,9 @@ struct FillArgs {
     /// A network of the run whose weights are a file; may be given several times
     #[arg(long = "model", value_name = "NAME=WEIGHTS")]
     models: Vec<ModelSpec>,
-    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images
-    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = bandwidth)]
-    bandwidth: f64,
+    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images [default: 1]
+    #[arg(long, value_name = "NUMBER", value_parser = bandwidth)]
+    bandwidth: Option<f64>,
     /// Images at once
     #[arg(long, value_name = "COUNT", default_value = "32", value_parser = values::positive)]
     batch: usize,
@@ -227,6 +227,7 @@ impl FillArgs {
                     .into(),
             );
         }
+        let bandwidth = width_of(self.measure, self.bandwidth)?;
         let outcomes = Outcomes::open(&self.run)?;
         let properties = self.measure.properties();
         let matrix = if self.measure.is_of_outputs() {
@@ -239,7 +240,8 @@ impl FillArgs {
                 _ => matrix_of(names, self.measure, |a, b| disagreement(&predictions[a], &predictions[b])),
             }?
         } else {
-            matrix_of_features(&self.features(&outcomes, common)?, self.measure, self.bandwidth)?
+            matrix_of_features(&self.features(&outcomes, common)?, self.measure, bandwidth.unwrap_or(1.0))
+                .map_err(|error| said_with_width(error, bandwidth))?
         };
         let count = matrix.names.len();
         if let Some(path) = &self.out {
@@ -267,12 +269,11 @@ impl FillArgs {
             ));
         }
         let of = |network: &NetworkRecord| Weights { name: network.name.clone(), sha256: network.sha256.clone() };
-        let is_gaussian = matches!(self.measure, Measure::CkaRbf | Measure::CkaRbfBiased);
         let record = MeasureRecord {
             netkin: env!("CARGO_PKG_VERSION").to_owned(),
             fingerprint: outcomes.images().fingerprint(),
             measure: self.measure,
-            bandwidth: is_gaussian.then_some(self.bandwidth),
+            bandwidth,
             networks: outcomes.networks().iter().map(of).collect(),
             values: values_of(&matrix),
             device: common.device.to_string(),

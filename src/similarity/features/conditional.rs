@@ -16,16 +16,24 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::products::{Form, block};
-use super::{Centring, FeatureError, Features, InnerProducts, Kernel, check_images};
+use super::{Centring, FeatureError, Features, InnerProducts, Kernel, bytes_of, check_images, check_room};
 use crate::analysis::uncertainty::WithInterval;
+use crate::memory;
 use crate::random::Random;
+
+/// The least number of images for intervals. Of a few images so few different ones are drawn that their statistics are all alike,
+/// and there are none of fewer than four.
+pub const LEAST_FOR_INTERVALS: usize = 20;
+
+/// Replicates that are computed at once: each has a weight for every image.
+const AT_ONCE: usize = 1024;
 
 /// A number with the interval in which the middle 95 % of replicates lie.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Estimate {
     /// On all images.
     pub estimate: f64,
-    /// Over the replicates; none without replicates.
+    /// Over the replicates; none without replicates, and of fewer images than [`LEAST_FOR_INTERVALS`].
     pub interval: Option<[f64; 2]>,
 }
 
@@ -47,10 +55,12 @@ pub struct Conditions {
     pub partial_y: Estimate,
 }
 
-/// Compares the features of X and Y with a truth, with `replicates` bootstrap replicates drawn from `seed`.
+/// Compares the features of X and Y with a truth, with `replicates` bootstrap replicates drawn from `seed`, of which at least 100
+/// make a useful interval.
 ///
 /// # Errors
-/// [`FeatureError::OtherImages`], [`FeatureError::TooFew`], [`FeatureError::Constant`] or [`FeatureError::NothingLeft`].
+/// [`FeatureError::OtherImages`], [`FeatureError::TooFew`], [`FeatureError::Constant`], [`FeatureError::NothingLeft`] or
+/// [`FeatureError::Memory`].
 pub fn conditions(
     x: &Features,
     y: &Features,
@@ -61,6 +71,7 @@ pub fn conditions(
     let sets = [x, y, truth];
     let products = InnerProducts::of(&sets, &Kernel::Distance, Centring::Unbiased)?;
     let estimates = numbers(&products)?;
+    let replicates = if x.images() < LEAST_FOR_INTERVALS { 0 } else { replicates };
     let replicates = resampled(&sets, replicates, seed)?;
     let mut values: [Vec<f64>; 6] = Default::default();
     // A replicate in which a set is constant has no numbers.
@@ -101,17 +112,22 @@ fn numbers(products: &InnerProducts) -> Result<[f64; 6], FeatureError> {
 fn resampled(sets: &[&Features], replicates: usize, seed: u64) -> Result<Vec<InnerProducts>, FeatureError> {
     check_images(sets, "an unbiased statistic", Centring::Unbiased.least_images())?;
     let images = sets[0].images();
-    if replicates == 0 {
-        return Ok(Vec::new());
-    }
-    let mut weights = Mat::<f64>::zeros(images, replicates);
-    for replicate in 0..replicates {
-        let mut random = Random::of(&[seed, replicate as u64]);
-        for _ in 0..images {
-            weights[(random.below(images), replicate)] += 1.0;
+    // Weights and their squares.
+    let bytes = bytes_of(images, 2 * replicates.min(AT_ONCE), size_of::<f64>());
+    check_room("how often each image is drawn", bytes, memory::available(), "take fewer images or fewer --replicates")?;
+    let mut found = Vec::new();
+    for start in (0..replicates).step_by(AT_ONCE) {
+        let count = AT_ONCE.min(replicates - start);
+        let mut weights = Mat::<f64>::zeros(images, count);
+        for replicate in 0..count {
+            let mut random = Random::of(&[seed, (start + replicate) as u64]);
+            for _ in 0..images {
+                weights[(random.below(images), replicate)] += 1.0;
+            }
         }
+        found.extend(weighted(sets, &weights));
     }
-    Ok(weighted(sets, &weights))
+    Ok(found)
 }
 
 /// For each column of weights `[image, replicate]` the U-statistics of distances that are inner products of U-centred matrices.
@@ -329,6 +345,35 @@ mod tests {
         }
         // Of 60, each at 95 %: 57 on average.
         assert!(covered >= 51, "{covered} of 60, {below} below");
+    }
+
+    #[test]
+    fn of_a_few_images_there_are_no_intervals() {
+        let of = |images: usize| {
+            let [x, y, z] = related(4, images, [3, 3, 3]).map(|values| in_f64("x", &values, images));
+            conditions(&x, &y, &z, 100, 0).unwrap()
+        };
+        let (few, enough) = (of(LEAST_FOR_INTERVALS - 1), of(LEAST_FOR_INTERVALS));
+        assert!([few.x_truth, few.partial_y].iter().all(|found| found.interval.is_none()));
+        for Estimate { estimate, interval } in [enough.x_truth, enough.y_truth, enough.x_given_y, enough.partial_x] {
+            let [low, high] = interval.unwrap();
+            assert!(low < estimate && estimate < high, "{low}, {estimate}, {high}");
+        }
+    }
+
+    /// What is drawn for a replicate depends on its number alone.
+    #[test]
+    fn replicates_are_the_same_in_parts() {
+        let images = 25;
+        let [x, y, _] = related(4, images, [3, 3, 3]).map(|values| in_f64("x", &values, images));
+        let of = |count: usize| resampled(&[&x, &y], count, 3).unwrap();
+        let (some, more) = (of(AT_ONCE - 1), of(AT_ONCE + 2));
+        assert_eq!(more.len(), AT_ONCE + 2);
+        for (some, more) in some.iter().zip(&more) {
+            let difference = some.get(0, 1) - more.get(0, 1);
+            assert!(difference.abs() <= 1e-12 * some.get(0, 0), "{difference}");
+        }
+        assert!(more[AT_ONCE].get(0, 1) != more[0].get(0, 1));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use faer::traits::ComplexField;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::FeatureError;
+use super::{FeatureError, bytes_of, check_room};
 use crate::device::is_cpu;
+use crate::memory;
 
 /// Numbers in the format in which products of them are computed; sums of such products are in f64 either way.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +107,7 @@ impl Features {
     /// Takes the features of `images` images, row by row. `name` is what messages call them.
     ///
     /// # Errors
-    /// [`FeatureError::Empty`], [`FeatureError::NotFinite`] or [`FeatureError::TooLarge`].
+    /// [`FeatureError::Empty`] or [`FeatureError::NotFinite`].
     ///
     /// # Panics
     /// If the numbers are not as many for each image.
@@ -130,11 +131,14 @@ impl Features {
     /// The labels of images as features: 1 where a class is the image's, else 0.
     ///
     /// # Errors
-    /// [`FeatureError::Empty`].
+    /// [`FeatureError::Empty`] or [`FeatureError::Memory`].
     pub fn one_hot(name: impl Into<String>, labels: &[usize]) -> Result<Self, FeatureError> {
         let mut classes = labels.to_vec();
         classes.sort_unstable();
         classes.dedup();
+        let advice = "take fewer images (--limit) or fewer classes";
+        let bytes = bytes_of(labels.len(), classes.len(), size_of::<f64>());
+        check_room("a number for each class of each image", bytes, memory::available(), advice)?;
         let mut values = vec![0.0; labels.len() * classes.len()];
         for (row, label) in values.chunks_exact_mut(classes.len().max(1)).zip(labels) {
             row[classes.binary_search(label).expect("every label is among the classes")] = 1.0;
@@ -274,12 +278,30 @@ impl Element for f64 {
     }
 }
 
-/// Moves the rows' mean to 0 and scales them to about 1; the squared length of each row, or none where a number is not finite
-/// or its square is not. The sums do not depend on the number of threads.
+/// Moves the rows' mean to 0 and scales them to about 1; the squared length of each row, or none where a number is not finite.
+/// The sums do not depend on the number of threads.
 fn standardise<T: Element>(values: &mut [T], width: usize) -> Option<Vec<f64>> {
+    let (mut means, mut mean_square) = moments(values, width);
+    // The squares of the smallest numbers are 0, and those of the largest are infinite.
+    if !(1e-280..1e280).contains(&mean_square) {
+        scale_largest_to_1(values)?;
+        (means, mean_square) = moments(values, width);
+    }
+    let scale = if mean_square > 0.0 { power_of_two(-0.5 * mean_square.log2()) } else { 1.0 };
+    let one_row = |row: &mut [T]| {
+        for (value, mean) in row.iter_mut().zip(&means) {
+            *value = T::narrow((value.widen() - mean) * scale);
+        }
+        square_of(row)
+    };
+    Some(values.par_chunks_exact_mut(width).map(one_row).collect())
+}
+
+/// The mean of each column, and the mean square of the rows once these are taken away; not finite where a square is not.
+fn moments<T: Element>(values: &[T], width: usize) -> (Vec<f64>, f64) {
     const COLUMNS: usize = 1024;
     let images = (values.len() / width) as f64;
-    let moments = |start: usize| {
+    let of_columns = |start: usize| {
         let columns = start..(start + COLUMNS).min(width);
         // From the first row, so that a constant has no rounding.
         let first = &values[columns.clone()];
@@ -301,20 +323,27 @@ fn standardise<T: Element>(values: &mut [T], width: usize) -> Option<Vec<f64>> {
         (means, total)
     };
     let starts: Vec<usize> = (0..width).step_by(COLUMNS).collect();
-    let moments: Vec<(Vec<f64>, f64)> = starts.into_par_iter().map(moments).collect();
-    let mean_square = moments.iter().map(|(_, total)| total).sum::<f64>() / images;
-    if !mean_square.is_finite() {
+    let found: Vec<(Vec<f64>, f64)> = starts.into_par_iter().map(of_columns).collect();
+    let mean_square = found.iter().map(|(_, total)| total).sum::<f64>() / images;
+    (found.into_iter().flat_map(|(means, _)| means).collect(), mean_square)
+}
+
+/// Scales numbers by a power of two so that the largest is about 1; none where one is not finite.
+fn scale_largest_to_1<T: Element>(values: &mut [T]) -> Option<()> {
+    if values.par_iter().any(|value| !value.widen().is_finite()) {
         return None;
     }
-    let means: Vec<f64> = moments.into_iter().flat_map(|(means, _)| means).collect();
-    let scale = if mean_square > 0.0 { (-0.5 * mean_square.log2()).round().clamp(-1000.0, 1000.0).exp2() } else { 1.0 };
-    let one_row = |row: &mut [T]| {
-        for (value, mean) in row.iter_mut().zip(&means) {
-            *value = T::narrow((value.widen() - mean) * scale);
-        }
-        square_of(row)
-    };
-    Some(values.par_chunks_exact_mut(width).map(one_row).collect())
+    let largest = values.par_iter().map(|value| value.widen().abs()).reduce(|| 0.0, f64::max);
+    if largest > 0.0 {
+        let scale = power_of_two(-largest.log2());
+        values.par_iter_mut().for_each(|value| *value = T::narrow(value.widen() * scale));
+    }
+    Some(())
+}
+
+/// The power of two with the nearest exponent, within what multiplies and divides any number.
+fn power_of_two(exponent: f64) -> f64 {
+    exponent.round().clamp(-1000.0, 1000.0).exp2()
 }
 
 /// The squared length of a row.
@@ -347,6 +376,25 @@ mod tests {
         }
     }
 
+    /// Also where squares are 0, or infinite.
+    #[test]
+    fn numbers_of_any_size_are_scaled() {
+        let of = |exponent: i32| {
+            let scale = 2f64.powi(exponent);
+            let values: Vec<f64> = (0..60).map(|at| scale * f64::from(at).sin()).collect();
+            Features::new("x", Values::F64(values), 10).unwrap()
+        };
+        let plain = of(0);
+        for exponent in [-1000, -600, 600, 1000, 1023] {
+            let scaled = of(exponent);
+            assert!(scaled.values == plain.values && scaled.squares == plain.squares, "{exponent}");
+        }
+        let subnormal = Features::new("x", Values::F64(vec![5e-324, 0.0, 1e-323, 0.0]), 4).unwrap();
+        assert!(subnormal.squares.iter().sum::<f64>() > 1.0);
+        let constant = Features::new("x", Values::F64(vec![1e-200; 4]), 4).unwrap();
+        assert_eq!(constant.squares, [0.0; 4]);
+    }
+
     #[test]
     fn what_is_no_number_is_found() {
         let of = |values: Vec<f64>| Features::new("x", Values::F64(values), 2).unwrap_err();
@@ -356,7 +404,7 @@ mod tests {
         };
         assert_eq!(place(of(vec![1.0, 2.0, 3.0, f64::NAN])), (1, 1));
         assert_eq!(place(of(vec![f64::INFINITY, 2.0, 3.0, 4.0])), (0, 0));
-        assert!(matches!(of(vec![1e200, 2.0, -1e200, 4.0]), FeatureError::TooLarge { .. }));
+        assert_eq!(place(of(vec![1e200, 2.0, -1e200, f64::NAN])), (1, 1));
         assert!(matches!(of(vec![]), FeatureError::Empty { images: 2, width: 0, .. }));
     }
 

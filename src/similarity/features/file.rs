@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{bf16, f16};
 use safetensors::tensor::Metadata;
 
-use super::extract::check_room;
-use super::{FeatureError, Values};
+use super::extract::similar;
+use super::{FeatureError, Values, bytes_of, check_room};
 use crate::memory;
 use crate::npy::{self, Header, Number};
 
@@ -30,12 +30,12 @@ pub struct Stored {
 
 /// Whether a file's name says that features may be in it.
 pub fn is_of_features(path: &Path) -> bool {
-    is_npy(path) || path.extension().is_some_and(|extension| extension == "safetensors")
+    is_npy(path) || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
 }
 
 /// Whether a file's name says that it holds one matrix without a name.
 pub fn is_npy(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "npy")
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"))
 }
 
 /// Reads a matrix: of a safetensors file the tensor `name`; if there is none, the only tensor, unless the name `is_asked` for.
@@ -101,11 +101,7 @@ impl FileOf<'_> {
         let name = match names.as_slice() {
             names if names.iter().any(|name| name == self.name) => self.name,
             [only] if !self.is_asked => only,
-            names => {
-                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                let text = format!("it has no tensor {:?}, but {names}; name one by --layer or --layer-b", self.name);
-                return Err(self.unusable(text));
-            }
+            names => return Err(self.unusable(no_tensor(self.name, names))),
         };
         let info = metadata.info(name).expect("the name is one of the file's");
         let number = Number::of_safetensors(info.dtype)
@@ -128,8 +124,9 @@ impl FileOf<'_> {
             return Err(self.unusable("it ends before its numbers do; it may be half written"));
         }
         let copies = if found.is_fortran { 2 } else { 1 };
-        let held = (count as u64).saturating_mul(copies * held_bytes(found.number));
-        check_room(&self.path.display().to_string(), held, memory::available())?;
+        let held = bytes_of(count, copies, held_bytes(found.number));
+        let advice = "save fewer rows or fewer columns, or take a machine with more memory";
+        check_room(format!("the features of {}", self.path.display()), held, memory::available(), advice)?;
         file.seek(SeekFrom::Start(found.start)).map_err(|error| self.failed(error))?;
         let values = match found.number {
             Number::F64 => Values::F64(self.numbers(file, found, count, f64::from_le_bytes)?),
@@ -178,7 +175,10 @@ impl FileOf<'_> {
         number: fn([u8; N]) -> T,
     ) -> Result<Vec<T>, FeatureError> {
         const AT_ONCE: usize = 1 << 16;
-        let mut numbers = Vec::with_capacity(count);
+        let mut numbers = Vec::new();
+        let no_room =
+            |_| self.unusable("its numbers are more than there is memory for; save fewer rows or fewer columns");
+        numbers.try_reserve_exact(count).map_err(no_room)?;
         let mut bytes = vec![0; AT_ONCE * N];
         while numbers.len() < count {
             let part = &mut bytes[..AT_ONCE.min(count - numbers.len()) * N];
@@ -191,8 +191,21 @@ impl FileOf<'_> {
     }
 }
 
+/// That a file has other tensors than one: all of a few, those that are most like it of many.
+fn no_tensor(name: &str, names: &[String]) -> String {
+    const FEW: usize = 5;
+    match names.len() {
+        0 => "it has no tensors; save one of the features".to_owned(),
+        1..=FEW => format!("it has no tensor {name:?}, but {}; name one by --layer or --layer-b", names.join(", ")),
+        many => format!(
+            "it has no tensor {name:?} among its {many}; did you mean {}? Name one by --layer or --layer-b",
+            similar(name, names)
+        ),
+    }
+}
+
 /// Bytes of a number once it is read.
-fn held_bytes(number: Number) -> u64 {
+fn held_bytes(number: Number) -> usize {
     match number {
         Number::F64 | Number::U32 | Number::I32 | Number::U64 | Number::I64 => 8,
         _ => 4,
@@ -325,6 +338,12 @@ mod tests {
         assert_eq!(of("x.safetensors", &two).unwrap().rows, 4);
         let other = file(vec![("a", view(Dtype::F32, &[4])), ("b", view(Dtype::F32, &[4]))]);
         refused("x.safetensors", &other, "no tensor \"features\", but a, b; name one");
+        let names = ["blocks.0", "blocks.1", "blocks.2", "head", "norm", "penultimate"];
+        let many = file(names.map(|name| (name, view(Dtype::F32, &[4]))).into());
+        refused("x.safetensors", &many, "no tensor \"features\" among its 6; did you mean ");
+        let none = serde_json::to_vec(&serde_json::json!({})).unwrap();
+        refused("x.safetensors", &[&(none.len() as u64).to_le_bytes()[..], &none].concat(), "no tensors");
+        assert!(no_tensor("penultimat", &names.map(String::from)).contains("did you mean penultimate or"));
         let eighth = file(vec![("features", view(Dtype::F8_E4M3, &[16]))]);
         refused("x.safetensors", &eighth, "f32 or f64");
         let ones = [(Dtype::F16, f16::ONE.to_le_bytes()), (Dtype::BF16, bf16::ONE.to_le_bytes())];
@@ -365,5 +384,8 @@ mod tests {
         }
         let error = read(&path, "features", false).unwrap_err();
         assert!(matches!(error, FeatureError::Memory { bytes: 4_096_000_000_000, .. }), "{error}");
+        // What limits the images of a data set is no help here.
+        let text = error.to_string();
+        assert!(text.contains("x.npy") && text.contains("save fewer rows") && !text.contains("--limit"), "{text}");
     }
 }

@@ -201,6 +201,11 @@ impl Measure {
         matches!(self, Self::Pdcor | Self::SemiPdcor)
     }
 
+    /// Whether its kernel has a width.
+    pub fn is_gaussian(self) -> bool {
+        matches!(self, Self::CkaRbf | Self::CkaRbfBiased)
+    }
+
     /// Whether it compares predictions, not features.
     pub fn is_of_outputs(self) -> bool {
         matches!(self, Self::Disagreement | Self::Kappa)
@@ -211,7 +216,7 @@ impl Measure {
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureError {
     /// Fewer images than the statistic is defined for.
-    #[error("{name} has {images} image(s), and {what} needs at least {least}; give more images")]
+    #[error("{name} has {}, and {what} needs at least {least}; give more images", counted(*images, "image"))]
     TooFew {
         /// Whose features.
         name: String,
@@ -232,7 +237,8 @@ pub enum FeatureError {
     },
     /// Nothing is left after a projection.
     #[error(
-        "{name} follows from {given}, so nothing is left of it once {given} is projected out; give another third set of features"
+        "{}, so nothing is left of it once {given} is projected out; give another third set of features",
+        told_by(name, given)
     )]
     NothingLeft {
         /// Of which the projection is.
@@ -254,7 +260,7 @@ pub enum FeatureError {
         /// What is there.
         value: f64,
     },
-    /// Numbers whose squares are beyond what can be computed with.
+    /// A layer's numbers whose squares are beyond what can be computed with.
     #[error(
         "{name} holds numbers whose squares are too large to be computed with; scale its features, which changes no measure"
     )]
@@ -263,7 +269,11 @@ pub enum FeatureError {
         name: String,
     },
     /// No image, or no feature.
-    #[error("{name} has {images} image(s) with {width} feature(s) each; there must be at least one of both")]
+    #[error(
+        "{name} has {} with {} each; there must be at least one of both",
+        counted(*images, "image"),
+        counted(*width, "feature")
+    )]
     Empty {
         /// Whose features.
         name: String,
@@ -274,7 +284,8 @@ pub enum FeatureError {
     },
     /// Rows that do not belong together.
     #[error(
-        "{a} has features of {images_a} images and {b} of {images_b}; both must be of the same images in the same order"
+        "{a} has features of {} and {b} of {images_b}; both must be of the same images in the same order",
+        counted(*images_a, "image")
     )]
     OtherImages {
         /// One set of features.
@@ -288,7 +299,8 @@ pub enum FeatureError {
     },
     /// Both networks are always right, or always wrong.
     #[error(
-        "{a} and {b} are both always right or both always wrong on these {images} images, so κ has no value; give other images"
+        "{a} and {b} are both always right or both always wrong ({} in all), so κ has no value; give other images",
+        counted(*images, "image")
     )]
     NoErrors {
         /// One network.
@@ -313,14 +325,16 @@ pub enum FeatureError {
         count: usize,
     },
     /// More than fits into memory.
-    #[error("the features of {name} take {:.1} GB and {:.1} GB of memory are free; take fewer images (--limit) or another layer", *bytes as f64 / 1e9, *available as f64 / 1e9)]
+    #[error("{what} would take {:.1} GB, and {:.1} GB of memory are free; {advice}", *bytes as f64 / 1e9, *available as f64 / 1e9)]
     Memory {
-        /// Whose features.
-        name: String,
-        /// What they take.
+        /// Of what there is too much.
+        what: String,
+        /// What it would take.
         bytes: u64,
         /// What there is.
         available: u64,
+        /// What to do.
+        advice: &'static str,
     },
     /// A file that is not there, or that cannot be read.
     #[error("cannot read features from {} ({source}); check the path", path.display())]
@@ -338,20 +352,22 @@ pub enum FeatureError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// A label without an embedding.
+    /// Embeddings of other classes than the labels are of.
     #[error(
-        "{name} has embeddings of {classes} classes, and an image has the label {label}; give one row per class, in the order of the labels"
+        "{name} has {}, and the number of classes is {classes}; give one row per class, in the order of the labels (a row per image is \
+         for features from files, without --data and --labels)",
+        counted(*rows, "row")
     )]
     NoEmbedding {
         /// The truth.
         name: String,
         /// Its rows.
+        rows: usize,
+        /// How many classes there are.
         classes: usize,
-        /// The label.
-        label: usize,
     },
     /// Not one image could be decoded.
-    #[error("none of the {0} images can be decoded")]
+    #[error("{} cannot be decoded, and there is nothing else; check the files", counted(*.0, "image"))]
     NoImages(usize),
     /// A data set that does not fit the network.
     #[error(transparent)]
@@ -359,6 +375,39 @@ pub enum FeatureError {
     /// An image that cannot be decoded, where none may be left out.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+/// A number with what it counts: `1 image`, `2 images`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// That a set of features follows from the one that is projected out.
+fn told_by(name: &str, given: &str) -> String {
+    match name == given {
+        true => format!("{name} is compared and projected out"),
+        false => format!("{name} follows from {given}"),
+    }
+}
+
+/// Refuses what takes more bytes of memory than are available, where the system tells how many are.
+pub(crate) fn check_room(
+    what: impl Into<String>,
+    bytes: u64,
+    available: Option<u64>,
+    advice: &'static str,
+) -> Result<(), FeatureError> {
+    match available {
+        Some(available) if bytes > available => {
+            Err(FeatureError::Memory { what: what.into(), bytes, available, advice })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of so many numbers of so many bytes for each of so many images; of more than can be counted, the most.
+pub(crate) fn bytes_of(images: usize, numbers: usize, each: usize) -> u64 {
+    (images as u64).saturating_mul(numbers as u64).saturating_mul(each as u64)
 }
 
 /// Refuses sets of features of different numbers of images, and too few images.
@@ -455,6 +504,29 @@ pub(crate) mod tests {
                 });
             }
         }
+    }
+
+    #[test]
+    fn what_is_larger_than_memory_is_refused() {
+        let check = |bytes, available| check_room("the features of resnet50:layer1.0", bytes, available, "take fewer");
+        assert!(check(100, Some(100)).is_ok() && check(100, None).is_ok());
+        let text = check(160_000_000_000, Some(17_000_000_000)).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "the features of resnet50:layer1.0 would take 160.0 GB, and 17.0 GB of memory are free; take fewer"
+        );
+        assert_eq!((bytes_of(3, 5, 8), bytes_of(usize::MAX, 2, 8)), (120, u64::MAX));
+    }
+
+    #[test]
+    fn one_is_not_counted_as_many() {
+        assert_eq!(FeatureError::NoImages(1).to_string().split(',').next(), Some("1 image cannot be decoded"));
+        let few = |images| FeatureError::TooFew { name: "x".into(), images, what: "this", least: 4 }.to_string();
+        assert_eq!(few(1), "x has 1 image, and this needs at least 4; give more images");
+        assert!(few(2).starts_with("x has 2 images, "));
+        let left = |given: &str| FeatureError::NothingLeft { name: "x".into(), given: given.into() }.to_string();
+        assert!(left("y").starts_with("x follows from y, so nothing is left of it once y is projected out"));
+        assert!(left("x").starts_with("x is compared and projected out, so nothing is left of it once x is projected"));
     }
 
     #[test]

@@ -12,22 +12,41 @@ use rayon::prelude::*;
 
 use super::data::{Features, Values};
 use super::products::{Form, block};
-use super::{FeatureError, Measure, check_images};
+use super::{FeatureError, Measure, bytes_of, check_images, check_room};
+use crate::memory;
 
 /// The squared distance, 0 (the same but for a rotation) to 2 (nothing in common).
 ///
 /// # Errors
-/// [`FeatureError::OtherImages`], [`FeatureError::TooFew`] or [`FeatureError::Constant`].
+/// [`FeatureError::OtherImages`], [`FeatureError::TooFew`], [`FeatureError::Constant`] or [`FeatureError::Memory`].
 pub fn procrustes(x: &Features, y: &Features) -> Result<f64, FeatureError> {
     check_images(&[x, y], "the Procrustes distance", Measure::Procrustes.properties().least_images)?;
     let norm = |features: &Features| features.squares.iter().sum::<f64>().sqrt();
     if let Some(constant) = [x, y].into_iter().find(|features| norm(features) == 0.0) {
         return Err(FeatureError::Constant { name: constant.name().to_owned() });
     }
+    check_room(
+        format!("the Procrustes distance of {} and {}", x.name(), y.name()),
+        bytes(x, y),
+        memory::available(),
+        ADVICE,
+    )?;
     let cross = cross(&compact(x), &compact(y));
     let values = cross.singular_values().expect("finite matrices have singular values");
     let nuclear: f64 = values.iter().sum();
     Ok((2.0 - 2.0 * nuclear / (norm(x) * norm(y))).clamp(0.0, 2.0))
+}
+
+const ADVICE: &str = "take fewer images, narrower layers, or a measure such as dcor that needs no such matrices";
+
+/// What the matrices take that are made on the way: products of all images and their eigenvectors where there are more features than
+/// images, and the product of both sets with its own copy.
+fn bytes(x: &Features, y: &Features) -> u64 {
+    let images = x.images();
+    let rotated =
+        |set: &Features| if set.width() > images { bytes_of(images, 4 * images, size_of::<f64>()) } else { 0 };
+    let [rows, columns] = [x, y].map(|set| set.width().min(images));
+    rotated(x).saturating_add(rotated(y)).saturating_add(bytes_of(rows, 2 * columns, size_of::<f64>()))
 }
 
 /// Features, or a rotation of them that has no more features than images.

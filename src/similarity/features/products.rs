@@ -18,7 +18,8 @@ use faer::MatRef;
 use rayon::prelude::*;
 
 use super::data::{Element, Features, Numbers, Values, multiply};
-use super::{FeatureError, Measure, check_images, on_device};
+use super::{FeatureError, Measure, bytes_of, check_images, check_room, on_device};
+use crate::memory;
 
 /// How a matrix is centred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -508,7 +509,7 @@ impl InnerProducts {
     /// a rest of fewer images than the statistic needs is left out.
     ///
     /// # Errors
-    /// As [`Self::of`].
+    /// As [`Self::of`], and [`FeatureError::Memory`].
     pub fn of_mini_batches(
         sets: &[&Features],
         kernel: &Kernel,
@@ -526,6 +527,10 @@ impl InnerProducts {
                 least: centring.least_images(),
             });
         }
+        // At least two sums of all products, and for each set half of its values.
+        let (most, matrices) = (batch.min(images), 4 + sets.len().div_ceil(2));
+        let bytes = bytes_of(most, most.saturating_mul(matrices), size_of::<f64>());
+        check_room("a mini-batch", bytes, memory::available(), "take a smaller --mini-batch, or none")?;
         let mut means = MiniBatches::new(sets.iter().map(|set| set.name().to_owned()).collect(), centring);
         for start in (0..images).step_by(batch) {
             let of_batch = start..(start + batch).min(images);
