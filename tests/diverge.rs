@@ -135,6 +135,13 @@ fn the_commands_go_on_where_they_were() {
     let text =
         String::from_utf8(robustness(&scratch, &["--eps", "0.1"]).assert().success().get_output().stdout.clone());
     assert!(text.as_ref().is_ok_and(|text| text.contains("\nPGD 0.1 ")), "{text:?}");
+
+    let page = scratch.path("report.html");
+    netkin().arg("report").arg(scratch.path("diverged")).arg("--out").arg(&page).assert().success();
+    let html = fs::read_to_string(&page).unwrap();
+    for part in ["A study (diverge)", "seed0-baseline2", "robustness.txt", "test accuracy"] {
+        assert!(html.contains(part), "{part}");
+    }
 }
 
 #[test]

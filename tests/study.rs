@@ -96,6 +96,9 @@ fn what_cannot_be_studied_is_said() {
     assert!(said.contains("demo_resnet5"), "{said}");
     let said = command(&["--teacher", "demo_mixer=nowhere.safetensors", "--images", "64"]);
     assert!(said.contains("nowhere.safetensors"), "{said}");
+    let said = command(&["--set", "classes=3", "--set", "distillation.kind=soft"]);
+    assert!(said.contains("the training set has 10 classes, but the network 3"), "{said}");
+    assert!(!scratch.path("study").exists(), "a command that is refused leaves no study that refuses the next");
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn teachers_of_ten_classes_do_not_teach_four() {
     command.arg("distill-study").arg("--data").arg(&folder).arg("--out").arg(scratch.path("study"));
     let said = refusal(&mut command, 2);
     assert!(said.contains("tells 10 classes apart and the student 4"), "{said}");
-    assert!(!scratch.path("study").join("networks").exists(), "nothing was trained");
+    assert!(!scratch.path("study").exists(), "nothing was trained or written");
 }
 
 #[test]
@@ -139,6 +142,7 @@ fn a_teacher_is_chosen_by_the_matrix_alone() {
 
     let said = refusal(netkin().args(["teacher", "deit_smal", "--published"]), 2);
     assert!(said.contains("deit_smal is no network of"), "{said}");
+    assert!(said.contains("did you mean ") && said.contains("deit_small_patch16_224"), "{said}");
     let scratch = Scratch::new();
     let matrix = scratch.path("matrix.csv");
     fs::write(&matrix, ",ours,theirs,third\nours,4,1,2\ntheirs,1,4,3\nthird,2,3,4\n").unwrap();

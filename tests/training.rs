@@ -217,7 +217,8 @@ fn a_checkpoint_of_another_run_is_refused() {
         initial: None,
     };
     let message = training::train(&run, &mut |_| ()).unwrap_err().to_string();
-    assert!(message.contains("its training data is"), "{message}");
+    let expected = "it was trained on 44 images of 4 classes (0 to 43), yours are 40 images of 4 classes (0 to 39)";
+    assert!(message.contains(expected), "{message}");
     // What the weights do not depend on may change.
     train(&Recipe { checkpoint_every: 7, threads: 2, log_every: 1, ..short }, Some(folder.path()), |_| ()).unwrap();
 }
@@ -235,6 +236,11 @@ fn a_damaged_checkpoint_is_refused() {
         fs::write(&checkpoint, damaged).unwrap();
         let error = train(&recipe, Some(folder.path()), |_| ()).unwrap_err();
         assert!(matches!(error, TrainingError::Checkpoint { .. }), "{error}");
+        let message = error.to_string();
+        assert!(
+            message.contains("it is damaged") && message.contains("remove it to train from the beginning"),
+            "{message}"
+        );
     }
     fs::remove_file(&checkpoint).unwrap();
     fs::create_dir(&checkpoint).unwrap();
@@ -249,6 +255,48 @@ fn a_folder_that_cannot_be_written_is_told_at_once() {
     fs::write(&file, "").unwrap();
     let message = train(&recipe(), Some(&file.join("run")), |_| ()).unwrap_err().to_string();
     assert!(message.starts_with("cannot write "), "{message}");
+    let message = train(&recipe(), Some(&file), |_| ()).unwrap_err().to_string();
+    assert!(message.ends_with("is a file, and a run is kept in a folder; give a folder as --run"), "{message}");
+}
+
+#[test]
+fn a_folder_in_which_another_process_trains_is_left_alone() {
+    let scratch = common::Scratch::new();
+    let run = scratch.path("run");
+    fs::create_dir(&run).unwrap();
+    let lock = fs::File::create(run.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let error = train(&recipe(), Some(&run), |_| ()).unwrap_err();
+    assert!(matches!(error, TrainingError::Busy { .. }), "{error}");
+    let mut command = common::netkin();
+    command.args(["train", "demo_resnet", "--epochs", "1", "--data"]).arg(scratch.fashion_mnist());
+    let said = common::refusal(command.arg("--run").arg(&run), 75);
+    assert!(said.contains("another process trains in "), "{said}");
+    assert_eq!(fs::read_dir(&run).unwrap().count(), 1, "nothing was written");
+}
+
+#[test]
+fn what_no_machine_holds_is_refused_before_anything_is_written() {
+    let scratch = common::Scratch::new();
+    let (data, run) = (scratch.fashion_mnist(), scratch.path("run"));
+    let refused = |options: &[&str]| {
+        let mut command = common::netkin();
+        command.args(["train", "demo_resnet", "--data"]).arg(&data).arg("--run").arg(&run).args(options);
+        common::refusal(&mut command, 2)
+    };
+    for (options, expected) in [
+        (["--set", "input_size=100000"], "input_size is 100000, but must be from 1 to 2048 pixels"),
+        (["--set", "classes=100000000"], "classes is 100000000, but must be from 1 to 1048576"),
+        (["--batch", "99999999999"], "batch_size is 99999999999, but must be from 1 to 1048576"),
+        (["--lr", "nan"], "give a number above 0 such as 1e-3"),
+        (["--seed", "18446744073709551615"], "at least 0 and below 2^63"),
+    ] {
+        let said = refused(&options);
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!run.exists());
+    let shown = common::text(&["train", "--print-recipe", "--lr", "1e30"]);
+    assert_eq!(Recipe::parse("shown", &shown, &[]).unwrap().optimizer.lr, 1e30);
 }
 
 /// A folder takes the place of the checkpoint for an epoch, as a disk that is full does.
@@ -270,9 +318,37 @@ fn a_checkpoint_that_cannot_be_written_ends_nothing() {
     .unwrap();
     assert_eq!((refused.len(), written), (3, 6), "{refused:?}");
     assert!(refused.iter().all(|reason| reason.starts_with("cannot write ") && reason.contains("checkpoint")));
+    // There was none before, so that much would be lost.
+    assert!(refused.iter().all(|reason| reason.contains("it would begin anew; make room")), "{refused:?}");
+    assert!(trained.is_kept);
     assert_same(&trained, &train(&recipe, None, |_| ()).unwrap(), "with a full disk");
     let resumed = train(&recipe, Some(folder.path()), |_| ()).unwrap();
     assert_same(&resumed, &trained, "from the last checkpoint");
+
+    // A run whose last checkpoint fails says so.
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("checkpoint");
+    let unkept = train(&Recipe { epochs: 2, ..recipe }, Some(folder.path()), |event| {
+        if let Event::Step(_) = event {
+            let _ = fs::remove_file(&checkpoint);
+            fs::create_dir_all(checkpoint.join("full")).unwrap();
+        }
+    });
+    assert!(!unkept.unwrap().is_kept);
+}
+
+/// The loss of the only batch is finite, the weights that its step makes are not.
+#[test]
+fn weights_that_are_no_numbers_are_told_with_the_step_that_made_them() {
+    let mut recipe = Recipe { checkpoint_every: 0, epochs: 2, batch_size: 44, ..recipe() };
+    // Half of it in the second epoch, beyond what f32 holds.
+    recipe.optimizer.lr = 1e39;
+    recipe.schedule.per = Per::Epoch;
+    recipe.schedule.warmup_lr = 1e-3;
+    let error = train(&recipe, None, |_| ()).unwrap_err();
+    assert!(matches!(error, TrainingError::Diverged { epoch: 2, batch: 1, loss: None, .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.starts_with("the step of epoch 2, batch 1 made weights that are no finite numbers; "), "{message}");
 }
 
 #[test]
@@ -300,18 +376,39 @@ fn a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays() {
     assert!(!kept.is_empty() && fs::read(&checkpoint).unwrap() == kept);
 }
 
-#[test]
-fn an_unreadable_image_is_left_out_and_counted() {
-    let folder = tempfile::tempdir().unwrap();
+/// Class folders with 24 training and 8 test images, of each of which one cannot be read.
+fn damaged_images(folder: &Path) {
     for (split, count) in [("train", 24), ("test", 8)] {
         for (index, (image, label)) in quarter_images(count).into_iter().enumerate() {
-            let path = folder.path().join(split).join(label.to_string()).join(format!("{index:02}.png"));
+            let path = folder.join(split).join(label.to_string()).join(format!("{index:02}.png"));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             save_png(&path, &image).unwrap();
         }
     }
-    fs::write(folder.path().join("train/1/13.png"), "no image").unwrap();
-    fs::write(folder.path().join("test/2/02.png"), "no image").unwrap();
+    fs::write(folder.join("train/1/13.png"), "no image").unwrap();
+    fs::write(folder.join("test/2/02.png"), "no image").unwrap();
+}
+
+/// As README.md says of every command; also when an earlier process has told them.
+#[test]
+fn the_command_ends_with_1_if_images_were_left_out() {
+    let scratch = common::Scratch::new();
+    let data = scratch.path("images");
+    damaged_images(&data);
+    for _ in 0..2 {
+        let mut command = common::netkin();
+        command.args(["train", "demo_resnet", "--epochs", "1", "--batch", "8", "--data"]).arg(&data);
+        let said = common::refusal(command.arg("--run").arg(scratch.path("run")), 1);
+        assert!(said.contains("some images could not be read"), "{said}");
+    }
+    let log = fs::read_to_string(scratch.path("run").join("log.jsonl")).unwrap();
+    assert!(log.contains("\"skipped\":1,\"test_skipped\":1"), "{log}");
+}
+
+#[test]
+fn an_unreadable_image_is_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    damaged_images(folder.path());
     let recipe = Recipe { epochs: 2, ..recipe() };
     let run = Run {
         recipe: &recipe,
@@ -333,7 +430,7 @@ fn an_unreadable_image_is_left_out_and_counted() {
     let mut ids: Vec<&str> = skipped.iter().map(|(id, _)| id.as_str()).collect();
     ids.sort();
     assert_eq!(ids, ["1/13.png", "2/02.png"], "each is told once: {skipped:?}");
-    assert!(trained.epochs.iter().all(|epoch| epoch.skipped == 1));
+    assert!(trained.epochs.iter().all(|epoch| (epoch.skipped, epoch.test_skipped) == (1, 1)));
     // Of the seven that could be read.
     let sevenths = 7.0 * trained.epochs[1].test_accuracy;
     assert!((sevenths - sevenths.round()).abs() < 1e-9);
@@ -500,7 +597,9 @@ fn the_command_stops_at_sigterm_and_goes_on() {
         assert!(fs::read(whole.join(name)).unwrap() == fs::read(stopped.join(name)).unwrap(), "{name}");
     }
     // Once more: there is nothing to do.
-    common::netkin().args(arguments(&stopped)).assert().success();
+    let finished = common::netkin().args(arguments(&stopped)).assert().success().get_output().clone();
+    let said = String::from_utf8(finished.stderr).unwrap();
+    assert!(said.contains("is finished: all 8 epochs are done; to train further, "), "{said}");
 
     let refused = |options: &[&str]| common::refusal(common::netkin().args(arguments(&stopped)).args(options), 2);
     let said = refused(&["--set", "optimizer.momentum=0.5"]);
@@ -536,6 +635,21 @@ fn the_command_shows_recipes_and_begins_with_weights() {
     assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("fc.weight").unwrap().shape()[0], 12);
     let spec = format!("demo_resnet={}", run.join("model.safetensors").display());
     assert!(common::text(&["weights", "check", &spec]).contains("12 classes"));
+
+    // The report shows the training, and no matrix.
+    let page = scratch.path("report.html");
+    let report = |options: &[&str]| {
+        let mut command = common::netkin();
+        command.arg("report").arg(&run).arg("--out").arg(&page).args(options);
+        command
+    };
+    report(&["--figures", &scratch.path("figures").display().to_string()]).assert().success();
+    let html = fs::read_to_string(&page).unwrap();
+    for part in ["Training of demo_resnet", "2 of 2", "learning rate", "test accuracy", "classes = 12"] {
+        assert!(html.to_lowercase().contains(&part.to_lowercase()), "{part}");
+    }
+    assert!(fs::read_to_string(scratch.path("figures").join("curves.svg")).unwrap().contains("learning rate"));
+    assert!(common::refusal(&mut report(&["--k", "2"]), 2).contains("is a training, which has no matrix"));
 
     let mut wrong = common::netkin();
     wrong

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::common::{Common, print, print_json};
 use super::sat::run_quietly;
-use super::study_options::{StudyOptions, Trainees, percent, spec};
+use super::study_options::{StudyOptions, Trainees, again_later, percent, spec};
 use super::{Failure, Outcome, known, stop, values};
 use crate::analysis::components::{ComponentTable, base_of};
 use crate::analysis::teachers::{FINDINGS, Finding, Relation, Teacher, rank};
@@ -104,6 +104,10 @@ const REPLICATES: usize = 10_000;
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        again_later(|| self.study(common))
+    }
+
+    fn study(&self, common: &Common) -> Result<Outcome, Failure> {
         let recipe = self.recipe()?;
         let student = known(&recipe.model)?;
         let teachers = self.teachers(student.name)?;
@@ -115,16 +119,18 @@ impl Args {
             "training data": images.training.fingerprint(),
             "test data": images.testing.fingerprint(),
         });
-        let study = Study::open(&self.study.out, &settings)?;
+        let device = common.device.open()?;
         let seeds = self.study.seeds();
+        images.check(&Recipe { seed: self.study.last_seed(), ..recipe.clone() }, &device)?;
         let classes = recipe.classes.unwrap_or_else(|| images.training.classes());
         let total = seeds.len() * (teachers.len() + 1);
-        let trainees = Trainees::new(&study, &images, total, stop::flag(), common)?;
-        // A teacher that does not fit is refused before anything is trained.
+        // A teacher that does not fit is refused before anything is trained or written.
         for teacher in &teachers {
             let recipe = taught_by(&recipe, &options, teacher, 0);
             objective::of(&recipe, classes, common.load(&objective::networks(&recipe)?, recipe.precision)?)?;
         }
+        let study = Study::open(&self.study.out, &settings)?;
+        let trainees = Trainees::new(&study, &images, total, device, stop::flag(), common);
         let mut alone = Vec::new();
         let mut accuracy = vec![Vec::new(); teachers.len()];
         for &seed in &seeds {
@@ -174,7 +180,7 @@ impl Args {
             print(&text)?;
         }
         common.note(&format!("the results are in {}", out.join("distill-study.csv, .json and .svg").display()));
-        Ok(Outcome::Done)
+        Ok(trainees.outcome())
     }
 
     /// The students' recipe, checked.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::common::{Common, print, print_json};
-use super::study_options::{StudyOptions, Trainees, load};
+use super::study_options::{StudyOptions, Trainees, again_later, load};
 use super::{Failure, Outcome, stop, values};
 use crate::runs::write_atomically;
 use crate::training::Recipe;
@@ -98,6 +98,10 @@ const MOST: usize = 100;
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        again_later(|| self.study(common))
+    }
+
+    fn study(&self, common: &Common) -> Result<Outcome, Failure> {
         if !(2..MOST).contains(&self.count) {
             return Err(format!(
                 "--count {} is out of range; it takes 2 networks to diverge, and up to {}",
@@ -125,10 +129,12 @@ impl Args {
             "training data": images.training.fingerprint(),
             "test data": images.testing.fingerprint(),
         });
+        let device = common.device.open()?;
+        images.check(&recipe, &device)?;
         let study = Study::open(&self.study.out, &settings)?;
         images.write_tests(&study, self.attack_images)?;
         let seeds = self.study.seeds();
-        let trainees = Trainees::new(&study, &images, 2 * self.count * seeds.len(), stop::flag(), common)?;
+        let trainees = Trainees::new(&study, &images, 2 * self.count * seeds.len(), device, stop::flag(), common);
         let mut networks = Vec::new();
         for &seed in &seeds {
             let mut wanted = vec![(Kind::Source, 0)];
@@ -166,7 +172,7 @@ impl Args {
             print(&document.to_csv()?)?;
         }
         common.note(&format!("`netkin robustness {}` attacks them", self.study.out.display()));
-        Ok(Outcome::Done)
+        Ok(trainees.outcome())
     }
 }
 

@@ -1,4 +1,4 @@
-//! `netkin report`: everything that a matrix says, on one page.
+//! `netkin report`: everything that a matrix says, or what the folder of a training tells, on one page.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,17 @@ use super::{Failure, Outcome, values};
 use crate::analysis::clusters::{ClusterConfig, cluster};
 use crate::analysis::read::{self, Asymmetry};
 use crate::files::read_regular;
-use crate::report::{LayerMap, Painter, Report};
+use crate::report::{Figure, LayerMap, Painter, Report};
 use crate::runs::{RunFolder, write_atomically};
 use crate::similarity::features::kept::LayerRecord;
+use crate::training;
 
 /// Write a page with all that a matrix says: heat map, clusters, maps, importances
 ///
 /// The page is one HTML file that loads nothing; it can be sent to anyone and opened from disk. Of a run it also shows what
 /// `netkin matrix fill` and `netkin layers --run` left in its folder: other measures of its networks, with how far they agree with
-/// its scores, and maps of layers.
+/// its scores, and maps of layers. Of the run folder of `netkin train` it shows loss, learning rate and accuracy by epoch, of the folder
+/// of `distill-study` or `diverge` its networks.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -67,6 +69,17 @@ struct Document {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        // A run of `sat` has no log, and a study none at its top.
+        if let Some(page) = self.source.path().map(training::report::of).transpose()?.flatten() {
+            if self.k.is_some() || !self.measures.is_empty() || !self.layers.is_empty() {
+                return Err(format!(
+                    "{} is a training, which has no matrix; leave --k, --measure and --layers out",
+                    page.source
+                )
+                .into());
+            }
+            return self.write(&page.to_html(), page.figures(), Vec::new(), common);
+        }
         let matrix = self.source.matrix()?;
         let components = self.components.if_known(&matrix.names)?;
         let clusters = self.k.unwrap_or_else(|| default_clusters(matrix.names.len()));
@@ -89,14 +102,25 @@ impl Args {
         for path in &self.layers {
             report.layers.push(layer_map(path)?);
         }
-        write_atomically(&self.out, report.to_html().as_bytes())?;
+        self.write(&report.to_html(), report.figures(), report.missing, common)
+    }
+
+    /// Writes the page and, if they are wanted, its figures, and tells where.
+    fn write(
+        self,
+        page: &str,
+        drawn: Vec<(String, Figure)>,
+        missing: Vec<String>,
+        common: &Common,
+    ) -> Result<Outcome, Failure> {
+        write_atomically(&self.out, page.as_bytes())?;
         let mut figures = Vec::new();
         if let Some(folder) = &self.figures {
             let painter = match self.format {
                 Format::Svg => None,
                 Format::Png => Some(Painter::new()?),
             };
-            for (name, figure) in report.figures() {
+            for (name, figure) in drawn {
                 let (path, bytes) = match &painter {
                     None => (folder.join(format!("{name}.svg")), figure.to_svg().into_bytes()),
                     Some(painter) => (folder.join(format!("{name}.png")), painter.paint(&figure)?),
@@ -106,12 +130,7 @@ impl Args {
             }
         }
         if common.json {
-            print_json(&Document {
-                netkin: env!("CARGO_PKG_VERSION"),
-                report: self.out,
-                figures,
-                missing: report.missing,
-            })?;
+            print_json(&Document { netkin: env!("CARGO_PKG_VERSION"), report: self.out, figures, missing })?;
         } else {
             let written: String =
                 std::iter::once(&self.out).chain(&figures).map(|path| format!("{}\n", path.display())).collect();

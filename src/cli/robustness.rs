@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::common::{Common, print, print_json};
 use super::diverge::{self, Kind};
-use super::study_options::{load, percent};
+use super::study_options::{again_later, load, percent};
 use super::{Failure, Outcome, values};
 use crate::attacks::Attack;
 use crate::images::{Dataset, RgbImage, Sample};
@@ -91,6 +91,10 @@ struct Loaded {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        again_later(|| self.attack(common))
+    }
+
+    fn attack(&self, common: &Common) -> Result<Outcome, Failure> {
         let study = Study::existing(&self.folder)?;
         if study.settings()["study"] != diverge::STUDY {
             let kind = study.settings()["study"].as_str().unwrap_or("unknown").to_owned();

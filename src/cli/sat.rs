@@ -102,6 +102,7 @@ impl Settings {
     pub fn config(&self, dataset: &Dataset) -> Result<SatConfig, Failure> {
         Ok(SatConfig {
             attack: self.attack.one(dataset)?,
+            target: self.attack.target.map(|target| (target, self.attack.seed())),
             crop: self.crop.unwrap_or(if dataset.stack().is_some() { Crop::Whole } else { Crop::Shared }),
             transfer_interpolation: self.transfer_interpolation,
             strict: self.data.strict,
@@ -312,7 +313,7 @@ impl Args {
 }
 
 /// Does `work` and says whether, if it failed, the same may succeed at another time or on another machine.
-fn tried_again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+pub fn tried_again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Err(failure)) if is_temporary(&*failure) => {
             say(&failure.to_string());

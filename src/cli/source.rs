@@ -67,6 +67,11 @@ impl Source {
         }
     }
 
+    /// What was named: a run folder or a file; none for the published matrix.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// The folder of a run; none where there is no more than a matrix.
     pub fn folder(&self) -> Option<&Path> {
         self.path.as_deref().filter(|path| path.join("run.json").is_file())
@@ -101,7 +106,22 @@ impl RunBehind {
 /// The position of a network among those of a run or matrix, which is called `of`.
 pub fn position(names: &[String], name: &str, of: &str) -> Result<usize, Failure> {
     let found = names.iter().position(|other| other == name);
-    found.ok_or_else(|| format!("{name} is no network of {of}; it has {}", names.join(", ")).into())
+    found.ok_or_else(|| format!("{name} is no network of {of}; {}", hint(names, name)).into())
+}
+
+/// The networks whose names are most like one that is not there, or else all of them.
+fn hint(names: &[String], name: &str) -> String {
+    let mut scored: Vec<(f64, &String)> = names
+        .iter()
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(score, _)| *score > 0.8)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let similar: Vec<&str> = scored.iter().take(3).map(|(_, name)| name.as_str()).collect();
+    match similar.as_slice() {
+        [] => format!("it has {}", names.join(", ")),
+        similar => format!("did you mean {}?", similar.join(", ")),
+    }
 }
 
 impl ComponentOptions {

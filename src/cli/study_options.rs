@@ -1,6 +1,7 @@
 //! What commands that train many networks for a study have in common.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,13 +10,40 @@ use burn::tensor::Device;
 use netkin_weights::{ModelSpec, Precision};
 
 use super::common::{Common, say};
-use super::{Failure, demo, values};
+use super::sat::tried_again_later;
+use super::{Failure, Outcome, demo, values};
 use crate::images::{Dataset, RgbImage};
 use crate::model::Model;
 use crate::training::data::{self, Source, Split};
 use crate::training::objective::Objective;
-use crate::training::study::{Finished, OverSeeds, Study};
-use crate::training::{Event, Recipe, Run};
+use crate::training::study::{Finished, OverSeeds, Study, StudyError};
+use crate::training::{self, Event, Recipe, Run, TrainingError};
+
+/// A seed as a recipe takes it: TOML knows no larger numbers.
+pub fn seed(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|seed: &u64| i64::try_from(*seed).is_ok());
+    number.ok_or_else(|| "give a whole number of at least 0 and below 2^63".into())
+}
+
+/// Does work that trains, and says whether, if it failed, the same may succeed at another time: once the disk has room again, or once
+/// another process has left the folder.
+pub fn again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+    match tried_again_later(work) {
+        Err(failure) if is_busy(&failure) => {
+            say(&failure.to_string());
+            Ok(Outcome::TryAgain)
+        }
+        ended => ended,
+    }
+}
+
+fn is_busy(failure: &Failure) -> bool {
+    let busy = |error: &TrainingError| matches!(error, TrainingError::Busy { .. });
+    match failure.downcast_ref() {
+        Some(StudyError::Training(error)) => busy(error),
+        _ => failure.downcast_ref().is_some_and(busy),
+    }
+}
 
 /// Options of every command that trains networks for a study.
 #[derive(Debug, clap::Args)]
@@ -42,7 +70,7 @@ pub struct StudyOptions {
     #[arg(long, value_name = "COUNT", default_value = "3", value_parser = values::positive)]
     seeds: usize,
     /// The first seed
-    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    #[arg(long, value_name = "NUMBER", default_value = "0", value_parser = seed)]
     pub seed: u64,
     /// Another value of an option of the recipe, such as optimizer.lr=1e-3; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -84,16 +112,59 @@ impl StudyOptions {
     pub fn seeds(&self) -> Vec<u64> {
         (0..self.seeds as u64).map(|index| self.seed.wrapping_add(index)).collect()
     }
+
+    /// The highest seed, which a recipe must take, too.
+    pub fn last_seed(&self) -> u64 {
+        self.seed.saturating_add(self.seeds as u64 - 1)
+    }
 }
 
 impl Images {
-    /// Writes the first test images as an ordinary data set into the folder of a study, once.
+    /// Checks all that can fail before anything is trained, so that a command that is refused leaves no folder behind.
+    pub fn check(&self, recipe: &Recipe, device: &Device) -> Result<(), Failure> {
+        Ok(training::check(recipe, &self.training, &self.testing, device)?)
+    }
+
+    /// Writes the first test images as an ordinary data set into the folder of a study, once; those that cannot be read are left out.
     pub fn write_tests(&self, study: &Study, count: usize) -> Result<Dataset, Failure> {
-        let one = |index: usize| -> Result<(RgbImage, usize), Failure> {
-            Ok((self.testing.read(index)?, self.testing.label(index)))
-        };
-        let images: Vec<(RgbImage, usize)> = (0..count.min(self.testing.len())).map(one).collect::<Result<_, _>>()?;
+        let one = |index: usize| Some((self.testing.read(index).ok()?, self.testing.label(index)));
+        let images: Vec<(RgbImage, usize)> = (0..count.min(self.testing.len())).filter_map(one).collect();
         demo::write_dataset(study.folder(), images.into_iter())
+    }
+}
+
+/// Says what goes wrong while the networks of a study are trained, each image once, since all of them see the same.
+#[derive(Default)]
+pub struct Troubles {
+    told: RefCell<BTreeSet<String>>,
+    has_skipped: Cell<bool>,
+}
+
+impl Troubles {
+    pub fn tell(&self, event: &Event) {
+        match event {
+            Event::Skipped { id, reason } => {
+                if self.told.borrow_mut().insert(id.clone()) {
+                    say(&format!("skipped {id}: {reason}"));
+                }
+            }
+            Event::NotWritten { reason } => say(&format!("warning: training goes on, but {reason}")),
+            _ => {}
+        }
+    }
+
+    /// Takes down how many images a network was trained without, which an earlier process may have told.
+    pub fn count(&self, skipped: usize) {
+        self.has_skipped.set(self.has_skipped.get() || skipped > 0);
+    }
+
+    /// How the command ended, all networks being there.
+    pub fn outcome(&self) -> Outcome {
+        if !self.has_skipped.get() {
+            return Outcome::Done;
+        }
+        say("some images could not be read, and every network was trained or tested without them");
+        Outcome::FellShort
     }
 }
 
@@ -106,6 +177,7 @@ pub struct Trainees<'a> {
     common: &'a Common,
     total: usize,
     done: Cell<usize>,
+    troubles: Troubles,
 }
 
 impl<'a> Trainees<'a> {
@@ -114,11 +186,16 @@ impl<'a> Trainees<'a> {
         study: &'a Study,
         images: &'a Images,
         total: usize,
+        device: Device,
         stop: &'a AtomicBool,
         common: &'a Common,
-    ) -> Result<Self, Failure> {
-        let device = common.device.open()?;
-        Ok(Self { study, images, device, stop, common, total, done: Cell::new(0) })
+    ) -> Self {
+        Self { study, images, device, stop, common, total, done: Cell::new(0), troubles: Troubles::default() }
+    }
+
+    /// How the command ended, all networks being there.
+    pub fn outcome(&self) -> Outcome {
+        self.troubles.outcome()
     }
 
     /// Trains a network, or finds it. None if training was stopped.
@@ -133,15 +210,11 @@ impl<'a> Trainees<'a> {
             stop: self.stop,
             initial: None,
         };
-        let mut tell = |event: &Event| match event {
-            Event::Skipped { id, reason } => say(&format!("skipped {id}: {reason}")),
-            Event::NotWritten { reason } => say(&format!("warning: training goes on, but {reason}")),
-            _ => {}
-        };
-        let finished = self.study.trained(name, run, &mut tell)?;
+        let finished = self.study.trained(name, run, &mut |event| self.troubles.tell(event))?;
         match finished {
             None => self.common.note(&format!("stopped while {name} was trained; the same command goes on")),
-            Some(Finished { correct, images }) => {
+            Some(Finished { correct, images, skipped }) => {
+                self.troubles.count(skipped);
                 self.done.set(self.done.get() + 1);
                 let (done, total) = (self.done.get(), self.total);
                 self.common.note(&format!(
@@ -169,5 +242,36 @@ pub fn percent(over_seeds: &OverSeeds) -> String {
     match over_seeds.interval {
         Some([low, high]) => format!("{} [{}, {}]", of(over_seeds.mean), of(low), of(high)),
         None => of(over_seeds.mean),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_another_process_has_is_for_another_time() {
+        let busy = || TrainingError::Busy { folder: "run".into() };
+        assert_eq!(again_later(|| Err(busy().into())).unwrap(), Outcome::TryAgain);
+        assert_eq!(again_later(|| Err(StudyError::from(busy()).into())).unwrap(), Outcome::TryAgain);
+        assert!(again_later(|| Err(TrainingError::NoTeacher.into())).is_err());
+    }
+
+    #[test]
+    fn images_that_were_left_out_fall_short_whoever_told_them() {
+        let troubles = Troubles::default();
+        troubles.count(0);
+        assert_eq!(troubles.outcome(), Outcome::Done);
+        troubles.count(2);
+        troubles.count(0);
+        assert_eq!(troubles.outcome(), Outcome::FellShort);
+    }
+
+    #[test]
+    fn seeds_are_those_of_toml() {
+        assert_eq!(seed("9223372036854775807"), Ok(i64::MAX as u64));
+        for wrong in ["9223372036854775808", "-1", "1.5", ""] {
+            assert!(seed(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,23 +1,27 @@
 //! `netkin train`: a network by a recipe, from scratch or from published weights.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use netkin_architectures::Network;
 use netkin_weights::{HubConfig, ModelSpec, Precision};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json, say, visible};
+use super::study_options::{again_later, seed};
 use super::{Failure, Outcome, stop, values};
 use crate::training::data::{self, Split};
-use crate::training::{Ended, EpochReport, Event, Normalisation, Recipe, Run, StepReport, draw, objective, train};
+use crate::training::{
+    self, Ended, EpochReport, Event, Normalisation, Recipe, Run, StepReport, draw, objective, train,
+};
 
 /// Train a network by a recipe, from scratch or from published weights
 ///
 /// What was stopped, by SIGTERM or Ctrl-C too, goes on with the same command, to the same weights as if it had never stopped. The run
-/// folder gets the recipe, the weights (model.safetensors, and model_ema.safetensors if there is a moving average), a log and curves.
+/// folder gets the recipe, the weights (model.safetensors, and model_ema.safetensors if there is a moving average), a log and curves,
+/// of which `netkin report` makes a page.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The network's name [default: the recipe's, or that of --from]
@@ -25,7 +29,12 @@ pub struct Args {
     /// How to train: a recipe that netkin carries (deit-tiny, fashion-mnist, …) or a file of one
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "fashion-mnist")]
     recipe: String,
-    /// A folder with train and test (or val) of class folders, of tar shards, or with the four IDX files of an MNIST-like set
+    /// The folder of the images: with train and test (or val) in it, or IDX files (MNIST), or the batches of CIFAR-10
+    ///
+    /// It holds one of these: train/ and test/ (or val/, validation/), each with a folder per class, with labels.csv (columns file and
+    /// label) and what it names, or with tar shards; tar shards with train and test (or val) as a word of their names, in webdataset's
+    /// layout (KEY.jpg with KEY.cls or KEY.json); train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+    /// t10k-labels-idx1-ubyte, each also as .gz; data_batch_1.bin to data_batch_5.bin and test_batch.bin of CIFAR-10.
     #[arg(long, value_name = "DIR", required_unless_present = "print_recipe")]
     data: Option<PathBuf>,
     /// The folder of the run; one that was stopped goes on
@@ -41,10 +50,10 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     batch: Option<usize>,
     /// The highest learning rate (optimizer.lr)
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
     lr: Option<f64>,
     /// Decides initial weights, order, augmentation
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = seed)]
     seed: Option<u64>,
     /// Begin with these weights, their normalisation too; the classifier is drawn anew if classes differ
     #[arg(long, value_name = "MODEL[=FILE]")]
@@ -67,8 +76,18 @@ struct Document {
     ema_weights: Option<PathBuf>,
 }
 
+/// A learning rate.
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|rate: &f64| *rate > 0.0 && rate.is_finite());
+    number.ok_or_else(|| "give a number above 0 such as 1e-3".into())
+}
+
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        again_later(|| self.train(common))
+    }
+
+    fn train(&self, common: &Common) -> Result<Outcome, Failure> {
         let mut recipe = self.recipe()?;
         if self.print_recipe {
             if common.json {
@@ -84,6 +103,7 @@ impl Args {
         recipe.check()?;
         let device = common.device.open()?;
         let (training, testing) = (data::open(data, Split::Train)?, data::open(data, Split::Test)?);
+        training::check(&recipe, &training, &testing, &device)?;
         let classes = recipe.classes.unwrap_or_else(|| training.classes());
         let initial = match &self.from {
             Some(spec) => Some(self.initial(spec, &mut recipe, classes, &device, common)?),
@@ -98,7 +118,7 @@ impl Args {
             print("epoch,loss,train_accuracy,test_accuracy,images_per_second")?;
             print(if has_average { ",ema_accuracy\n" } else { "\n" })?;
         }
-        let mut display = Display::new(common);
+        let mut display = Display::new(common, &recipe, folder);
         let run = Run {
             recipe: &recipe,
             objective: &*objective,
@@ -112,27 +132,36 @@ impl Args {
         let trained = train(&run, &mut |event| display.show(event))?;
         display.bar.finish_and_clear();
         if trained.ended == Ended::Stopped {
-            say(&match display.checkpoint {
-                Some((epoch, batch)) => format!(
-                    "stopped; the same command goes on with epoch {epoch}, batch {}, and gives the same weights",
-                    batch + 1
-                ),
-                None => "stopped before there was a checkpoint; the same command begins anew".to_owned(),
-            });
+            say(&format!("stopped; the same command {}, and gives the same weights", display.next()));
             return Ok(Outcome::TryAgain);
         }
         let precision = if self.half { Precision::F16 } else { recipe.precision };
-        let weights = written(&trained.network, folder, "model.safetensors", precision, common)?;
+        let weights = display.write(&trained.network, "model.safetensors", precision)?;
         let ema_weights = match &trained.ema {
-            Some(average) => Some(written(average, folder, "model_ema.safetensors", precision, common)?),
+            Some(average) => Some(display.write(average, "model_ema.safetensors", precision)?),
             None => None,
         };
+        // Those of an earlier process, too, which told them.
+        let has_skipped = trained.epochs.iter().any(|epoch| epoch.skipped + epoch.test_skipped > 0);
+        if has_skipped {
+            say(
+                "some images could not be read, and the network was trained or tested without them; the log names them",
+            );
+        }
         if common.json {
             let netkin = env!("CARGO_PKG_VERSION");
             let (recipe, epochs) = (recipe.clone(), trained.epochs);
             print_json(&Document { netkin, recipe, epochs, weights, ema_weights })?;
         }
-        Ok(Outcome::Done)
+        if !trained.is_kept {
+            say(&format!(
+                "the training is done and its weights are written, but its last checkpoint is not; to have that, too, make room and run the same \
+                 command again, which {}",
+                display.next()
+            ));
+            return Ok(Outcome::TryAgain);
+        }
+        Ok(if has_skipped { Outcome::FellShort } else { Outcome::Done })
     }
 
     /// The recipe with everything that was typed.
@@ -142,7 +171,8 @@ impl Args {
         let named = |name: &str| format!("\"{name}\"");
         add("epochs", self.epochs.map(|epochs| epochs.to_string()));
         add("batch_size", self.batch.map(|batch| batch.to_string()));
-        add("optimizer.lr", self.lr.map(|rate| rate.to_string()));
+        // As TOML writes a number that is not whole.
+        add("optimizer.lr", self.lr.map(|rate| format!("{rate:?}")));
         add("seed", self.seed.map(|seed| seed.to_string()));
         add("model", self.model.as_deref().map(named));
         let mut recipe = Recipe::open(&self.recipe, &overrides)?;
@@ -199,26 +229,16 @@ impl Args {
     }
 }
 
-/// Writes weights into the run folder, and says so.
-fn written(
-    network: &Network,
-    folder: &Path,
-    name: &str,
-    precision: Precision,
-    common: &Common,
-) -> Result<PathBuf, Failure> {
-    let path = folder.join(name);
-    netkin_weights::save(network, &path, precision)?;
-    common.note(&format!("wrote {}", path.display()));
-    Ok(path)
-}
-
 /// What people see of a run.
 struct Display<'a> {
     common: &'a Common,
+    recipe: &'a Recipe,
+    folder: &'a Path,
     bar: ProgressBar,
-    /// Whether the bar has its first position.
-    is_moving: bool,
+    /// How the bar looks once the time left is known.
+    timed: ProgressStyle,
+    /// How often the bar moved.
+    moves: usize,
     /// Whether it was said that the device waits.
     has_waited: bool,
     /// The epoch and the batch with which the last checkpoint goes on.
@@ -227,10 +247,17 @@ struct Display<'a> {
 
 /// The share of the time from which on waiting is worth a word.
 const LONG: f64 = 0.2;
+/// Steps after which the speed says something: the first ones wait for images, and for kernels that are chosen or compiled.
+const FEW: usize = 5;
 
 impl<'a> Display<'a> {
-    fn new(common: &'a Common) -> Self {
-        Self { common, bar: common.bar("batches"), is_moving: false, has_waited: false, checkpoint: None }
+    fn new(common: &'a Common, recipe: &'a Recipe, folder: &'a Path) -> Self {
+        let bar = common.bar("batches");
+        let timed = bar.style();
+        bar.set_style(
+            ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}").expect("the template is well-formed"),
+        );
+        Self { common, recipe, folder, bar, timed, moves: 0, has_waited: false, checkpoint: None }
     }
 
     fn show(&mut self, event: &Event) {
@@ -238,7 +265,11 @@ impl<'a> Display<'a> {
             Event::Start { epoch, batch, .. } => {
                 if (*epoch, *batch) != (1, 0) {
                     self.checkpoint = Some((*epoch, *batch));
-                    self.note(&format!("goes on with epoch {epoch}, batch {}", batch + 1));
+                    if *epoch > self.recipe.all_epochs() {
+                        self.note(&self.finished());
+                    } else {
+                        self.note(&format!("goes on with epoch {epoch}, batch {}", batch + 1));
+                    }
                 }
             }
             Event::Step(report) => self.move_bar(report),
@@ -263,6 +294,43 @@ impl<'a> Display<'a> {
         }
     }
 
+    /// What is said of a run that has nothing left to do.
+    fn finished(&self) -> String {
+        let (folder, epochs) = (self.folder.display(), self.recipe.all_epochs());
+        format!(
+            "{folder} is finished: all {epochs} epochs are done; to train further, begin another run with its weights, by --from \
+             {}={folder}/model.safetensors and another folder as --run",
+            self.recipe.model
+        )
+    }
+
+    /// What the same command would do now.
+    fn next(&self) -> String {
+        match self.checkpoint {
+            Some((epoch, _)) if epoch > self.recipe.all_epochs() => "has no more than that to do".to_owned(),
+            Some((epoch, batch)) => format!("goes on with epoch {epoch}, batch {}", batch + 1),
+            None => "begins anew".to_owned(),
+        }
+    }
+
+    /// Writes weights into the run folder, and says so.
+    fn write(&self, network: &Network, name: &str, precision: Precision) -> Result<PathBuf, Failure> {
+        let path = self.folder.join(name);
+        netkin_weights::save(network, &path, precision).map_err(|error| match error {
+            netkin_weights::Error::Io { error, .. } => Failure::from(io::Error::new(
+                error.kind(),
+                format!(
+                    "cannot write {} ({error}); make room or see to the folder, then run the same command again, which {}",
+                    path.display(),
+                    self.next()
+                ),
+            )),
+            error => error.into(),
+        })?;
+        self.common.note(&format!("wrote {}", path.display()));
+        Ok(path)
+    }
+
     fn note(&self, text: &str) {
         self.bar.suspend(|| self.common.note(text));
     }
@@ -271,12 +339,17 @@ impl<'a> Display<'a> {
         let StepReport { epoch, epochs, batch, batches, loss, images_per_second, .. } = report;
         self.bar.set_length((epochs * batches) as u64);
         self.bar.set_position(((epoch - 1) * batches + batch) as u64);
-        if !self.is_moving {
+        self.moves += 1;
+        let mut message = format!("epoch {epoch}/{epochs}, loss {loss:.4}");
+        if self.moves == FEW {
+            self.bar.set_style(self.timed.clone());
             // What was done before says nothing about the time left.
             self.bar.reset_eta();
-            self.is_moving = true;
         }
-        self.bar.set_message(format!("epoch {epoch}/{epochs}, loss {loss:.4}, {images_per_second:.0} images/s"));
+        if self.moves >= FEW {
+            message += &format!(", {images_per_second:.0} images/s");
+        }
+        self.bar.set_message(message);
     }
 }
 
@@ -289,6 +362,6 @@ fn line(report: &EpochReport) -> String {
 
 /// Prints to stdout; training goes on without a reader.
 fn tell(text: &str) {
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

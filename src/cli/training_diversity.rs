@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 
 use super::common::{Common, print, print_json, say};
 use super::sat::run_quietly;
+use super::study_options::{Troubles, again_later, seed};
 use super::{Failure, Outcome, demo, known, stop, values};
 use crate::analysis::stability::{halves, over_images};
 use crate::analysis::uncertainty::WithInterval;
 use crate::attacks::Iterative;
+use crate::images::RgbImage;
 use crate::model::Crop;
 use crate::runs::write_atomically;
 use crate::similarity::Matrix;
@@ -23,6 +25,7 @@ use crate::training::augment::Augmentation;
 use crate::training::data::{self, Source, Split};
 use crate::training::diversity::{Comparison, Variant, variants};
 use crate::training::objective::CrossEntropy;
+use crate::training::study::Finished;
 use crate::training::{self, Ended, Evaluation, Normalisation, Recipe, Run};
 
 /// Compare networks of one architecture that were trained differently with networks of different architectures
@@ -60,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "20", value_parser = values::positive)]
     steps: usize,
     /// The first seed; decides the halves of the images, too
-    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    #[arg(long, value_name = "NUMBER", default_value = "0", value_parser = seed)]
     seed: u64,
 }
 
@@ -111,6 +114,10 @@ const HALVES: usize = 500;
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        again_later(|| self.study(common))
+    }
+
+    fn study(&self, common: &Common) -> Result<Outcome, Failure> {
         let entries =
             |names: &[String]| names.iter().map(|name| known(name)).collect::<Result<Vec<&'static Entry>, _>>();
         let models = entries(&self.models)?;
@@ -134,6 +141,8 @@ impl Args {
         let training = data::limit(data::open(&self.data, Split::Train)?, self.images);
         let testing = data::limit(data::open(&self.data, Split::Test)?, self.test_images);
         let (usual, augmentation) = self.recipes(size[0])?;
+        let of_first = Recipe { model: models[0].name.into(), ..usual.clone() };
+        training::check(&of_first, &training, &testing, &device)?;
         let mut wanted = Vec::new();
         for model in &models {
             wanted.extend(variants(&usual, &augmentation).into_iter().map(|variant| (*model, variant)));
@@ -141,8 +150,9 @@ impl Args {
         // The usual one comes first.
         wanted.extend(others.iter().map(|other| (*other, variants(&usual, &augmentation).swap_remove(0))));
         let mut networks = Vec::new();
+        let troubles = Troubles::default();
         for (number, (entry, variant)) in wanted.iter().enumerate() {
-            let Some(trained) = self.trained(entry, variant, &training, &testing, &device)? else {
+            let Some(trained) = self.trained(entry, variant, &training, &testing, &device, &troubles)? else {
                 say("stopped; the same command goes on from here, and gives the same networks");
                 return Ok(Outcome::TryAgain);
             };
@@ -166,7 +176,7 @@ impl Args {
         } else {
             print(&text)?;
         }
-        Ok(Outcome::Done)
+        Ok(troubles.outcome())
     }
 
     /// The usual way to train on images of that side, and the augmentation of the regimes that have one.
@@ -194,6 +204,7 @@ impl Args {
         training: &Arc<dyn Source>,
         testing: &Arc<dyn Source>,
         device: &Device,
+        troubles: &Troubles,
     ) -> Result<Option<Trained>, Failure> {
         let name = format!("{}.{}", entry.name, variant.tag);
         let weights = self.weights(&name);
@@ -212,8 +223,9 @@ impl Args {
         let trained =
             |correct| Trained { name: name.clone(), architecture: entry.name, variant: variant.clone(), correct };
         if weights.exists()
-            && let Some(correct) = recorded(&record, &settings)?
+            && let Some((correct, skipped)) = recorded(&record, &settings)?
         {
+            troubles.count(skipped);
             return Ok(Some(trained(correct)));
         }
         let folder = weights.with_extension("run");
@@ -227,14 +239,14 @@ impl Args {
             stop: stop::flag(),
             initial: None,
         };
-        let done = training::train(&run, &mut |_| {})?;
+        let done = training::train(&run, &mut |event| troubles.tell(event))?;
         if done.ended == Ended::Stopped {
             return Ok(None);
         }
-        let accuracy = training::accuracy(&done.network, &recipe, Arc::clone(testing), device);
-        let correct = (accuracy * testing.len() as f64).round() as usize;
-        netkin_weights::save(&done.network, &weights, Precision::F32)?;
-        let document = json!({"settings": settings, "correct": correct});
+        let Finished { correct, skipped, .. } = Finished::of(&done.epochs, testing.len());
+        troubles.count(skipped);
+        training::save(&done.network, &weights, Precision::F32)?;
+        let document = json!({"settings": settings, "correct": correct, "skipped": skipped});
         write_atomically(&record, &serde_json::to_vec_pretty(&document)?)?;
         // The weights are there; a run that cannot be removed does no harm.
         let _ = std::fs::remove_dir_all(&folder);
@@ -249,8 +261,9 @@ impl Args {
         testing: &dyn Source,
         common: &Common,
     ) -> Result<SatRun, Failure> {
-        let image = |index: usize| Ok::<_, Failure>((testing.read(index)?, testing.label(index)));
-        let images = (0..testing.len()).map(image).collect::<Result<Vec<_>, Failure>>()?;
+        // Those that cannot be read were told when the networks were tested.
+        let image = |index: usize| Some((testing.read(index).ok()?, testing.label(index)));
+        let images: Vec<(RgbImage, usize)> = (0..testing.len()).filter_map(image).collect();
         let dataset = demo::write_dataset(&self.out, images.into_iter())?;
         let spec = |network: &Trained| -> Result<ModelSpec, netkin_weights::Error> {
             Ok(network.name.parse::<ModelSpec>()?.with_path(self.weights(&network.name)))
@@ -264,11 +277,12 @@ impl Args {
     }
 }
 
-/// How many test images a network that was trained gets right, by its record; none if there is no record that can be read.
+/// How many test images a network that was trained gets right, and how many images could not be read, by its record; none if there is
+/// no record that can be read.
 ///
 /// # Errors
 /// If it was trained with other settings.
-fn recorded(record: &Path, settings: &Value) -> Result<Option<usize>, Failure> {
+fn recorded(record: &Path, settings: &Value) -> Result<Option<(usize, usize)>, Failure> {
     let Ok(bytes) = std::fs::read(record) else { return Ok(None) };
     let Ok(document) = serde_json::from_slice::<Value>(&bytes) else { return Ok(None) };
     if document["settings"] != *settings {
@@ -278,7 +292,8 @@ fn recorded(record: &Path, settings: &Value) -> Result<Option<usize>, Failure> {
         )
         .into());
     }
-    Ok(document["correct"].as_u64().map(|correct| correct as usize))
+    let count = |name: &str| document[name].as_u64().map(|count| count as usize);
+    Ok(count("correct").map(|correct| (correct, count("skipped").unwrap_or(0))))
 }
 
 /// The networks are those of the run, in its order.

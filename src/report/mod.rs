@@ -1,4 +1,4 @@
-//! What people look at: figures as SVG, and a page that holds them.
+//! What people look at: figures as SVG, and pages that hold them.
 
 mod bars;
 mod beside;
@@ -10,6 +10,7 @@ mod map;
 mod page;
 mod png;
 mod scatter;
+mod sections;
 
 use crate::analysis::boosting::BoostingConfig;
 use crate::analysis::clusters::{ClusterConfig, Clustering, Keyword, cluster, keywords};
@@ -31,6 +32,7 @@ pub use figure::Figure;
 pub use heat_map::HeatMap;
 pub use png::{Painter, PngError};
 pub use scatter::{Point, Quantity, Series, points};
+pub use sections::{Page, Part, Section};
 
 /// A matrix with all that its analyses say.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The report as one HTML file: figures, tables and the data behind them, with `report.js` for sorting, zooming and hovering.
+//! The report on a matrix as one HTML file: figures, tables and the data behind them, with `report.js` for sorting, zooming and hovering.
 //! Without JavaScript everything is there but that.
 
 use base64::Engine;
@@ -19,7 +19,6 @@ const SCRIPT: &str = include_str!("report.js");
 const WORDS: usize = 5;
 
 pub fn page(report: &Report) -> String {
-    let title = escape(&report.title);
     let figures = report.figures();
     let drawn =
         |name: &str| figures.iter().find(|(other, _)| *other == name).map(|(name, figure)| figure.to_html(name));
@@ -51,26 +50,35 @@ pub fn page(report: &Report) -> String {
         sections.push(layers_section(report));
     }
     sections.push(provenance(report));
+    let button = "<button id=\"theme\" type=\"button\" class=\"needs-script\" aria-label=\"Switch between light and dark\">◐</button>";
+    let script = format!(
+        "<div id=\"tip\" role=\"status\" aria-live=\"polite\" hidden></div>\n\
+         <script type=\"application/json\" id=\"data\">{}</script>\n<script>\n{SCRIPT}</script>\n",
+        data(report)
+    );
+    document(&report.title, &report.source, button, &sections.concat(), &script)
+}
+
+/// The document around the sections of a page. `button` stands beside the title, `script` behind the sections; both are HTML, as the
+/// sections are, and may be empty.
+pub(super) fn document(title: &str, source: &str, button: &str, sections: &str, script: &str) -> String {
+    let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header><div><h1>{title}</h1><p class=\"note\">{}</p></div>\
-         <button id=\"theme\" type=\"button\" class=\"needs-script\" aria-label=\"Switch between light and dark\">◐</button></header>\n\
-         <main>\n{}</main>\n<div id=\"tip\" role=\"status\" aria-live=\"polite\" hidden></div>\n\
-         <script type=\"application/json\" id=\"data\">{}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
-        escape(&report.source),
-        sections.concat(),
-        data(report)
+         <header><div><h1>{title}</h1><p class=\"note\">{}</p></div>{button}</header>\n\
+         <main>\n{sections}</main>\n{script}</body>\n</html>\n",
+        escape(source)
     )
 }
 
-fn section(id: &str, title: &str, note: &str, content: &str) -> String {
+pub(super) fn section(id: &str, title: &str, note: &str, content: &str) -> String {
     format!("<section id=\"{id}\">\n<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n{content}</section>\n")
 }
 
-fn scrolled(figure: &str) -> String {
+pub(super) fn scrolled(figure: &str) -> String {
     format!("<div class=\"scroll\">{figure}</div>\n")
 }
 

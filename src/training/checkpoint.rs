@@ -4,6 +4,7 @@
 //! whose metadata tell the format, where the run is, its settings, and a BLAKE3 hash of the strings.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::data::Source;
 use super::log::EpochReport;
 use super::trainer::Progress;
 use super::{Recipe, TrainingError, optimizer};
@@ -23,25 +25,70 @@ use crate::files::{MAX_TENSORS, read_regular};
 use crate::runs::{RunError, first_difference, write_atomically};
 
 const FORMAT: &str = "netkin training checkpoint 2";
+/// Under this name the settings have the fingerprint of the training images.
+const DATA: &str = "training data";
 
 /// Everything that the weights depend on: the recipe, the data, the objective, what training began with.
-pub struct Settings(Value);
+pub struct Settings {
+    all: Value,
+    images: Described,
+}
+
+/// What people can tell of a set of images, whose fingerprint tells them nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Described {
+    images: usize,
+    classes: usize,
+    first: String,
+    last: String,
+}
 
 impl Settings {
     /// `initial` is a hash of the weights that training began with, if they were not drawn.
-    pub fn new(recipe: &Recipe, training_data: String, objective: Value, initial: Option<String>) -> Self {
-        let mut settings = recipe.settings();
-        settings["training data"] = training_data.into();
-        settings["objective"] = objective;
-        settings["initial weights"] = initial.into();
-        Self(settings)
+    pub fn new(recipe: &Recipe, training: &dyn Source, objective: Value, initial: Option<String>) -> Self {
+        let mut all = recipe.settings();
+        all[DATA] = training.fingerprint().into();
+        all["objective"] = objective;
+        all["initial weights"] = initial.into();
+        Self { all, images: Described::of(training) }
     }
 
-    /// The first setting that is another in `stored`, in words.
-    fn difference(&self, stored: &Value) -> Option<String> {
-        let (name, there, here) = first_difference("", stored, &self.0)?;
+    /// The first setting that is another in `stored`, in words; `images` are those of the stored run, if it tells.
+    fn difference(&self, stored: &Value, images: Option<&Described>) -> Option<String> {
+        let (name, there, here) = first_difference("", stored, &self.all)?;
+        if name == DATA {
+            return Some(self.images.difference(images));
+        }
         let told = |value: String| if value == "null" { "left out".to_owned() } else { value };
         Some(format!("its {name} is {}, yours is {}", told(there), told(here)))
+    }
+}
+
+impl Described {
+    fn of(source: &dyn Source) -> Self {
+        let id = |index: usize| if index < source.len() { source.id(index) } else { String::new() };
+        let last = source.len().saturating_sub(1);
+        Self { images: source.len(), classes: source.classes(), first: id(0), last: id(last) }
+    }
+
+    /// How the stored run's images, if it tells, are others.
+    fn difference(&self, stored: Option<&Self>) -> String {
+        match stored {
+            Some(stored) if stored == self => {
+                format!(
+                    "it was trained on {stored}, as yours are called, but some of them have another size, label or content"
+                )
+            }
+            Some(stored) => format!("it was trained on {stored}, yours are {self}"),
+            None => format!("it was trained on other images, yours are {self}"),
+        }
+    }
+}
+
+impl fmt::Display for Described {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { images, classes, first, last } = self;
+        write!(formatter, "{images} images of {classes} classes ({first} to {last})")
     }
 }
 
@@ -105,7 +152,7 @@ impl Checkpoint {
         network: &Network,
         optimizer: &ModuleOptimizer,
         average: Option<&Network>,
-    ) -> Result<(), TrainingError> {
+    ) -> Result<(), RunError> {
         let failed = |source| RunError::Write { path: path.into(), source };
         let recorded = |bytes: Result<Bytes, RecordError>| bytes.map_err(|error| failed(io::Error::other(error)));
         // Running statistics are up to date in evaluation mode.
@@ -121,14 +168,15 @@ impl Checkpoint {
             ("format".to_owned(), FORMAT.to_owned()),
             ("blake3".to_owned(), hash(&position, strings.iter().map(|(_, bytes)| &bytes[..]))),
             ("position".to_owned(), position),
-            ("settings".to_owned(), settings.0.to_string()),
+            ("settings".to_owned(), settings.all.to_string()),
+            ("images".to_owned(), serde_json::to_string(&settings.images).expect("images are words and numbers")),
         ]);
         let views = strings.iter().map(|(name, bytes)| {
             let view = TensorView::new(Dtype::U8, vec![bytes.len()], bytes);
             (*name, view.expect("a byte string is as long as it is"))
         });
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| failed(io::Error::other(error)))?;
-        Ok(write_atomically(path, &bytes)?)
+        write_atomically(path, &bytes)
     }
 
     /// The checkpoint at `path`, or `None` if there is no file.
@@ -143,15 +191,17 @@ impl Checkpoint {
             }
             Err(error) => return Err(unusable(path, error)),
         };
-        let (checkpoint, stored) = Self::parse(&bytes).map_err(|reason| unusable(path, reason))?;
-        match settings.difference(&stored) {
+        let (checkpoint, stored, images) = Self::parse(&bytes).map_err(|reason| unusable(path, reason))?;
+        match settings.difference(&stored, images.as_ref()) {
             None => Ok(Some(checkpoint)),
             Some(difference) => Err(TrainingError::OtherRun { path: path.into(), difference }),
         }
     }
 
-    fn parse(bytes: &[u8]) -> Result<(Self, Value), String> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
+    /// The checkpoint, the settings of its run, and that run's images, which older versions did not tell.
+    fn parse(bytes: &[u8]) -> Result<(Self, Value, Option<Described>), String> {
+        let cut_off = |error: safetensors::SafeTensorError| format!("it is damaged or cut short ({error})");
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(cut_off)?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let told = |key: &str| {
             let value = metadata.get(key);
@@ -165,18 +215,19 @@ impl Checkpoint {
         let settings = told("settings")?;
         let settings = serde_json::from_str(settings).map_err(|error| format!("its settings are no JSON ({error})"))?;
 
-        let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(cut_off)?;
         let string = |name: &str| tensors.tensor(name).map(|view| view.data().to_vec());
-        let network = string("network").map_err(|error| error.to_string())?;
-        let optimizer = string("optimizer").map_err(|error| error.to_string())?;
+        let network = string("network").map_err(cut_off)?;
+        let optimizer = string("optimizer").map_err(cut_off)?;
         let average = string("average").ok();
         let strings = [Some(&network), Some(&optimizer), average.as_ref()];
         if *told("blake3")? != hash(position, strings.into_iter().flatten().map(|bytes| &bytes[..])) {
-            return Err("its content does not match its hash, so it is damaged".into());
+            return Err("it is damaged (its content does not match its hash)".into());
         }
         let position =
             serde_json::from_str(position).map_err(|error| format!("its position cannot be read ({error})"))?;
-        Ok((Self { position, network, optimizer, average }, settings))
+        let images = metadata.get("images").and_then(|images| serde_json::from_str(images).ok());
+        Ok((Self { position, network, optimizer, average }, settings, images))
     }
 }
 

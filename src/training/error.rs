@@ -34,17 +34,30 @@ pub enum TrainingError {
     TooManyClasses { set: &'static str, found: usize, classes: usize },
     #[error("the network to begin with tells {found} classes apart, but {classes} are learnt; give it as many outputs")]
     InitialClasses { found: usize, classes: usize },
+    #[error(
+        "a batch of {batch} images of {} × {} pixels and {parameters} parameters for {classes} classes take at least {} of memory, of which \
+         {} are free; lower batch_size, input_size or classes, or take a machine with more memory",
+        size[0], size[1], gigabytes(*needed), gigabytes(*available)
+    )]
+    Memory { batch: usize, size: [usize; 2], classes: usize, parameters: usize, needed: u64, available: u64 },
+    #[error("{path} is a file, and a run is kept in a folder; give a folder as --run", path = path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("another process trains in {folder}; wait until it has ended, or give another folder as --run", folder = folder.display())]
+    Busy { folder: PathBuf },
     #[error("the {set} set has no images; give at least one")]
     Empty { set: &'static str },
     #[error("no image of the {set} set could be read; of the first: {first}")]
     Unreadable { set: &'static str, first: String },
     #[error(
-        "the loss of epoch {epoch}, batch {batch} is {loss}; lower the learning rate, warm up longer or clip gradients (optimizer.clip_norm){kept}"
+        "{}; lower the learning rate, warm up longer or clip gradients (optimizer.clip_norm){kept}", not_finite(*epoch, *batch, *loss)
     )]
-    Diverged { epoch: usize, batch: usize, loss: f64, kept: String },
+    Diverged { epoch: usize, batch: usize, loss: Option<f64>, kept: String },
     #[error("the checkpoint {path} belongs to another run: {difference}; give the same settings, or another folder as --run", path = path.display())]
     OtherRun { path: PathBuf, difference: String },
-    #[error("the checkpoint {path} cannot be used: {reason}; remove it to train from the beginning, or give another folder as --run", path = path.display())]
+    #[error(
+        "the checkpoint {path} cannot be used: {reason}; a run keeps no earlier one, so put a copy of it in its place, remove it to train from \
+         the beginning, or give another folder as --run", path = path.display()
+    )]
     Checkpoint { path: PathBuf, reason: String },
     #[error(
         "a recipe has one of [distillation], [adversarial] and [diverge], and this one has [{first}] and [{second}]; leave one out"
@@ -62,4 +75,16 @@ pub enum TrainingError {
     Run(#[from] RunError),
     #[error(transparent)]
     Data(#[from] DataError),
+}
+
+/// What is no longer finite, and where: the loss of a batch before its step or, without a loss, the weights after it.
+fn not_finite(epoch: usize, batch: usize, loss: Option<f64>) -> String {
+    match loss {
+        Some(loss) => format!("the loss of epoch {epoch}, batch {batch} is {loss}"),
+        None => format!("the step of epoch {epoch}, batch {batch} made weights that are no finite numbers"),
+    }
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }

@@ -31,8 +31,11 @@ pub struct EpochReport {
     pub images_per_second: f64,
     /// Share of the time in training that was spent waiting for images; 0 to 1.
     pub waited: f64,
-    /// Training images that could not be read.
+    /// Training images that could not be read, with repeated augmentation as often as they came.
     pub skipped: usize,
+    /// Test images that could not be read.
+    #[serde(default)]
+    pub test_skipped: usize,
 }
 
 /// What some steps brought.
@@ -103,7 +106,7 @@ pub enum Event {
     },
     /// A file of the run folder could not be written. Training goes on, and tries again with the next one.
     NotWritten {
-        /// Why, in a sentence that names the file.
+        /// Why, in a sentence that names the file and says what would be lost, and what to do.
         reason: String,
     },
 }

@@ -32,6 +32,7 @@
 //! | [`optimizer`], [`schedule`], [`ema`] | steps, learning rates, the moving average of weights |
 //! | [`train`] | the loop, with tests, checkpoints, a log |
 //! | [`diversity`], [`study`], [`transfer`] | studies that train many networks |
+//! | [`report`] | a page of what a run folder, or that of a study, holds |
 //!
 //! Nothing is printed: a callback gets every [`Event`].
 
@@ -41,11 +42,14 @@ pub mod data;
 pub mod diversity;
 pub mod ema;
 mod error;
+mod lock;
 mod log;
 pub mod objective;
 pub mod optimizer;
 mod recipe;
+pub mod report;
 pub mod schedule;
+mod sets;
 pub mod study;
 mod trainer;
 pub mod transfer;
@@ -53,4 +57,5 @@ pub mod transfer;
 pub use error::TrainingError;
 pub use log::{EpochReport, Event, StepReport};
 pub use recipe::{Configured, Evaluation, Normalisation, Recipe, Regularisation};
-pub use trainer::{Ended, Run, Trained, accuracy, draw, initial_network, train};
+pub use sets::check;
+pub use trainer::{Ended, Run, Trained, accuracy, draw, initial_network, save, train};

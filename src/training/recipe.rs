@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use toml::Table;
 
 use super::augment::Augmentation;
+use super::data::MAX_CLASSES;
 use super::objective::{adversarial, distillation, diverge};
 use super::optimizer::{self, Kind};
 use super::schedule::{self, Schedule};
@@ -32,21 +33,21 @@ use crate::images::Filter;
 pub struct Recipe {
     /// The network's name.
     pub model: String,
-    /// How often every image is seen, at least 1 (with repeated augmentation, how many images an epoch takes stays the same).
+    /// How often every image is seen, 1 to 1,000,000 (with repeated augmentation, how many images an epoch takes stays the same).
     pub epochs: usize,
-    /// Images per batch, at least 1. What remains of an epoch's images and fills no batch is left out of that epoch.
+    /// Images per batch, 1 to 2²⁰. What remains of an epoch's images and fills no batch is left out of that epoch.
     pub batch_size: usize,
     /// Decides initial weights, order, augmentation, and what is left out in training.
     pub seed: u64,
-    /// Pixels of the images' side; if it is left out, what the network is made for.
+    /// Pixels of the images' side, 1 to 2048; if it is left out, what the network is made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_size: Option<usize>,
-    /// Classes of the network; if it is left out, those of the training set.
+    /// Classes of the network, 1 to 2²⁰; if it is left out, those of the training set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
     /// The number format of all computations, f32 or f64.
     pub precision: Precision,
-    /// Threads that read and augment images; 0 for one per processor. The weights do not depend on it.
+    /// Threads that read and augment images, up to 1024; 0 for one per processor. The weights do not depend on it.
     pub threads: usize,
     /// A checkpoint is written after so many batches, and after each epoch; 0 for the latter alone. The weights do not depend on it.
     pub checkpoint_every: usize,
@@ -190,6 +191,15 @@ const SHIPPED: &[(&str, &str)] = &[
 /// The largest recipe that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
+/// What a recipe may ask for at most: numbers beyond are typing errors, and would take more memory or time than any machine has.
+const MOST_EPOCHS: usize = 1_000_000;
+const MOST_IMAGES: usize = 1 << 20;
+const MOST_PIXELS: usize = 2048;
+const MOST_THREADS: usize = 1024;
+
+/// The deepest that the keys of a recipe are nested, with room.
+const DEEPEST: usize = 8;
+
 /// Options that the weights do not depend on.
 const FREE: [&str; 3] = ["threads", "checkpoint_every", "log_every"];
 
@@ -291,18 +301,35 @@ impl Recipe {
         let is_share = |share: f64| (0.0..1.0).contains(&share);
         let share = "0 or above and below 1";
         let Regularisation { label_smoothing, drop_path, dropout, ema_decay } = self.regularisation;
-        let schedule::Options { warmup_epochs, warmup_lr, min_lr, .. } = self.schedule;
+        let schedule::Options { warmup_epochs, warmup_lr, min_lr, cooldown_epochs, .. } = self.schedule;
+        let accumulate = self.optimizer.accumulate;
         let is_rate = |rate: f64| rate >= 0.0 && rate.is_finite();
         let told = |value: Option<usize>| value.map_or("left out".to_owned(), |value| value.to_string());
         let Normalisation { mean, std } = self.normalisation;
         let crop_pct = self.evaluation.crop_pct;
         let checks = [
-            ("epochs", self.epochs.to_string(), self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size.to_string(), self.batch_size >= 1, "at least 1"),
+            ("epochs", self.epochs.to_string(), (1..=MOST_EPOCHS).contains(&self.epochs), "from 1 to 1000000"),
+            (
+                "batch_size",
+                self.batch_size.to_string(),
+                (1..=MOST_IMAGES).contains(&self.batch_size),
+                "from 1 to 1048576",
+            ),
             // TOML knows no larger numbers.
             ("seed", self.seed.to_string(), i64::try_from(self.seed).is_ok(), "below 2^63"),
-            ("input_size", told(self.input_size), self.input_size != Some(0), "at least 1"),
-            ("classes", told(self.classes), self.classes != Some(0), "at least 1"),
+            (
+                "input_size",
+                told(self.input_size),
+                self.input_size.is_none_or(|pixels| (1..=MOST_PIXELS).contains(&pixels)),
+                "from 1 to 2048 pixels, or left out",
+            ),
+            (
+                "classes",
+                told(self.classes),
+                self.classes.is_none_or(|classes| (1..=MAX_CLASSES).contains(&classes)),
+                "from 1 to 1048576, or left out",
+            ),
+            ("threads", self.threads.to_string(), self.threads <= MOST_THREADS, "at most 1024"),
             (
                 "precision",
                 self.precision.to_string(),
@@ -310,6 +337,18 @@ impl Recipe {
                 "f32 or f64: weights of 16 bits would lose small steps",
             ),
             ("log_every", self.log_every.to_string(), self.log_every >= 1, "at least 1"),
+            (
+                "optimizer.accumulate",
+                accumulate.to_string(),
+                (1..=MOST_IMAGES).contains(&accumulate),
+                "from 1 to 1048576 batches",
+            ),
+            (
+                "schedule.cooldown_epochs",
+                cooldown_epochs.to_string(),
+                cooldown_epochs <= MOST_EPOCHS,
+                "at most 1000000",
+            ),
             ("schedule.warmup_lr", warmup_lr.to_string(), is_rate(warmup_lr), "0 or above"),
             ("schedule.min_lr", min_lr.to_string(), is_rate(min_lr), "0 or above"),
             ("regularisation.label_smoothing", label_smoothing.to_string(), is_share(label_smoothing), share),
@@ -540,14 +579,24 @@ fn merge(below: &mut Table, above: Table) {
     }
 }
 
-/// Puts the value of `KEY=VALUE` into a table. What is no value in TOML is a word.
+/// Puts the value of `KEY=VALUE` into a table. What is neither a value in TOML nor a number is a word.
 fn put(table: &mut Table, text: &str) -> Result<(), TrainingError> {
     let malformed =
         |reason: &str| TrainingError::Recipe { label: format!("override {text:?}"), reason: reason.to_owned() };
     let (key, value) =
         text.split_once('=').ok_or_else(|| malformed("it is not KEY=VALUE, such as optimizer.lr=1e-3"))?;
     let parsed = format!("value = {value}").parse::<Table>().ok().filter(|table| table.len() == 1);
-    let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or(toml::Value::String(value.to_owned()));
+    // TOML knows no whole numbers of 2^63 and above, and writes what is no number in one way only.
+    let number = || value.trim().parse().ok().map(toml::Value::Float);
+    let found = parsed.and_then(|mut table| table.remove("value")).or_else(number);
+    let found = found.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    // Tables in tables without an end would use up the stack.
+    if key.matches('.').count() >= DEEPEST {
+        let start: String = key.chars().take(20).collect();
+        let reason =
+            format!("it names more than {DEEPEST} tables in one another; `netkin train --print-recipe` shows all keys");
+        return Err(TrainingError::Recipe { label: format!("override \"{start}…\""), reason });
+    }
     let mut segments: Vec<&str> = key.trim().split('.').collect();
     let last = segments.pop().unwrap_or_default();
     let mut place = table;
@@ -558,7 +607,7 @@ fn put(table: &mut Table, text: &str) -> Result<(), TrainingError> {
         };
         place = below;
     }
-    place.insert(last.to_owned(), value);
+    place.insert(last.to_owned(), found);
     Ok(())
 }
 
@@ -731,6 +780,45 @@ mod tests {
         assert!(hinted("[distillation]\nteachr = \"x\"").contains("did you mean distillation.teacher?"));
         assert!(hinted("qqq = 1").contains("--print-recipe"));
         assert!(message("", &["schedule.warmup_epoch=3"]).contains("did you mean schedule.warmup_epochs?"));
+    }
+
+    #[test]
+    fn numbers_that_toml_does_not_know_are_numbers() {
+        let overrides =
+            |texts: &[&str]| Recipe::parse("mine.toml", "", &texts.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(overrides(&["optimizer.lr=1000000000000000000000000000000"]).unwrap().optimizer.lr, 1e30);
+        assert_eq!(overrides(&["optimizer.lr=1e30"]).unwrap().optimizer.lr, 1e30);
+        let model = "model = \"demo_mixer\"";
+        let said = message(model, &["optimizer.lr=NaN"]);
+        assert!(said.contains("optimizer.lr is NaN, but must be above 0"), "{said}");
+        let said = message(model, &["seed=18446744073709551615"]);
+        assert!(said.contains("seed = 1") && !said.contains("string"), "{said}");
+    }
+
+    /// Each of them took more memory than there is, or wrapped around.
+    #[test]
+    fn what_no_machine_holds_is_refused() {
+        for (text, expected) in [
+            ("input_size=100000", "input_size is 100000, but must be from 1 to 2048 pixels"),
+            ("classes=100000000", "classes is 100000000, but must be from 1 to 1048576"),
+            ("batch_size=1000000000000", "batch_size is 1000000000000, but must be from 1 to 1048576"),
+            ("epochs=9000000000000000000", "but must be from 1 to 1000000"),
+            ("optimizer.accumulate=9000000000000000000", "from 1 to 1048576 batches"),
+            ("schedule.cooldown_epochs=9000000000000000000", "at most 1000000"),
+            ("threads=1000000", "threads is 1000000, but must be at most 1024"),
+        ] {
+            let said = message("model = \"demo_resnet\"", &[text]);
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn keys_are_nested_only_so_deep() {
+        let deep = format!("{}a=1", "a.".repeat(100_000));
+        let said = message("", &[&deep]);
+        assert!(said.contains("more than 8 tables") && said.len() < 300, "{said}");
+        assert!(message(&format!("{} = 1", &deep[..deep.len() - 2]), &[]).contains("line 1 is no TOML"));
+        assert!(message("", &["a.b.c.d=1"]).contains("sets a.b.c.d, which is no option"));
     }
 
     #[test]

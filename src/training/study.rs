@@ -11,18 +11,19 @@
 
 use std::path::{Path, PathBuf};
 
+use netkin_weights::Precision;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Ended, Event, Run, TrainingError, accuracy, train};
+use super::{Ended, EpochReport, Event, Run, TrainingError, save, train};
 use crate::analysis::compare::pearson;
 use crate::analysis::teachers::Relation;
 use crate::analysis::uncertainty::WithInterval;
 use crate::random::Random;
 use crate::runs::{RunError, create_atomically, first_difference, write_atomically, written};
 
-const STUDY: &str = "study.json";
+pub(super) const STUDY: &str = "study.json";
 const RESULT: &str = "result.json";
 const WEIGHTS: &str = "model.safetensors";
 
@@ -38,8 +39,11 @@ pub struct Study {
 pub struct Finished {
     /// Test images that it classifies correctly.
     pub correct: usize,
-    /// Test images.
+    /// Test images that could be read.
     pub images: usize,
+    /// The most images, those of the test among them, that could not be read in one epoch.
+    #[serde(default)]
+    pub skipped: usize,
 }
 
 /// Why a study cannot go on.
@@ -48,6 +52,10 @@ pub struct Finished {
 pub enum StudyError {
     #[error("{folder} belongs to another study: its {setting} is {there}, and now it is {asked}; give the same options and images, or another folder as --out", folder = folder.display())]
     Other { folder: PathBuf, setting: String, there: String, asked: String },
+    #[error("{folder} belongs to another study: its {set} are others, by their number, names, sizes or content; give the same images (--data, --images and --test-images), or another folder as --out", folder = folder.display())]
+    OtherImages { folder: PathBuf, set: String },
+    #[error("{folder} is a file, and a study is kept in a folder; give a folder as --out", folder = folder.display())]
+    NotAFolder { folder: PathBuf },
     #[error("{folder} has no {STUDY} but other files; give an empty or a new folder as --out", folder = folder.display())]
     Foreign { folder: PathBuf },
     #[error("{folder} is no folder of a study, it has no {STUDY}; give the folder that was --out of the study", folder = folder.display())]
@@ -63,6 +71,18 @@ pub enum StudyError {
 }
 
 impl Finished {
+    /// By what the epochs brought, the last of which has tested the network as it is; `tests` is the number of test images.
+    ///
+    /// # Panics
+    /// If there is no epoch.
+    pub fn of(epochs: &[EpochReport], tests: usize) -> Self {
+        let last = epochs.last().expect("a network that was trained has an epoch");
+        let images = tests - last.test_skipped.min(tests);
+        let correct = (last.test_accuracy * images as f64).round() as usize;
+        let skipped = epochs.iter().map(|epoch| epoch.skipped + epoch.test_skipped).max().unwrap_or(0);
+        Self { correct, images, skipped }
+    }
+
     /// The share of the test images that it classifies correctly, 0 to 1.
     pub fn accuracy(self) -> f64 {
         self.correct as f64 / self.images.max(1) as f64
@@ -73,9 +93,12 @@ impl Study {
     /// Opens or makes the folder. `settings` is an object of everything that all networks of the study depend on.
     ///
     /// # Errors
-    /// If the folder holds other files, belongs to a study of other settings, or cannot be read or written.
+    /// If the folder is none, holds other files, belongs to a study of other settings, or cannot be read or written.
     pub fn open(folder: &Path, settings: &Value) -> Result<Self, StudyError> {
         let path = folder.join(STUDY);
+        if folder.exists() && !folder.is_dir() {
+            return Err(StudyError::NotAFolder { folder: folder.to_owned() });
+        }
         if !path.exists() {
             if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
                 return Err(StudyError::Foreign { folder: folder.to_owned() });
@@ -86,6 +109,10 @@ impl Study {
         let study = Self::existing(folder)?;
         match first_difference("", &study.settings, &written(settings)) {
             None => Ok(study),
+            // Fingerprints tell people nothing.
+            Some((setting, there, _)) if is_images(&setting) && there != "null" => {
+                Err(StudyError::OtherImages { folder: folder.to_owned(), set: set(&setting) })
+            }
             Some((setting, there, asked)) => {
                 Err(StudyError::Other { folder: folder.to_owned(), setting, there, asked })
             }
@@ -144,6 +171,9 @@ impl Study {
             let there: Value = read(&record)?;
             if let Some((setting, there, asked)) = first_difference("", &there["settings"], &settings) {
                 let (network, folder) = (name.to_owned(), self.folder.clone());
+                if is_images(&setting) {
+                    return Err(StudyError::OtherImages { folder, set: set(&setting) });
+                }
                 return Err(StudyError::OtherNetwork { network, folder, setting, there, asked });
             }
             let damaged = |error: serde_json::Error| {
@@ -152,20 +182,27 @@ impl Study {
             };
             return Ok(Some(serde_json::from_value(there["result"].clone()).map_err(damaged)?));
         }
-        let (recipe, device, testing) = (run.recipe, run.device, run.testing.clone());
+        let tests = run.testing.len();
         let trained = train(&Run { folder: Some(&folder), initial: None, ..run }, on_event)?;
         if trained.ended == Ended::Stopped {
             return Ok(None);
         }
-        let images = testing.len();
-        let correct = (accuracy(&trained.network, recipe, testing, device) * images as f64).round() as usize;
-        let finished = Finished { correct, images };
-        netkin_weights::save(&trained.network, &self.weights(name), netkin_weights::Precision::F32)
-            .map_err(TrainingError::from)?;
+        let finished = Finished::of(&trained.epochs, tests);
+        save(&trained.network, &self.weights(name), Precision::F32)?;
         let document = json!({"settings": settings, "result": finished});
         write_atomically(&record, &serde_json::to_vec_pretty(&document).expect("settings are words and numbers"))?;
         Ok(Some(finished))
     }
+}
+
+/// Whether a setting is the fingerprint of images.
+fn is_images(setting: &str) -> bool {
+    ["training data", "test data"].contains(&setting)
+}
+
+/// What such images are called in sentences.
+fn set(setting: &str) -> String {
+    setting.replace("data", "images")
 }
 
 fn read(path: &Path) -> Result<Value, StudyError> {
@@ -309,11 +346,45 @@ mod tests {
         let other = json!({"study": "distillation", "student": "demo_vit_patch7", "recipe": {"epochs": 4, "lr": 0.1}});
         let said = Study::open(&folder, &other).unwrap_err().to_string();
         assert!(said.contains("another study: its recipe.epochs is 3, and now it is 4"), "{said}");
+        let file = scratch.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let said = Study::open(&file, &settings).unwrap_err().to_string();
+        assert!(said.contains("is a file, and a study is kept in a folder"), "{said}");
         std::fs::write(scratch.path().join("thesis.tex"), "").unwrap();
         let said = Study::open(scratch.path(), &settings).unwrap_err().to_string();
         assert!(said.contains("other files"), "{said}");
         std::fs::write(folder.join(STUDY), "{").unwrap();
         assert!(matches!(Study::open(&folder, &settings), Err(StudyError::Damaged { .. })));
+    }
+
+    #[test]
+    fn other_images_are_told_without_their_fingerprints() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("study");
+        Study::open(&folder, &json!({"training data": "3f7a"})).unwrap();
+        let said = Study::open(&folder, &json!({"training data": "9bc0"})).unwrap_err().to_string();
+        assert!(said.contains("its training images are others") && !said.contains("3f7a"), "{said}");
+    }
+
+    #[test]
+    fn images_that_cannot_be_read_are_not_counted() {
+        let epoch = |skipped, test_skipped| EpochReport {
+            epoch: 1,
+            loss: 1.0,
+            parts: Default::default(),
+            train_accuracy: 0.5,
+            test_accuracy: 0.75,
+            ema_accuracy: None,
+            learning_rate: 0.1,
+            images_per_second: 1.0,
+            waited: 0.0,
+            skipped,
+            test_skipped,
+        };
+        let finished = Finished::of(&[epoch(3, 2), epoch(0, 2)], 10);
+        assert_eq!(finished, Finished { correct: 6, images: 8, skipped: 5 });
+        let older: Finished = serde_json::from_str(r#"{"correct": 1, "images": 2}"#).unwrap();
+        assert_eq!(older.skipped, 0);
     }
 
     /// By the quantile 4.302653 of t with two degrees of freedom.

@@ -10,19 +10,21 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use netkin_architectures::{AnyConfiguration, Architecture, Network, Taps};
+use netkin_weights::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Position, Settings, unusable};
 use super::data::{Batch, Source, Stream, StreamPlan, evaluation, stream};
 use super::ema::Average;
+use super::lock::Lock;
 use super::log::{EpochReport, Event, Log, StepReport};
 use super::objective::{Losses, Objective, Student, TrainingBatch, normalise};
+use super::sets::{check, widened};
 use super::{Recipe, TrainingError};
 use crate::device;
-use crate::images::{DecodeError, RgbImage, Skipped};
+use crate::images::Skipped;
 use crate::model::{Cast, to_f64};
 use crate::random::Random;
-use crate::report;
 use crate::runs::{RunError, write_atomically};
 
 /// One training of one network.
@@ -35,8 +37,8 @@ pub struct Run<'a> {
     pub training: Arc<dyn Source>,
     /// What is tested on after each epoch.
     pub testing: Arc<dyn Source>,
-    /// Where the run is kept: `recipe.toml`, `config.json`, `checkpoint`, `log.jsonl` and `curves.svg`. If it holds a checkpoint of the
-    /// same recipe, objective and training images, the run goes on from it. `None` keeps nothing.
+    /// Where the run is kept: `recipe.toml`, `config.json`, `checkpoint`, `log.jsonl`, `curves.svg` and `lock`. If it holds a checkpoint
+    /// of the same recipe, objective and training images, the run goes on from it. `None` keeps nothing.
     pub folder: Option<&'a Path>,
     /// Where it computes.
     pub device: &'a Device,
@@ -57,6 +59,8 @@ pub struct Trained {
     pub epochs: Vec<EpochReport>,
     /// How it ended.
     pub ended: Ended,
+    /// Whether the folder's checkpoint is of where the run ended; true as well of a run without a folder, which keeps nothing.
+    pub is_kept: bool,
 }
 
 /// How a run ended.
@@ -70,7 +74,7 @@ pub enum Ended {
 }
 
 const CHECKPOINT: &str = "checkpoint";
-const LOG: &str = "log.jsonl";
+pub(super) const LOG: &str = "log.jsonl";
 
 /// Trains a network, and gives it in evaluation mode.
 ///
@@ -82,16 +86,18 @@ const LOG: &str = "log.jsonl";
 /// meanwhile.
 ///
 /// # Errors
-/// If an option is out of range, a set has no image that can be read, the folder's checkpoint is of another run or damaged, the
-/// folder cannot be written to when training begins, or the loss is no longer finite. A file that cannot be written later, since
-/// the disk is full, ends nothing: see [`Event::NotWritten`].
+/// If [`check`](super::check) refuses the run, a set has no image that can be read, the folder's checkpoint is of another run or
+/// damaged, another process trains in the folder, it cannot be written to when training begins, or the loss or the weights are no
+/// longer finite. A file that cannot be written later, since the disk is full, ends nothing: see [`Event::NotWritten`].
 pub fn train(run: &Run, on_event: &mut dyn FnMut(&Event)) -> Result<Trained, TrainingError> {
     let mut trainer = Trainer::begin(run, on_event)?;
     let mut ended = Ended::Done;
     while ended == Ended::Done && trainer.position.epoch <= run.recipe.all_epochs() {
         ended = trainer.epoch()?;
     }
+    let Position { epoch, batch, .. } = trainer.position;
     Ok(Trained {
+        is_kept: trainer.folder.as_ref().is_none_or(|folder| folder.checkpoint == Some((epoch, batch))),
         network: trainer.network.valid(),
         ema: trainer.average.map(Average::into_network),
         epochs: trainer.position.epochs,
@@ -108,6 +114,17 @@ pub fn accuracy(network: &Network, recipe: &Recipe, images: Arc<dyn Source>, dev
     let size = recipe.configuration().expect("the recipe was trained with").input_size();
     let tested = test(network, recipe, size, images, device, None);
     tested.map_or(0.0, |tested| tested.accuracy())
+}
+
+/// As [`netkin_weights::save`], but what cannot be written is a [`RunError::Write`], which may pass.
+///
+/// # Errors
+/// If the weights hold what is no number, or the file cannot be written.
+pub fn save(network: &Network, path: &Path, precision: Precision) -> Result<(), TrainingError> {
+    netkin_weights::save(network, path, precision).map_err(|error| match error {
+        netkin_weights::Error::Io { path, error, .. } => RunError::Write { path, source: error }.into(),
+        error => error.into(),
+    })
 }
 
 /// A network whose parameters are drawn from the seed.
@@ -184,14 +201,16 @@ struct Folder {
     log: Log,
     /// The epoch and the batch with which its checkpoint goes on, if there is one.
     checkpoint: Option<(usize, usize)>,
+    _lock: Lock,
 }
 
 impl<'r, 'e> Trainer<'r, 'e> {
     fn begin(run: &'r Run<'r>, on_event: &'e mut dyn FnMut(&Event)) -> Result<Self, TrainingError> {
         let recipe = run.recipe;
-        recipe.check()?;
+        check(recipe, &run.training, &run.testing, run.device)?;
         let configured = recipe.configuration()?;
-        let [training, testing] = sets(run)?;
+        let [training, testing] = widened(recipe, &run.training, &run.testing)?;
+        let lock = run.folder.map(Lock::of).transpose()?;
         let classes = training.classes();
         let (size, family) = (configured.input_size(), configured.entry().family);
         let plain = run.device.clone().without_autodiff();
@@ -221,8 +240,8 @@ impl<'r, 'e> Trainer<'r, 'e> {
         let mut position = Position::default();
 
         let mut folder = None;
-        if let Some(path) = run.folder {
-            let settings = Settings::new(recipe, training.fingerprint(), run.objective.settings(), hash);
+        if let Some((path, lock)) = run.folder.zip(lock) {
+            let settings = Settings::new(recipe, &*training, run.objective.settings(), hash);
             let file = path.join(CHECKPOINT);
             let mut checkpoint = None;
             if let Some(found) = Checkpoint::read(&file, &settings)? {
@@ -241,7 +260,7 @@ impl<'r, 'e> Trainer<'r, 'e> {
             write_atomically(&path.join("config.json"), &config)?;
             let log = path.join(LOG);
             let log = Log::open(&log, position.log).map_err(|source| RunError::Write { path: log, source })?;
-            folder = Some(Folder { path: path.to_owned(), settings, log, checkpoint });
+            folder = Some(Folder { path: path.to_owned(), settings, log, checkpoint, _lock: lock });
         }
         let mut trainer = Self {
             run,
@@ -281,11 +300,6 @@ impl<'r, 'e> Trainer<'r, 'e> {
         let recipe = self.run.recipe;
         let mut stream = stream(Arc::clone(&self.training), self.plan());
         let batches = stream.batches();
-        if batches == 0 {
-            let (option, value) = ("batch_size", recipe.batch_size.to_string());
-            let range = "at most the images of an epoch, which with augmentation.repeats is a multiple of 256";
-            return Err(TrainingError::Option { option, value, range });
-        }
         let rates = recipe.rates(batches);
         let accumulate = recipe.optimizer.accumulate;
         // Waiting for a step's result costs nothing on the CPU; elsewhere the device would idle.
@@ -313,7 +327,8 @@ impl<'r, 'e> Trainer<'r, 'e> {
                 self.tell_steps(batches);
             }
             if is_due && !is_last {
-                self.keep()?;
+                self.check_weights()?;
+                self.keep();
             }
         }
         let Progress { images, .. } = self.position.progress;
@@ -323,18 +338,17 @@ impl<'r, 'e> Trainer<'r, 'e> {
         }
         // The threads that read are of no more use.
         drop(stream);
+        self.check_weights()?;
 
         let tested = self.network.valid();
-        let Some(test_accuracy) = self.tested(&tested)? else { return self.stopped() };
+        let Some(tested) = self.tested(&tested)? else { return self.stopped() };
         let mut ema_accuracy = None;
         if let Some(average) = &self.average {
             let average = average.network().clone();
-            ema_accuracy = self.tested(&average)?;
-            if ema_accuracy.is_none() {
-                return self.stopped();
-            }
+            let Some(tested) = self.tested(&average)? else { return self.stopped() };
+            ema_accuracy = Some(tested.accuracy());
         }
-        self.end_epoch(test_accuracy, ema_accuracy)?;
+        self.end_epoch(&tested, ema_accuracy);
         Ok(Ended::Done)
     }
 
@@ -414,7 +428,7 @@ impl<'r, 'e> Trainer<'r, 'e> {
         for pending in std::mem::take(&mut self.pending) {
             let settled = pending.settle();
             if !settled.loss.is_finite() {
-                return Err(self.diverged(settled.batch, settled.loss));
+                return Err(self.diverged(settled.batch, Some(settled.loss)));
             }
             for interval in [&mut self.told, &mut self.logged] {
                 interval.add(&settled);
@@ -426,8 +440,8 @@ impl<'r, 'e> Trainer<'r, 'e> {
         Ok(())
     }
 
-    /// The error of a loss, or of weights, that are no longer finite.
-    fn diverged(&self, batch: usize, loss: f64) -> TrainingError {
+    /// The error of the loss of a batch, or without one of the weights after it, that is no longer finite.
+    fn diverged(&self, batch: usize, loss: Option<f64>) -> TrainingError {
         let kept = match &self.folder {
             Some(Folder { path, checkpoint: Some((epoch, batch)), .. }) => {
                 let file = path.join(CHECKPOINT);
@@ -436,6 +450,16 @@ impl<'r, 'e> Trainer<'r, 'e> {
             _ => String::new(),
         };
         TrainingError::Diverged { epoch: self.position.epoch, batch, loss, kept }
+    }
+
+    /// Refuses weights that are not finite: a finite loss may have brought steps that are not.
+    fn check_weights(&self) -> Result<(), TrainingError> {
+        let mut sum = Sum(None);
+        self.network.visit(&mut sum);
+        match sum.0.map(|sum| to_f64(sum)[0]) {
+            Some(sum) if !sum.is_finite() => Err(self.diverged(self.position.batch, None)),
+            _ => Ok(()),
+        }
     }
 
     /// Tells what the steps since the last time brought, and the log, if it is time.
@@ -471,8 +495,8 @@ impl<'r, 'e> Trainer<'r, 'e> {
         }
     }
 
-    /// The share of the test images that a network classifies correctly; `None` if the run is to stop.
-    fn tested(&mut self, network: &Network) -> Result<Option<f64>, TrainingError> {
+    /// Tests a network, and tells which images could not be read; `None` if the run is to stop.
+    fn tested(&mut self, network: &Network) -> Result<Option<Tested>, TrainingError> {
         let Run { recipe, device, stop, .. } = self.run;
         let Some(tested) = test(network, recipe, self.size, Arc::clone(&self.testing), device, Some(*stop)) else {
             return Ok(None);
@@ -484,28 +508,27 @@ impl<'r, 'e> Trainer<'r, 'e> {
             Some(first) if tested.images == 0 => {
                 Err(TrainingError::Unreadable { set: "test", first: first.reason.clone() })
             }
-            _ => Ok(Some(tested.accuracy())),
+            _ => Ok(Some(tested)),
         }
     }
 
-    fn end_epoch(&mut self, test_accuracy: f64, ema_accuracy: Option<f64>) -> Result<(), TrainingError> {
+    fn end_epoch(&mut self, tested: &Tested, ema_accuracy: Option<f64>) {
         let progress = std::mem::take(&mut self.position.progress);
-        let report = progress.report(self.position.epoch, test_accuracy, ema_accuracy);
+        let report = progress.report(self.position.epoch, tested, ema_accuracy);
         self.position.epochs.push(report.clone());
         self.position.epoch += 1;
         self.position.batch = 0;
         let event = Event::Epoch(report);
         self.log(&event);
         if let Some(folder) = &self.folder {
-            let figure = report::curves(&panels(&self.position.epochs), &self.run.recipe.model);
+            let figure = super::report::curves(&self.position.epochs, &self.run.recipe.model);
             let written = write_atomically(&folder.path.join("curves.svg"), figure.to_svg().as_bytes());
             if let Err(error) = written {
-                (self.on_event)(&Event::NotWritten { reason: error.to_string() });
+                (self.on_event)(&not_written(error, "it is drawn anew after each epoch; make room"));
             }
         }
-        self.keep()?;
+        self.keep();
         (self.on_event)(&event);
-        Ok(())
     }
 
     fn is_stopped(&self) -> bool {
@@ -519,20 +542,15 @@ impl<'r, 'e> Trainer<'r, 'e> {
     }
 
     fn stopped(&mut self) -> Result<Ended, TrainingError> {
-        self.keep()?;
+        self.check_weights()?;
+        self.keep();
         Ok(Ended::Stopped)
     }
 
-    /// Writes a checkpoint, if there is a folder for it. One that cannot be written is told, and nothing else: the one before it is
-    /// still there.
-    fn keep(&mut self) -> Result<(), TrainingError> {
-        let Some(folder) = &mut self.folder else { return Ok(()) };
-        // A finite loss may have brought steps that are not.
-        let mut sum = Sum(None);
-        self.network.visit(&mut sum);
-        if sum.0.is_some_and(|sum| !to_f64(sum)[0].is_finite()) {
-            return Err(self.diverged(self.position.batch, f64::NAN));
-        }
+    /// Writes a checkpoint, if there is a folder for it. One that cannot be written is told, and nothing else: the one before it, if
+    /// there is one, is still there.
+    fn keep(&mut self) {
+        let Some(folder) = &mut self.folder else { return };
         self.position.log = folder.log.length();
         let average = self.average.as_ref().map(Average::network);
         let file = folder.path.join(CHECKPOINT);
@@ -544,9 +562,15 @@ impl<'r, 'e> Trainer<'r, 'e> {
                 folder.checkpoint = Some((epoch, batch));
                 self.tell(&Event::Checkpoint { epoch, batch });
             }
-            Err(error) => self.tell(&Event::NotWritten { reason: error.to_string() }),
+            Err(error) => {
+                let from = match folder.checkpoint {
+                    Some((epoch, batch)) => format!("go on with epoch {epoch}, batch {}", batch + 1),
+                    None => "begin anew".to_owned(),
+                };
+                let advice = format!("if training ended now, it would {from}; make room for the next checkpoint");
+                self.tell(&not_written(error, &advice));
+            }
         }
-        Ok(())
     }
 
     /// Tells an event, and the log.
@@ -559,9 +583,18 @@ impl<'r, 'e> Trainer<'r, 'e> {
         let Some(Folder { log, .. }) = &mut self.folder else { return };
         if let Err(source) = log.write(event) {
             let error = RunError::Write { path: log.path().to_owned(), source };
-            (self.on_event)(&Event::NotWritten { reason: error.to_string() });
+            (self.on_event)(&not_written(error, "the log lacks a line; make room"));
         }
     }
+}
+
+/// What is told of a file that cannot be written while training goes on. That nothing is lost, as is said of other runs, is not so here.
+fn not_written(error: RunError, advice: &str) -> Event {
+    let reason = match error {
+        RunError::Write { path, source } => format!("cannot write {} ({source}); {advice}", path.display()),
+        error => error.to_string(),
+    };
+    Event::NotWritten { reason }
 }
 
 /// Since when, and how long before.
@@ -628,19 +661,20 @@ impl Progress {
         self.learning_rate = settled.learning_rate;
     }
 
-    fn report(self, epoch: usize, test_accuracy: f64, ema_accuracy: Option<f64>) -> EpochReport {
+    fn report(self, epoch: usize, tested: &Tested, ema_accuracy: Option<f64>) -> EpochReport {
         let batches = self.batches as f64;
         EpochReport {
             epoch,
             loss: self.loss / batches,
             parts: self.parts.into_iter().map(|(name, sum)| (name, sum / batches)).collect(),
             train_accuracy: self.correct as f64 / self.images as f64,
-            test_accuracy,
+            test_accuracy: tested.accuracy(),
             ema_accuracy,
             learning_rate: self.learning_rate,
             images_per_second: self.images as f64 / self.seconds,
             waited: (self.waited / self.seconds).min(1.0),
             skipped: self.skipped,
+            test_skipped: tested.skipped.len(),
         }
     }
 }
@@ -743,81 +777,6 @@ fn count_correct(logits: Tensor<2>, labels: &[usize]) -> Tensor<1, Int> {
     let count = labels.len();
     let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [count, 1]), &logits.device());
     logits.argmax(1).equal(labels).int().sum()
-}
-
-/// Both sets, with the classes that the network is to tell apart.
-fn sets(run: &Run) -> Result<[Arc<dyn Source>; 2], TrainingError> {
-    let classes = run.recipe.classes.unwrap_or_else(|| run.training.classes());
-    let widened = |set: &'static str, images: &Arc<dyn Source>| -> Result<Arc<dyn Source>, TrainingError> {
-        let found = images.classes();
-        if images.is_empty() {
-            Err(TrainingError::Empty { set })
-        } else if found > classes {
-            Err(TrainingError::TooManyClasses { set, found, classes })
-        } else if found < classes {
-            Ok(Arc::new(Widened { images: Arc::clone(images), classes }))
-        } else {
-            Ok(Arc::clone(images))
-        }
-    };
-    Ok([widened("training", &run.training)?, widened("test", &run.testing)?])
-}
-
-/// Images of which some classes have none.
-struct Widened {
-    images: Arc<dyn Source>,
-    classes: usize,
-}
-
-impl Source for Widened {
-    fn len(&self) -> usize {
-        self.images.len()
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn label(&self, index: usize) -> usize {
-        self.images.label(index)
-    }
-
-    fn id(&self, index: usize) -> String {
-        self.images.id(index)
-    }
-
-    fn read(&self, index: usize) -> Result<RgbImage, DecodeError> {
-        self.images.read(index)
-    }
-
-    fn fingerprint(&self) -> String {
-        self.images.fingerprint()
-    }
-}
-
-/// The losses and the accuracies of all epochs.
-fn panels(epochs: &[EpochReport]) -> Vec<report::Panel> {
-    let series = |name: &str, of: &dyn Fn(&EpochReport) -> Option<f64>| {
-        let point = |epoch: &EpochReport| {
-            let value = of(epoch)?;
-            let text = format!("epoch {}, {name}: {value:.4}", epoch.epoch);
-            Some(report::Point { place: [epoch.epoch as f64, value], text })
-        };
-        report::Series { name: name.to_owned(), points: epochs.iter().filter_map(point).collect() }
-    };
-    let mut losses = vec![series("loss", &|epoch| Some(epoch.loss))];
-    let names: Vec<&String> = epochs.first().map(|epoch| epoch.parts.keys().collect()).unwrap_or_default();
-    losses.extend(names.into_iter().map(|name| series(name.as_str(), &|epoch| epoch.parts.get(name).copied())));
-    let mut accuracies = vec![
-        series("training", &|epoch| Some(100.0 * epoch.train_accuracy)),
-        series("test", &|epoch| Some(100.0 * epoch.test_accuracy)),
-        series("test, average", &|epoch| epoch.ema_accuracy.map(|accuracy| 100.0 * accuracy)),
-    ];
-    accuracies.retain(|series| !series.points.is_empty());
-    vec![
-        report::Panel { quantity: report::Quantity { name: "loss", unit: "" }, series: losses },
-        report::Panel { quantity: report::Quantity { name: "accuracy", unit: " %" }, series: accuracies },
-    ]
 }
 
 /// The sum of all numbers of a network: not finite if one of them is not.

@@ -33,8 +33,10 @@ use crate::images::{DatasetError, DecodeError, RgbImage};
 pub use memory::Images;
 pub use stream::{Batch, Stream, StreamPlan, evaluation, stream};
 
+pub(super) use stream::batches;
+
 /// Labels are below this, the most classes that a set may have.
-const MAX_CLASSES: usize = 1 << 20;
+pub(super) const MAX_CLASSES: usize = 1 << 20;
 
 /// Labelled images that are read one by one, by any number of threads.
 pub trait Source: Send + Sync {

@@ -101,7 +101,7 @@ pub fn stream(source: Arc<dyn Source>, plan: StreamPlan) -> Stream {
         seed,
         epoch,
     };
-    let positions = epoch_length(source.len(), repeats) / batch_size * batch_size;
+    let positions = batches(source.len(), repeats, batch_size) * batch_size;
     let kind = Kind::Training(Box::new(training));
     Stream::start(Job { source, kind, size, batch_size, positions }, plan.first_batch, plan.threads)
 }
@@ -123,6 +123,11 @@ pub fn evaluation(
     let kind = Kind::Evaluation(Transform::center((size[0], size[1]), crop_pct, interpolation));
     let positions = source.len();
     Stream::start(Job { source, kind, size, batch_size, positions }, 0, threads)
+}
+
+/// How many whole batches an epoch of so many images has.
+pub(in crate::training) fn batches(images: usize, repeats: usize, batch_size: usize) -> usize {
+    epoch_length(images, repeats) / batch_size
 }
 
 /// timm's `RepeatAugSampler` in one process: with repeats, an epoch is as many images as there are, but only whole 256, if
