@@ -293,3 +293,15 @@ fn the_demo_shows_its_networks_and_writes_a_heat_map() {
     assert!(std::fs::read_to_string(out.join("index.html")).unwrap().contains("<svg"));
     assert!(out.join("sat.csv").exists() && out.join("heat-map.svg").exists());
 }
+
+/// Where the system gives no memory, a program of Rust aborts, which schedulers take for a crash.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_memory_it_says_what_to_do() {
+    let program = netkin().get_program().to_owned();
+    let command =
+        "ulimit -v 4000000 && exec \"$0\" bench demo_resnet --pass forward --batch 1000000 --repetitions 1 --threads 2";
+    let mut shell = assert_cmd::Command::new("sh");
+    let text = common::refusal(shell.arg("-c").arg(command).arg(program), 75);
+    assert!(text.contains("memory allocation of") && text.contains("smaller --batch"), "{text}");
+}
