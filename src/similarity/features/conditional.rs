@@ -59,8 +59,8 @@ pub struct Conditions {
 /// make a useful interval.
 ///
 /// # Errors
-/// [`FeatureError::OtherImages`], [`FeatureError::TooFew`], [`FeatureError::Constant`], [`FeatureError::NothingLeft`] or
-/// [`FeatureError::Memory`].
+/// [`FeatureError::OtherImages`], [`FeatureError::TooFew`], [`FeatureError::Constant`], [`FeatureError::Rounded`],
+/// [`FeatureError::NothingLeft`], [`FeatureError::LittleLeft`] or [`FeatureError::Memory`].
 pub fn conditions(
     x: &Features,
     y: &Features,
@@ -173,7 +173,6 @@ fn weighted(sets: &[&Features], weights: &Mat<f64>) -> Vec<InnerProducts> {
         (0..replicates).map(moments).collect()
     };
     let parts: Vec<Vec<Moments>> = rows.par_iter().map(of_rows).collect();
-    let names: Vec<String> = sets.iter().map(|set| set.name().to_owned()).collect();
     (0..replicates)
         .map(|replicate| {
             let mut moments = Moments::new(count);
@@ -190,11 +189,8 @@ fn weighted(sets: &[&Features], weights: &Mat<f64>) -> Vec<InnerProducts> {
                 let pair = pairs.iter().position(|&pair| pair == (set, set)).expect("all pairs are there");
                 moments.sums(set, set, pair)[0] / once
             };
-            InnerProducts::new(
-                names.clone(),
-                (0..count * count).map(inner).collect(),
-                (0..count).map(magnitude).collect(),
-            )
+            let values = (0..count * count).map(inner).collect();
+            InnerProducts::new(sets, values, (0..count).map(magnitude).collect())
         })
         .collect()
 }

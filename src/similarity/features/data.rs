@@ -170,6 +170,14 @@ impl Features {
         self.images
     }
 
+    /// What a number is rounded by, beside 1.
+    pub(super) fn unit(&self) -> f64 {
+        match self.values {
+            Values::F32(_) => f32::UNIT,
+            Values::F64(_) => f64::UNIT,
+        }
+    }
+
     /// How many features an image has.
     pub fn width(&self) -> usize {
         self.width
@@ -209,6 +217,8 @@ pub(super) trait Element:
     const ONE: Self;
     /// Squared distances below this share of the two rows' squares are too much rounded by the difference of products.
     const NEAR: f64;
+    /// What a number is rounded by, beside 1.
+    const UNIT: f64;
     fn widen(self) -> f64;
     fn narrow(value: f64) -> Self;
 
@@ -250,6 +260,7 @@ impl Element for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const NEAR: f64 = 1e-4;
+    const UNIT: f64 = f32::EPSILON as f64 / 2.0;
 
     fn widen(self) -> f64 {
         self.into()
@@ -267,7 +278,8 @@ impl Element for f32 {
 impl Element for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
-    const NEAR: f64 = 1e-11;
+    const NEAR: f64 = 1e-6;
+    const UNIT: f64 = f64::EPSILON / 2.0;
 
     fn widen(self) -> f64 {
         self

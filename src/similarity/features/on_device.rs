@@ -32,13 +32,13 @@ pub(super) fn pairs(name: &str, rows: Tensor<2>, kernel: &Kernel) -> Result<Pair
     // From the first row, so that a constant has no rounding.
     let moved = wide.clone() - wide.narrow(0, 0, 1);
     let moved = moved.clone() - moved.mean_dim(0);
-    let near = if moved.dtype() == DType::F64 { f64::NEAR } else { f32::NEAR };
+    let rounded = if moved.dtype() == DType::F64 { [f64::NEAR, f64::UNIT] } else { [f32::NEAR, f32::UNIT] };
     let here = OnceCell::new();
     let exact = |a: usize, b: usize| match here.get_or_init(|| Values::of(moved.clone())) {
         Values::F32(values) => squared_distance(&values[a * width..][..width], &values[b * width..][..width]),
         Values::F64(values) => squared_distance(&values[a * width..][..width], &values[b * width..][..width]),
     };
-    let found = Pairs::of_products(products(moved.clone()), count, kernel, near, exact);
+    let found = Pairs::of_products(products(moved.clone()), count, kernel, rounded, exact);
     found.ok_or_else(|| Values::of(rows).numbers().not_finite(name, width))
 }
 
