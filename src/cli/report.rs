@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cluster::default_clusters;
-use super::common::{Common, print, print_json};
+use super::common::{Common, print, print_json, say};
 use super::sat::ScoreOptions;
 use super::source::{ComponentOptions, RunBehind, Source};
 use super::{Failure, Outcome, values};
@@ -102,7 +102,9 @@ impl Args {
         for path in &self.layers {
             report.layers.push(layer_map(path)?);
         }
-        self.write(&report.to_html(), report.figures(), report.missing, common)
+        let outcome = self.write(&report.to_html(), report.figures(), report.missing, common)?;
+        report.not_shown.iter().for_each(|sentence| say(sentence));
+        Ok(if report.not_shown.is_empty() { outcome } else { Outcome::FellShort })
     }
 
     /// Writes the page and, if they are wanted, its figures, and tells where.
@@ -167,5 +169,9 @@ fn layer_map(path: &Path) -> Result<LayerMap, Failure> {
     };
     let bytes = read_regular(path, MAX_LAYERS).map_err(|error| wrong(error.to_string()))?;
     let record: LayerRecord = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-    Ok(LayerMap::of(&record, "images").ok_or_else(|| wrong("it has not one number for each two layers".into()))?)
+    Ok(LayerMap::of(&record, "images").ok_or_else(|| {
+        wrong(
+            "it has not one number for each two layers, the same for both orders and within the measure's range".into(),
+        )
+    })?)
 }

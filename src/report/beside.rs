@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 use super::heat_map::HeatMap;
 use super::{Figure, Report};
 use crate::analysis::compare::{Comparison, compare};
-use crate::runs::{RunError, RunFolder};
+use crate::images::Dataset;
+use crate::runs::{Listed, Manifest, RunError, RunFolder};
 use crate::similarity::Matrix;
 use crate::similarity::features::kept::{LayerRecord, MeasureRecord};
 
@@ -69,18 +70,29 @@ impl Report {
             );
             match record.matrix() {
                 Some(matrix) => self.add_measure(&name, &what, &matrix),
-                None => self.missing.push(format!("{name} is not shown: what the run keeps of it is damaged.")),
+                None => self.lack(damaged(&name, "measures", "netkin matrix fill")),
             }
         }
+        let manifest = Manifest::read(run.path())?;
         for record in LayerRecord::all(run)? {
-            let images =
-                if record.fingerprint == fingerprint { "the run's images" } else { "other images than the run's" };
+            let is_of_run = record.fingerprint == fingerprint
+                || manifest.as_ref().is_some_and(|manifest| is_of_first(&record, manifest));
+            let images = if is_of_run { "the run's images" } else { "images that are not the run's, or not its first" };
             match LayerMap::of(&record, images) {
                 Some(map) => self.layers.push(map),
-                None => self.missing.push("A map of layers is not shown: what the run keeps of it is damaged.".into()),
+                None => {
+                    let name = format!("The map of the layers of {}", record.models_by_name());
+                    self.lack(damaged(&name, "layers", "netkin layers --run"));
+                }
             }
         }
         Ok(self)
+    }
+
+    /// Says that a measure or a map of layers is not shown.
+    fn lack(&mut self, sentence: String) {
+        self.missing.push(sentence.clone());
+        self.not_shown.push(sentence);
     }
 
     /// Adds the matrix of another measure. If it is not of all the report's networks, that is said instead.
@@ -90,13 +102,13 @@ impl Report {
         let Some(places) = places else {
             let lacks = self.matrix.names.iter().filter(|name| !matrix.names.contains(name));
             let lacks: Vec<&str> = lacks.map(String::as_str).collect();
-            self.missing.push(format!("{name} is not shown: its matrix lacks {}.", lacks.join(", ")));
+            self.lack(format!("{name} is not shown: its matrix lacks {}.", lacks.join(", ")));
             return;
         };
         let names = self.matrix.names.clone();
         let matrix = Matrix::new(names, |row, column| matrix.get(places[row], places[column]));
         if matrix.values.iter().any(|value| value.is_nan()) {
-            self.missing.push(format!("{name} is not shown: its matrix has pairs without a score."));
+            self.lack(format!("{name} is not shown: its matrix has pairs without a score."));
             return;
         }
         let agreement = match compare(&self.matrix, &matrix, self.permutations(), 0) {
@@ -139,6 +151,23 @@ impl LayerMap {
             groups: record.groups(),
         })
     }
+}
+
+/// Whether a record is of a run's first images, as --limit leaves them: as many as count, or more of which some were left out.
+fn is_of_first(record: &LayerRecord, manifest: &Manifest) -> bool {
+    const LEFT_OUT: usize = 16;
+    let images = manifest.images();
+    let counts = record.images..=images.len().min(record.images.saturating_add(LEFT_OUT));
+    let fingerprint = |count: usize| Dataset::fingerprint_of(images[..count].iter().map(Listed::identity));
+    counts.into_iter().any(|count| fingerprint(count) == record.fingerprint)
+}
+
+/// That what a run keeps in that folder is no result of its measure.
+fn damaged(name: &str, folder: &str, command: &str) -> String {
+    format!(
+        "{name} is not shown: what the run keeps of it is damaged (numbers are missing, beyond the measure's range, or not the same for \
+         both orders of a pair); delete it from the run's folder {folder} and run `{command}` again."
+    )
 }
 
 /// A heat map beside the report's own.
@@ -207,7 +236,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(&folder.path().join("run"), &json!({})).unwrap();
         // In another order; and an earlier one, of fewer networks.
-        let turned = Matrix::new(names(&["<d>", "c", "b", "a"]), |row, column| 2.0 * matrix().get(3 - row, 3 - column));
+        let turned = Matrix::new(names(&["<d>", "c", "b", "a"]), |row, column| 0.1 * matrix().get(3 - row, 3 - column));
         let fewer = Matrix::new(names(&["a", "b"]), |_, _| 0.5);
         for matrix in [&fewer, &turned] {
             record(matrix).keep(&run).unwrap();
@@ -221,13 +250,29 @@ mod tests {
             bandwidth: None,
             mini_batch: 4,
             models: vec![of("one"), of("other")],
-            values: vec![vec![Some(1.0), Some(0.25), None, Some(0.5)]; 4],
+            values: vec![
+                vec![Some(1.0), Some(0.25), None, Some(0.5)],
+                vec![Some(0.25), Some(1.0), None, Some(0.75)],
+                vec![None; 4],
+                vec![Some(0.5), Some(0.75), None, Some(1.0)],
+            ],
             precision: "f32".into(),
             device: "flex".into(),
         };
         layers.keep(&run).unwrap();
+        // Damaged: beyond the measure's range, and not symmetric.
+        let mut beyond = MeasureRecord { measure: Measure::CkaRbf, ..record(&turned) };
+        beyond.values[0][1] = Some(7.0);
+        beyond.values[1][0] = Some(7.0);
+        let mut crooked = MeasureRecord { measure: Measure::Kappa, ..record(&turned) };
+        crooked.values[0][1] = Some(-0.5);
+        beyond.keep(&run).unwrap();
+        crooked.keep(&run).unwrap();
         let report = report().with_kept(&run, "f").unwrap();
         assert_eq!((report.measures.len(), report.layers.len()), (1, 1));
+        let is_said =
+            |name: &str| report.missing.iter().any(|said| said.contains(name) && said.contains("matrix fill"));
+        assert!(is_said("cka_rbf") && is_said("kappa"), "{:?}", report.missing);
         let agreement = report.measures[0].agreement.as_ref().unwrap();
         assert!((agreement.pearson.correlation - 1.0).abs() < 1e-12 && report.measures[0].matrix.names[0] == "a");
         let files: Vec<String> = report.figures().into_iter().map(|(name, _)| name).collect();
@@ -246,7 +291,7 @@ mod tests {
         let mut report = report();
         report.add_measure("fewer", "", &Matrix::new(names(&["a", "b"]), |_, _| 0.5));
         report.add_measure("gaps", "", &Matrix::new(matrix().names, |row, _| if row == 0 { f64::NAN } else { 1.0 }));
-        assert!(report.measures.is_empty());
+        assert!(report.measures.is_empty() && report.not_shown.len() == 2);
         report.add_measure("constant", "", &Matrix::new(matrix().names, |_, _| 1.0));
         assert!(report.measures.len() == 1 && report.measures[0].agreement.is_none());
         let html = report.to_html();

@@ -65,6 +65,8 @@ pub struct Report {
     pub layers: Vec<LayerMap>,
     /// Sentences on what the report cannot show.
     pub missing: Vec<String>,
+    /// Those of them on measures and maps of layers that it was to show.
+    pub not_shown: Vec<String>,
     /// What was done with what: names and values.
     pub provenance: Vec<(String, String)>,
     /// Text that is shown as it is, at the end; may be empty.
@@ -182,6 +184,7 @@ impl Report {
             measures: Vec::new(),
             layers: Vec::new(),
             missing,
+            not_shown: Vec::new(),
             provenance,
             text: String::new(),
             components,

@@ -87,6 +87,17 @@ pub enum RunError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of what was kept beside the run's units cannot be understood.
+    #[error(
+        "{} is damaged ({reason}); delete it and run what made it again, `netkin matrix fill` or `netkin layers --run`",
+        path.display()
+    )]
+    DamagedRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The folder was made with other settings.
     #[error("the run folder {} was made with {setting} = {there}, and now it is {asked}; give the same setting, or another folder as --run", folder.display())]
     OtherSettings {
@@ -211,7 +222,7 @@ impl RunFolder {
             let path = folder.join(name);
             let bytes = once_more(|| std::fs::read(&path));
             let bytes = bytes.map_err(|source| RunError::Read { path: path.clone(), source })?;
-            serde_json::from_slice(&bytes).map_err(|error| RunError::Damaged { path, reason: error.to_string() })
+            serde_json::from_slice(&bytes).map_err(|error| RunError::DamagedRecord { path, reason: error.to_string() })
         };
         names.iter().map(read).collect()
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Measure;
+use super::{Measure, Properties};
 use crate::runs::{Key, RunError, RunFolder};
 use crate::similarity::Matrix;
 
@@ -89,6 +89,18 @@ fn matrix(names: Vec<String>, values: &[Vec<Option<f64>>]) -> Option<Matrix> {
     is_square.then_some(Matrix { names, values })
 }
 
+/// Whether scores are within a range and, of a symmetric measure, the same for both orders of a pair, but for a last digit. What is
+/// not known is possible.
+fn is_possible(matrix: &Matrix, [low, high]: [f64; 2], is_symmetric: bool) -> bool {
+    const LAST_DIGIT: f64 = 1e-6;
+    let is_same = |a: f64, b: f64| (a.is_nan() && b.is_nan()) || (a - b).abs() <= LAST_DIGIT;
+    let count = matrix.names.len();
+    let is_within = |value: &f64| value.is_nan() || (low - LAST_DIGIT..=high + LAST_DIGIT).contains(value);
+    let pairs = || (0..count).flat_map(|a| (0..a).map(move |b| (a, b)));
+    matrix.values.iter().all(is_within)
+        && (!is_symmetric || pairs().all(|(a, b)| is_same(matrix.get(a, b), matrix.get(b, a))))
+}
+
 impl MeasureRecord {
     /// Keeps it in a run folder, where one of the same networks stays.
     ///
@@ -107,9 +119,13 @@ impl MeasureRecord {
         run.records(MEASURES)
     }
 
-    /// The scores; none if the record is not of so many networks.
+    /// The scores; none if the record is not of so many networks, or its scores are none of the measure.
     pub fn matrix(&self) -> Option<Matrix> {
-        matrix(self.networks.iter().map(|network| network.name.clone()).collect(), &self.values)
+        let Properties { range, is_likeness, is_symmetric, .. } = self.measure.properties();
+        // Distances are kept turned round.
+        let range = if is_likeness { range } else { [0.0, 1.0] };
+        let names = self.networks.iter().map(|network| network.name.clone()).collect();
+        matrix(names, &self.values).filter(|matrix| is_possible(matrix, range, is_symmetric))
     }
 }
 
@@ -159,9 +175,10 @@ impl LayerRecord {
         self.models.iter().enumerate().flat_map(of).collect()
     }
 
-    /// The scores; none if the record is not of so many layers.
+    /// The scores; none if the record is not of so many layers, or its scores are none of the measure.
     pub fn matrix(&self) -> Option<Matrix> {
-        matrix(self.names(), &self.values)
+        let Properties { range, is_symmetric, .. } = self.measure.properties();
+        matrix(self.names(), &self.values).filter(|matrix| is_possible(matrix, range, is_symmetric))
     }
 }
 
