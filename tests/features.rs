@@ -123,11 +123,13 @@ fn files_are_compared_by_every_measure() {
     assert!(batches["mini_batch"] == 10 && number(&batches["value"]) != whole, "{batches}");
     assert_eq!(batches["images"], 30);
     // Of 30 images in mini-batches of 14, two are left, which count neither in the value nor in the number of images.
-    let output = netkin().args(["--json", "compare", &x, &y, "--mini-batch", "14"]).assert().success();
+    let output = netkin().args(["--json", "compare", &x, &y, "--mini-batch", "14"]).assert().code(1);
     let rest: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
     assert!(
-        rest["images"] == 28 && said.contains("the rest of 2 images is no mini-batch of at least 4"),
+        rest["images"] == 28
+            && rest["images_left_out"] == 2
+            && said.contains("the rest of 2 images is no mini-batch of at least 4"),
         "{rest}, {said}"
     );
 }
@@ -234,6 +236,13 @@ fn kappa_is_that_of_the_labels() {
     std::fs::write(&column, "0\ncat\n").unwrap();
     refused_with(&[], &["column.csv", "line 2", "cat"]);
     refused(&[&arguments[..], &["--label-offset", "1"]].concat(), &["--labels"]);
+    let wide = |name: &str, labels: [i64; 6]| {
+        let bytes = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+        npy_of(&scratch, name, ("<i8", "False"), [rows, 1], bytes)
+    };
+    let (below, beyond) = (wide("below.npy", [0, 1, -1, 0, 1, 2]), wide("beyond.npy", [0, 1, 2, 0, 1 << 40, 2]));
+    refused(&[&arguments[..], &["--labels", &below]].concat(), &["below.npy", "row 2", "-1", "int64"]);
+    refused(&[&arguments[..], &["--labels", &beyond]].concat(), &["row 4", "1099511627776", "1048576 classes"]);
 }
 
 /// What would be ignored is refused.
@@ -249,6 +258,9 @@ fn options_without_use_are_refused() {
     compare(&["--bandwidth", "2"], &["--bandwidth", "cka-rbf"]);
     compare(&["--data", &folder, "--labels", &labels], &["no use for --data"]);
     compare(&["--labels", &labels], &["no use for --labels"]);
+    for [option, value] in [["--precision", "f64"], ["--batch", "4"], ["--crop", "own"], ["--input-size", "64"]] {
+        compare(&[option, value], &[option, "no network is run"]);
+    }
     compare(&["--layer", "foo"], &["x.npy", "no layer \"foo\""]);
     compare(&["--layer-b", "feature"], &["y.safetensors", "no tensor \"feature\", but features"]);
     refused(&["layers", "demo_resnet", "--data", &folder, "--labels", &labels, "--bandwidth", "2"], &["--bandwidth"]);
@@ -352,6 +364,11 @@ fn all_layers_are_compared_in_one_pass() {
     refused(&networks.with(&["layers", a, "--measure", "procrustes"]), &["dcor-biased"]);
     refused(&networks.with(&["layers", a, b, "--limit", "3"]), &["3 images", "at least 4"]);
     refused(&networks.with(&["layers", a, b, a]), &["MODEL"]);
+    refused(&networks.with(&["layers", "a.npy"]), &["layers are those of networks", "netkin compare"]);
+    // Of 11 images in mini-batches of 9, two are left.
+    let output = netkin().args(networks.with(&["layers", a, "--mini-batch", "9", "--json"])).assert().code(1);
+    let document: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert!(document["images"] == 9 && document["images_left_out"] == 2, "{document}");
 }
 
 #[test]
@@ -413,7 +430,21 @@ fn what_networks_know_of_classes_beyond_each_other() {
     assert!(document["replicates"] == 0 && document["x_truth"]["interval"].is_null(), "{document}");
     assert!(said.contains("8 images") && said.contains("at least 20"), "{said}");
     refused(&["condition", &x, &y, "--truth", &few], &["60", "2", "same images"]);
-    refused(&["condition", &x, &y, "--truth", "demo_resnet"], &["labels or a file"]);
+    for wrong in ["demo_resnet", "banana"] {
+        refused(&["condition", &x, &y, "--truth", wrong], &["labels or a file"]);
+    }
+    // X again, but turned and larger: there is no third set that could be another one.
+    let pairs = classes.iter().zip(noise(3, 2 * rows)).map(|(class, noise)| class + 0.1 * noise).collect::<Vec<f32>>();
+    let turned: Vec<f32> = pairs.chunks_exact(2).flat_map(|pair| [-2.0 * pair[1], 2.0 * pair[0]]).collect();
+    let turned = npy(&scratch, "turned.npy", &turned, rows);
+    refused(
+        &["condition", &x, &turned, "--truth", &truth],
+        &["x.npy", "turned.npy", "the same", "give two that differ"],
+    );
+    let holes = npy(&scratch, "holes.npy", &[0.0, 1.0, f32::NAN, 0.0, 2.0, 0.0], 3);
+    let with_holes = [&["condition", &x, &y, "--truth", &holes][..], &data[..]].concat();
+    refused(&with_holes, &["holes.npy", "NaN for class 1", "feature 0"]);
+    refused(&["condition", &x, &y, "--truth", &truth, "--precision", "f64"], &["no use for --precision"]);
 }
 
 #[test]
@@ -521,6 +552,16 @@ fn the_report_of_a_run_shows_other_measures_and_layers() {
     for part in ["layers-3", "of-one", "measure-3-other"] {
         assert!(html.contains(part), "{part}");
     }
+    // Of the run's first images; and what is of other networks is said, where it was asked for.
+    let some = ["layers", models[0], "--limit", "12", "--mini-batch", "6", "--run", &run];
+    json(&[&some[..], &data[..]].concat());
+    let html = report(&[]);
+    assert!(html.contains("12 of the run&#39;s images") && !html.contains("not the run&#39;s"), "{html}");
+    let elsewhere = path("elsewhere.csv", ",x,y\nx,1,0\ny,0,1\n");
+    let mut command = netkin();
+    let output = command.args(["report", &run, "--measure", &elsewhere, "--out"]).arg(&page).assert().code(1);
+    let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert!(said.contains("elsewhere is not shown") && said.contains("demo_resnet"), "{said}");
     refused(&["report", &run, "--layers", &path("not.json", "{}")], &["not.json", "netkin layers --json"]);
     refused(&["report", &run, "--layers", "/nonexistent/x.csv"], &["/nonexistent/x.csv"]);
     refused(&["report", &run, "--measure", "/nonexistent/x.csv"], &["/nonexistent/x.csv"]);
@@ -566,7 +607,14 @@ fn a_layer_that_is_not_there_brings_its_neighbours() {
     let (a, b) = (networks.a.as_str(), networks.b.as_str());
     refused(
         &networks.with(&["compare", a, b, "--layer", "layer2_0"]),
-        &["demo_resnet", "layer2_0", "did you mean layer2.0", "netkin layers demo_resnet"],
+        &[
+            "demo_resnet",
+            "layer2_0",
+            "did you mean layer2.0",
+            "--layer takes act1, ",
+            "layer1.0, ",
+            "pooled and logits",
+        ],
     );
 }
 

@@ -37,7 +37,8 @@ pub struct Args {
     /// Take the mean over mini-batches of COUNT images; a rest of fewer than the measure needs is left out
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     mini_batch: Option<usize>,
-    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images [default: 1]
+    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images, or of the mean
+    /// where the median is 0 [default: 1]
     #[arg(long, value_name = "NUMBER", value_parser = bandwidth)]
     bandwidth: Option<f64>,
     #[command(flatten)]
@@ -54,6 +55,8 @@ struct Document {
     data: Option<DataSection>,
     /// Images that count.
     images: usize,
+    /// Images at the end that are too few for a mini-batch.
+    images_left_out: usize,
     measure: Measure,
     #[serde(flatten)]
     properties: Properties,
@@ -73,6 +76,8 @@ struct Compared {
     given: Option<SetSection>,
     /// Images that count.
     images: usize,
+    /// Images at the end that are too few for a mini-batch.
+    left_out: usize,
     value: f64,
 }
 
@@ -81,7 +86,7 @@ impl Args {
         let bandwidth = width_of(self.measure, self.bandwidth)?;
         self.check()?;
         let mut reader = self.features.reader(common)?;
-        let Compared { sets: [a, b], given, images, value } = match self.measure.is_of_outputs() {
+        let Compared { sets: [a, b], given, images, left_out, value } = match self.measure.is_of_outputs() {
             true => self.outputs(&mut reader)?,
             false => self.features(&mut reader, bandwidth)?,
         };
@@ -93,6 +98,7 @@ impl Args {
             given,
             data: reader.data_section()?,
             images,
+            images_left_out: left_out,
             measure: self.measure,
             properties: self.measure.properties(),
             mini_batch: self.mini_batch,
@@ -105,7 +111,7 @@ impl Args {
         } else {
             print(&document.to_text())?;
         }
-        Ok(if reader.has_skipped() { Outcome::FellShort } else { Outcome::Done })
+        Ok(if reader.has_skipped() || left_out > 0 { Outcome::FellShort } else { Outcome::Done })
     }
 
     /// Refuses options that do not go together.
@@ -139,6 +145,9 @@ impl Args {
             Some(option) if wants_none && is_file(&self.a) && is_file(&self.b) => {
                 Err(format!("{column} of features from files has no use for {option}; leave it out").into())
             }
+            _ if is_file(&self.a) && is_file(&self.b) && self.given.as_ref().is_none_or(Third::is_no_network) => {
+                self.features.check_networks_options(column)
+            }
             _ => Ok(()),
         }
     }
@@ -153,8 +162,8 @@ impl Args {
         let (given, third) = third.unzip();
         let sets: Vec<&Features> = [&a, &b].into_iter().chain(&third).collect();
         let (value, left_out) = self.value(&sets, bandwidth).map_err(|error| said_with_width(error, bandwidth))?;
-        note_rest(common, left_out, self.measure.properties().least_images);
-        Ok(Compared { sets: sections, given, images: images - left_out, value })
+        note_rest(left_out, self.measure.properties().least_images);
+        Ok(Compared { sets: sections, given, images: images - left_out, left_out, value })
     }
 
     /// The measure of sets of features, and how many images at their end are no mini-batch.
@@ -211,7 +220,7 @@ impl Args {
             }
             _ => disagreement(&a, &b)?,
         };
-        Ok(Compared { sets: [section_a, section_b], given: None, images, value })
+        Ok(Compared { sets: [section_a, section_b], given: None, images, left_out: 0, value })
     }
 }
 

@@ -5,12 +5,12 @@ use std::ops::RangeInclusive;
 use serde::Serialize;
 
 use super::common::{Common, print, print_json, say};
-use super::features::{DataSection, FeatureOptions, FeatureSource, Reader, SetSection, Third};
+use super::features::{DataSection, FeatureOptions, FeatureSource, Reader, Rows, SetSection, Third};
 use super::{Failure, Outcome};
 use crate::memory;
 use crate::similarity::features::conditional::{Conditions, Estimate, LEAST_FOR_INTERVALS, conditions};
 use crate::similarity::features::extract::Layer;
-use crate::similarity::features::{Features, Values, bytes_of, check_room, counted};
+use crate::similarity::features::{FeatureError, Features, Values, bytes_of, check_room, counted};
 
 /// Compare what two networks know of the classes, each alone and beyond the other
 ///
@@ -26,7 +26,7 @@ pub struct Args {
     y: FeatureSource,
     /// The truth: labels, or a file; with --data or --labels it has a row for each class, in the order of the labels, else for each
     /// image
-    #[arg(long, value_name = "labels|FILE", default_value = "labels")]
+    #[arg(long, value_name = "labels|FILE", default_value = "labels", value_parser = truth)]
     truth: Third,
     /// A layer of X by timm's name of its block, such as layer1.0 or blocks.3, or a tensor of its file [default: pooled features]
     #[arg(long, value_name = "NAME", visible_alias = "layer-x")]
@@ -63,13 +63,17 @@ struct Document {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        if [&self.x, &self.y].iter().all(|source| matches!(source, FeatureSource::File(_))) {
+            self.features.check_networks_options("condition")?;
+        }
         let mut reader = self.features.reader(common)?;
         let x = reader.read(&self.x, self.layer.as_deref(), Layer::Pooled)?;
         let y = reader.read(&self.y, self.layer_b.as_deref(), Layer::Pooled)?;
         let (images, section_x, section_y) = (x.images, x.section.clone(), y.section.clone());
         let (section_truth, truth) = self.truth(&mut reader, images)?;
         let replicates = if images < LEAST_FOR_INTERVALS { 0 } else { self.replicates };
-        let conditions = conditions(&x.features(common)?, &y.features(common)?, &truth, replicates, self.seed)?;
+        let conditions = conditions(&x.features(common)?, &y.features(common)?, &truth, replicates, self.seed);
+        let conditions = conditions.map_err(said_of_two)?;
         if replicates == 0 {
             let few = counted(images, "image");
             say(&format!("{few} drawn anew would tell too little for intervals; give at least {LEAST_FOR_INTERVALS}"));
@@ -99,13 +103,11 @@ impl Args {
         let Third::Source(source) = &self.truth else {
             return reader.third(&self.truth, images);
         };
-        let FeatureSource::File(_) = source else {
-            return Err("the truth is labels or a file; give --truth labels, or a .safetensors or .npy file".into());
-        };
         let mut rows = reader.read(source, None, Layer::Pooled)?;
         if reader.has_labels() {
             let (width, labels) = (rows.section.features, reader.labels(images)?);
             reader.check_classes(&rows.section.name, rows.images, &labels)?;
+            check_classes_are_finite(&rows)?;
             let bytes = bytes_of(images, width, size_of::<f64>());
             check_room("an embedding for each image", bytes, memory::available(), "take fewer images (--limit)")?;
             let of_images = labels.iter().flat_map(|label| (0..width).map(move |at| label * width + at));
@@ -140,6 +142,44 @@ impl Document {
             text += &format!("{name:14}  {estimate:8.4}  {interval}{what}\n");
         }
         text
+    }
+}
+
+/// Refuses an embedding with numbers that are none: of its own rows, since each is of many images.
+fn check_classes_are_finite(rows: &Rows) -> Result<(), String> {
+    let (values, width) = (&rows.values, rows.section.features);
+    match (0..values.len()).find(|&at| !values.get(at).is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(format!(
+            "{} holds {} for class {} (counted from 0, row by row), feature {}; give that class numbers, or find out what made it",
+            rows.section.name,
+            values.get(at),
+            at / width,
+            at % width
+        )),
+    }
+}
+
+/// What is said of an error: sets of which one follows from the other are two that were given, and there is no third one.
+fn said_of_two(error: FeatureError) -> String {
+    let (name, given, what) = match &error {
+        FeatureError::NothingLeft { name, given } => (name, given, "are the same"),
+        FeatureError::LittleLeft { name, given, .. } => {
+            (name, given, "are so nearly the same that rounding tells what differs")
+        }
+        _ => return error.to_string(),
+    };
+    format!(
+        "the distances between images by {name} and by {given} {what}, but for a factor, so that neither has anything beyond the other; give \
+         two that differ"
+    )
+}
+
+/// The truth: no network has any.
+fn truth(text: &str) -> Result<Third, String> {
+    match text.parse() {
+        Ok(third @ (Third::Labels | Third::Source(FeatureSource::File(_)))) => Ok(third),
+        _ => Err("the truth is labels or a file; give --truth labels, or a .safetensors or .npy file".into()),
     }
 }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{ArgGroup, ArgMatches, FromArgMatches};
-use netkin_weights::ModelSpec;
+use netkin_weights::{ModelSpec, Precision};
 use serde::Serialize;
 
-use super::common::{Common, DataOptions, ModelOptions, report_skipped};
+use super::common::{Common, DataOptions, ModelOptions, report_skipped, say};
 use super::{Failure, sat, values};
 use crate::images::{Dataset, Skipped, labels_alone};
 use crate::model::{Crop, Model};
@@ -21,6 +21,9 @@ pub enum FeatureSource {
     Model(ModelSpec),
     File(PathBuf),
 }
+
+/// The most classes that labels may be of, as in trainings: other numbers are no classes, but something else of the images.
+const MAX_CLASSES: usize = 1 << 20;
 
 /// Ends of files in which people keep features, and which are not read.
 const OTHER_FILES: [&str; 14] =
@@ -65,6 +68,16 @@ impl FromStr for Third {
     }
 }
 
+impl Third {
+    /// Whether no network has to be run for it.
+    pub fn is_no_network(&self) -> bool {
+        !matches!(self, Self::Source(FeatureSource::Model(_)))
+    }
+}
+
+/// Images that networks see at once, where nothing else is asked for.
+const BATCH: usize = 32;
+
 /// Options of every command that reads features.
 #[derive(Debug, clap::Args)]
 pub struct FeatureOptions {
@@ -73,7 +86,7 @@ pub struct FeatureOptions {
     #[command(flatten)]
     view: ViewOptions,
     /// Images at once
-    #[arg(long, value_name = "COUNT", default_value = "32", value_parser = values::positive)]
+    #[arg(long, value_name = "COUNT", default_value_t = BATCH, value_parser = values::positive)]
     batch: usize,
     #[command(flatten)]
     options: ModelOptions,
@@ -242,6 +255,8 @@ impl FeatureOptions {
                 labels = Some(found);
             }
         }
+        check_labels(labels.iter().flatten().copied())?;
+        check_labels(dataset.iter().flat_map(|dataset| &dataset.samples).map(|sample| sample.label))?;
         Ok(Reader { common, options: self, dataset, labels, skipped: Vec::new(), known: Vec::new() })
     }
 
@@ -252,6 +267,24 @@ impl FeatureOptions {
             DataOrLabels::Labels { .. } => Some("--labels"),
             DataOrLabels::Data(_) => Some("--data"),
         }
+    }
+}
+
+impl FeatureOptions {
+    /// Refuses options of networks where there is none; `what` is what has no use for them.
+    ///
+    /// # Errors
+    /// If one differs from what it is by default.
+    pub fn check_networks_options(&self, what: &str) -> Result<(), Failure> {
+        let option = match () {
+            _ if self.options.precision != Precision::F32 => "--precision",
+            _ if self.options.input_size.is_some() => "--input-size",
+            _ if self.batch != BATCH => "--batch",
+            _ if self.view.crop != Crop::Shared => "--crop",
+            _ => return Ok(()),
+        };
+        Err(format!("{what} of features from files has no use for {option}, since no network is run; leave it out")
+            .into())
     }
 }
 
@@ -396,6 +429,18 @@ impl Reader<'_> {
     }
 }
 
+/// Refuses labels that are no classes.
+fn check_labels(mut labels: impl Iterator<Item = usize>) -> Result<(), String> {
+    let mut last = 0;
+    let found = labels.by_ref().inspect(|&label| last = label).position(|label| label >= MAX_CLASSES);
+    found.map_or(Ok(()), |row| {
+        Err(format!(
+            "the label of row {row} (counted from 0) is {last}, and there are at most {MAX_CLASSES} classes, numbered from 0; give labels \
+             that are classes"
+        ))
+    })
+}
+
 /// A matrix from a file: of a .npy file the only one, of a safetensors file the tensor that is asked for.
 fn read_file(path: &Path, asked: Option<&str>, are_logits: bool) -> Result<Rows, Failure> {
     let shown = path.display();
@@ -462,11 +507,11 @@ pub fn said_with_width(error: FeatureError, width: Option<f64>) -> String {
     }
 }
 
-/// Says that a last mini-batch of so many images is too small for a statistic, if there is one.
-pub fn note_rest(common: &Common, images: usize, least: usize) {
+/// Says that a last mini-batch of so many images is too small for a statistic, if there is one; then the command falls short.
+pub fn note_rest(images: usize, least: usize) {
     if images > 0 {
         let rest = counted(images, "image");
-        common.note(&format!("the rest of {rest} is no mini-batch of at least {least} and was left out"));
+        say(&format!("the rest of {rest} is no mini-batch of at least {least} and was left out"));
     }
 }
 

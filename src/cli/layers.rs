@@ -6,7 +6,7 @@ use netkin_weights::ModelSpec;
 use serde::Serialize;
 
 use super::common::{Common, DataOptions, ModelOptions, print, print_json, report_skipped, say};
-use super::features::{DataSection, ViewOptions, bandwidth, note_rest, said_with_width, width_of};
+use super::features::{DataSection, FeatureSource, ViewOptions, bandwidth, note_rest, said_with_width, width_of};
 use super::{Failure, Outcome, values};
 use crate::model::Model;
 use crate::report::HeatMap;
@@ -22,7 +22,7 @@ use crate::similarity::features::{Measure, Properties};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// NAME, NAME.TAG or NAME=WEIGHTS; one or two
-    #[arg(value_name = "MODEL", required = true, num_args = 1..=2)]
+    #[arg(value_name = "MODEL", required = true, num_args = 1..=2, value_parser = network)]
     models: Vec<ModelSpec>,
     #[command(flatten)]
     data: DataOptions,
@@ -32,7 +32,8 @@ pub struct Args {
     /// Images of a mini-batch, which pass through the networks at once
     #[arg(long, value_name = "COUNT", default_value = "128", value_parser = values::positive)]
     mini_batch: usize,
-    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images [default: 1]
+    /// The width of the Gaussian kernels of cka-rbf, as a multiple of the median distance between images, or of the mean
+    /// where the median is 0 [default: 1]
     #[arg(long, value_name = "NUMBER", value_parser = bandwidth)]
     bandwidth: Option<f64>,
     /// Print the matrix as CSV
@@ -55,10 +56,24 @@ struct Document<'a> {
     #[serde(flatten)]
     record: &'a LayerRecord,
     data: DataSection,
+    /// Images at the end that are too few for a mini-batch.
+    images_left_out: usize,
     #[serde(flatten)]
     properties: Properties,
     /// Of rows and columns.
     layers: &'a [String],
+}
+
+/// A network; features in a file have no layers.
+fn network(text: &str) -> Result<ModelSpec, String> {
+    match text.parse()? {
+        FeatureSource::Model(spec) => Ok(spec),
+        FeatureSource::File(_) => {
+            Err("layers are those of networks, which it runs on images; give a network, or compare files of \
+                                       features with each other by `netkin compare`"
+                .into())
+        }
+    }
 }
 
 impl Args {
@@ -82,7 +97,7 @@ impl Args {
         let found = layers(&models, &dataset.samples, &kernel, centring, view, |images| bar.inc(images as u64))?;
         bar.finish_and_clear();
         report_skipped(&found.skipped);
-        note_rest(common, found.left_out, centring.least_images());
+        note_rest(found.left_out, centring.least_images());
         // For it all images are read once more.
         let is_kept = common.json || folder.is_some();
         let fingerprint = if is_kept { dataset.fingerprint()? } else { String::new() };
@@ -107,13 +122,15 @@ impl Args {
         }
         if common.json {
             let data = DataSection::with_fingerprint(&dataset, &found.skipped, fingerprint);
-            print_json(&Document { record: &record, data, properties, layers: &matrix.names })?;
+            let images_left_out = found.left_out;
+            print_json(&Document { record: &record, data, images_left_out, properties, layers: &matrix.names })?;
         } else {
             print(&if self.csv { matrix.to_csv() } else { matrix.to_table() })?;
         }
         let LayerTiming { networks, comparison } = found.timing;
         let [networks, comparison] = [networks, comparison].map(|part| part.as_secs_f64());
         common.note(&format!("{networks:.2} s in networks, {comparison:.2} s in comparing their layers"));
-        Ok(if found.skipped.is_empty() { Outcome::Done } else { Outcome::FellShort })
+        let is_whole = found.skipped.is_empty() && found.left_out == 0;
+        Ok(if is_whole { Outcome::Done } else { Outcome::FellShort })
     }
 }

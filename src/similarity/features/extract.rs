@@ -117,7 +117,10 @@ fn rows_of(model: &Model, batch: &Batch, layer: &Layer) -> Result<Tensor<2>, Fea
             if name == tap {
                 found = Some(x.clone());
             }
-            names.push(name.to_owned());
+            // A tap may come again, as the same features.
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
             x
         });
         model.forward_observed(pixels, &mut taps);
@@ -126,7 +129,7 @@ fn rows_of(model: &Model, batch: &Batch, layer: &Layer) -> Result<Tensor<2>, Fea
         model: model.name().to_owned(),
         tap: tap.clone(),
         similar: similar(tap, &names),
-        count: names.len(),
+        names,
     })
 }
 

@@ -235,6 +235,28 @@ pub enum FeatureError {
         /// Whose features.
         name: String,
     },
+    /// One image, or few, so far away from all others that these are the same from there.
+    #[error(
+        "{name} has images so far away from the others that rounding leaves fewer than six digits (four of 32-bit numbers) of how these \
+         differ; leave the far ones out, or check what made them"
+    )]
+    Rounded {
+        /// Whose features.
+        name: String,
+    },
+    /// So little is left after a projection that rounding tells.
+    #[error(
+        "{name} is so nearly told by {given} that of the {left:.0e} of it that is left once {given} is projected out fewer than four \
+         digits would be right; give another third set of features, or both in 64 bits"
+    )]
+    LittleLeft {
+        /// Of which the projection is.
+        name: String,
+        /// What is projected out.
+        given: String,
+        /// The share that is left.
+        left: f64,
+    },
     /// Nothing is left after a projection.
     #[error(
         "{}, so nothing is left of it once {given} is projected out; give another third set of features",
@@ -312,7 +334,9 @@ pub enum FeatureError {
     },
     /// There is no intermediate result of that name.
     #[error(
-        "{model} shows no layer {tap:?}; did you mean {similar}? `netkin layers {model} --data …` lists all {count}"
+        "{model} shows no layer {tap:?}; did you mean {similar}? --layer takes {} ({} in all), pooled and logits",
+        listed(names),
+        names.len()
     )]
     Tap {
         /// The network.
@@ -321,8 +345,8 @@ pub enum FeatureError {
         tap: String,
         /// Those most like it.
         similar: String,
-        /// How many there are.
-        count: usize,
+        /// All, in their order.
+        names: Vec<String>,
     },
     /// More than fits into memory.
     #[error("{what} would take {:.1} GB, and {:.1} GB of memory are free; {advice}", *bytes as f64 / 1e9, *available as f64 / 1e9)]
@@ -380,6 +404,15 @@ pub enum FeatureError {
 /// A number with what it counts: `1 image`, `2 images`.
 pub(crate) fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// Names in one sentence: all of some, of many the first and the last.
+fn listed(names: &[String]) -> String {
+    const SOME: usize = 24;
+    match names {
+        [first @ .., last] if names.len() > SOME => format!("{}, … and {last}", first[..SOME / 2].join(", ")),
+        _ => names.join(", "),
+    }
 }
 
 /// That a set of features follows from the one that is projected out.
