@@ -160,6 +160,12 @@ fn patchfool_changes_as_many_patches_of_small_images_as_are_asked_for() {
         assert!(doubts(&whole).contains(&"every-patch".to_owned()), "{model}: {whole}");
         assert_eq!(changed_patches(&scratch, 0, side).len(), (28 / side) * (28 / side), "{model}");
     }
+    // A network with patches of its own says that it keeps to them, unless they are those that were asked for.
+    let own = |size: &str| {
+        let options = [&patchfool[..], &["1", "--patch-size", size]].concat();
+        doubts(&attack_on("demo_vit_patch4", &scratch, &data, &options)).contains(&"own-patches".to_owned())
+    };
+    assert!(own("7") && !own("4"));
     attack_on("demo_resnet", &scratch, &data, &[&patchfool[..], &["1", "--patch-size", "14"]].concat());
     assert_eq!(changed_patches(&scratch, 0, 14).len(), 1);
     assert_eq!(changed_patches(&scratch, 0, 7).len(), 4, "four quarters of a larger patch");
@@ -394,7 +400,8 @@ fn what_misleads_is_said() {
     let document = attack(&scratch, &data, &["--attack", "fgsm", "--surrogates", "demo_vit_patch7"]);
     assert_eq!(document["surrogates"], Value::Null, "it is attacked alone");
     let table = said_of("demo_resnet", &["--protocol", "transferattack", "--input-size", "224", "--limit", "1"]);
-    assert!(table.contains("resnet50 attacked alone"), "{table}");
+    assert!(table.contains("not the published setting") && table.contains("resnet50 attacked alone"), "{table}");
+    assert!(!table.contains("figures are left out"), "nobody is judged: {table}");
     // Labels that are all wrong.
     let labels = std::fs::read_to_string(scratch.path("labels.csv")).unwrap();
     let wrong = |line: &str| match line.rsplit_once(',') {
@@ -405,4 +412,84 @@ fn what_misleads_is_said() {
     std::fs::write(scratch.path("labels.csv"), wrong.join("\n")).unwrap();
     let none = said(&[]);
     assert!(none.contains("none of the 8 images correctly") && none.contains("--label-offset"), "{none}");
+    assert!(!none.contains("28 × 28"), "{none}");
+}
+
+/// What netkin says of an attack that goes well.
+fn said(model: &str, scratch: &Scratch, data: &[String], options: &[&str]) -> [String; 2] {
+    let mut command = netkin();
+    command.args(["attack", model]).args(data).args(options);
+    let output = command.arg("--out").arg(scratch.path("out")).output().unwrap();
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output.status.success(), "{options:?}: {stderr}");
+    [stdout, stderr]
+}
+
+/// Settings of the protocol may be spelt out, and labels that no network is right by at its size are told from the size itself.
+#[test]
+fn the_protocols_own_settings_are_no_others() {
+    let scratch = Scratch::new();
+    let (folder, labels) = scratch.images(1, |_| 0);
+    let data = |label: usize| -> Vec<String> {
+        std::fs::write(&labels, format!("file,label\n00.png,{label}\n")).unwrap();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        vec!["--data".into(), text(&folder), "--labels".into(), text(&labels)]
+    };
+    let options = ["--attack", "mi-fgsm", "--protocol", "transferattack"];
+    let own = ["--eps", "16/255", "--step-size", "1.6/255", "--steps", "10", "--momentum", "1", "--no-random-start"];
+    let of = |label: usize, more: &[&str]| said("demo_resnet", &scratch, &data(label), &[&options[..], more].concat());
+    let [plain, hint] = of(0, &[]);
+    assert_eq!(of(0, &own)[0], plain);
+    // It takes the image for one class, so that one of two labels is wrong.
+    let hints = hint + &of(1, &[])[1];
+    assert!(hints.contains("224 × 224 pixels, which --protocol transferattack asks for"), "{hints}");
+    assert!(hints.contains("its weights are for 28 × 28"), "{hints}");
+    let smaller = ["--attack", "fgsm", "--input-size", "14"];
+    let hints: String = [0, 1].map(|label| said("demo_resnet", &scratch, &data(label), &smaller)[1].clone()).concat();
+    assert!(hints.contains("14 × 14 pixels, which --input-size asks for"), "{hints}");
+}
+
+/// Images of an earlier attack beside the new ones would be taken for some of these; and several radii are told as they were written.
+#[test]
+fn what_an_earlier_attack_left_is_said() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let said =
+        |options: &[&str]| said("demo_vit_patch7", &scratch, &data, &[&["--attack", "fgsm"][..], options].concat());
+    assert!(!said(&[])[1].contains("earlier attack"));
+    assert!(!said(&[])[1].contains("earlier attack"), "all is written over");
+    let left = &said(&["--limit", "3"])[1];
+    assert!(left.contains("5 image(s) of an earlier attack") && left.contains("03.png"), "{left}");
+    assert!(scratch.path("out/images/07.png").exists(), "nothing of it is deleted");
+    let [text, beside] = said(&["--eps", "4/255,0.05"]);
+    assert!(beside.contains("beside the folders"), "{beside}");
+    assert!(text.contains("eps 4/255\n") && text.contains("eps 0.05\n"), "{text}");
+}
+
+/// Gradients that are estimated from less than is usual are worse ones.
+#[test]
+fn nes_says_that_it_has_few_queries() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let said =
+        |options: &[&str]| said("demo_vit_patch7", &scratch, &data, &[&["--attack", "nes"][..], options].concat());
+    let few = &said(&["--queries", "20"])[1];
+    assert!(few.contains("10 pair(s) of queries instead of 25"), "{few}");
+    for options in [&["--queries", "50"][..], &["--queries", "20", "--pairs", "5"]] {
+        assert!(!said(options)[1].contains("instead of 25"), "{options:?}");
+    }
+}
+
+/// Each try of square has all the queries.
+#[test]
+fn the_queries_of_square_are_those_of_a_try() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    for (restarts, most) in [("1", 1 + 6), ("3", 1 + 3 * 6)] {
+        let options = ["--attack", "square", "--eps", "1e-6", "--queries", "5", "--restarts", restarts];
+        attack(&scratch, &data, &options);
+        for row in rows(&scratch.path("out/attack.csv")) {
+            assert_eq!(row["queries"], most.to_string(), "{restarts}");
+        }
+    }
 }

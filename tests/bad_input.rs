@@ -327,7 +327,16 @@ fn attacks_out_of_range() {
         |option: &[&str]| attack(&[&["--attack", "mi-fgsm", "--protocol", "transferattack"][..], option].concat());
     says(&protocol(&["--eps", "8/255"]), &["--eps is not as --protocol transferattack", "16/255"]);
     says(&protocol(&["--steps", "3"]), &["--steps is not as --protocol transferattack"]);
+    says(&protocol(&["--steps", "10", "--momentum", "0.5"]), &["--momentum is not as --protocol transferattack"]);
+    says(&protocol(&["--scales", "5"]), &["--scales is not as --protocol transferattack"]);
     says(&protocol(&["--input-size", "256"]), &["--input-size is not as --protocol transferattack", "224"]);
+    says(&protocol(&["--target", "3"]), &["--target is not as --protocol transferattack", "no target"]);
+    says(&protocol(&["--surrogates", "demo_mixer"]), &["--surrogates is not as --protocol", "attacked alone"]);
+    says(&protocol(&["--mask", "mask.png"]), &["--mask is not as --protocol", "no mask"]);
+    says(&attack(&["--momentum", "0", "--look-ahead"]), &["--look-ahead", "--momentum 0", "leave out"]);
+    says(&attack(&["--momentum", "-1"]), &["--momentum -1 is out of range"]);
+    says(&attack(&["--variance", "2", "--radius", "-1"]), &["--radius -1 is out of range"]);
+    says(&attack(&["--target", "-1"]), &["-1", "least-likely"]);
     says(&attack(&["--step-size", "0"]), &["--step-size 0"]);
     says(&attack(&["--steps", "0"]), &["--steps 0", "at least 1"]);
     says(&attack(&["--norm", "l2"]), &["--eps", "l2"]);

@@ -6,8 +6,10 @@
 //! instructions are known that `torch.save` writes for such things; nothing in a file is ever run. What is neither a tensor nor
 //! what holds one is passed over.
 
-use std::collections::HashMap;
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read, Seek, SeekFrom};
+
+use flate2::CrcWriter;
 
 use super::{Array, Found, extent};
 use crate::npy::{MAX_AXES, Number};
@@ -40,6 +42,7 @@ pub(super) fn arrays(file: &mut (impl Read + Seek), length: u64) -> Found {
     }
     let instructions = contents(file, pickle, length, MAX_PICKLE)?;
     let mut arrays = Vec::new();
+    let mut checked = HashSet::new();
     for (name, tensor) in tensors(&instructions)? {
         let Tensor { number, shape, strides, first, storage } = tensor;
         let entry = find(format!("{folder}data/{storage}")).ok_or_else(|| format!("it has no numbers of {name:?}"))?;
@@ -60,6 +63,10 @@ pub(super) fn arrays(file: &mut (impl Read + Seek), length: u64) -> Found {
                 "the tensor {name:?} repeats its numbers more than {MAX_REPEATS} times; save x.contiguous()"
             ));
         }
+        // Several tensors may be views of one storage.
+        if checked.insert(entry.header) {
+            entry.check(file, start)?;
+        }
         arrays.push(Array { name, number, shape, start: start + before.unwrap_or(0), strides });
     }
     Ok(arrays)
@@ -71,6 +78,8 @@ struct Entry {
     /// Where its own header begins.
     header: u64,
     size: u64,
+    /// Of its bytes; 0 where none was computed, as `torch.serialization.set_crc32_options(False)` asks for.
+    crc: u32,
     is_plain: bool,
 }
 
@@ -138,7 +147,7 @@ fn entries(file: &mut (impl Read + Seek), length: u64) -> Result<Vec<Entry>, Str
 impl Entry {
     /// From the list of the archive's files; what comes behind it in the list.
     fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (flags, method) = (u16_at(bytes, 8)?, u16_at(bytes, 10)?);
+        let (flags, method, crc) = (u16_at(bytes, 8)?, u16_at(bytes, 10)?, u32_at(bytes, 16)? as u32);
         let (mut packed, mut size, mut header) = (u32_at(bytes, 20)?, u32_at(bytes, 24)?, u32_at(bytes, 42)?);
         let [name, extra, remark] = [28, 30, 32].map(|at| u16_at(bytes, at).map(|length| length as usize));
         let (name, extra, remark) = (name?, extra?, remark?);
@@ -158,7 +167,7 @@ impl Entry {
             fields = &fields[4 + field..];
         }
         let is_plain = method == 0 && flags & 1 == 0 && packed == size;
-        Some((Self { name, header, size, is_plain }, after))
+        Some((Self { name, header, size, crc, is_plain }, after))
     }
 
     /// Where its bytes begin in the file.
@@ -176,6 +185,24 @@ impl Entry {
             _ => Err("its ZIP archive is damaged; it may be half written".to_owned()),
         }
     }
+
+    /// An error if its bytes, which begin at `start`, are not those that were written.
+    fn check(&self, file: &mut (impl Read + Seek), start: u64) -> Result<(), String> {
+        if self.crc == 0 {
+            return Ok(());
+        }
+        file.seek(SeekFrom::Start(start)).map_err(|error| error.to_string())?;
+        let mut read = CrcWriter::new(io::sink());
+        io::copy(&mut file.take(self.size), &mut read).map_err(|error| error.to_string())?;
+        let crc = read.crc().sum();
+        match self.crc == crc {
+            true => Ok(()),
+            false => Err(format!(
+                "its {} is damaged (of its CRC-32, {:08x} was written and {crc:08x} is there); copy or save it again",
+                self.name, self.crc
+            )),
+        }
+    }
 }
 
 fn contents(file: &mut (impl Read + Seek), entry: &Entry, length: u64, most: u64) -> Result<Vec<u8>, String> {
@@ -183,6 +210,7 @@ fn contents(file: &mut (impl Read + Seek), entry: &Entry, length: u64, most: u64
         return Err(format!("its {} has more than {most} bytes; save tensors alone", entry.name));
     }
     let start = entry.start(file, length)?;
+    entry.check(file, start)?;
     bytes_at(file, start, entry.size, length)
 }
 
@@ -651,6 +679,32 @@ mod tests {
         assert_eq!(halves[1].start, halves[0].start + 2 * 2 * 60);
     }
 
+    /// A file as if no CRC-32 had been computed for it, so that what is changed in it is looked at further on.
+    fn without_checks(bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let places: Vec<usize> =
+            bytes.windows(4).enumerate().filter(|(_, four)| *four == b"PK\x01\x02").map(|(at, _)| at).collect();
+        places.into_iter().for_each(|at| bytes[at + 16..at + 20].fill(0));
+        bytes
+    }
+
+    /// Other numbers would be judged as if they were the images that were saved.
+    #[test]
+    fn numbers_and_pickles_that_were_changed_are_refused() {
+        let whole = fixture!("torchattacks.pt");
+        for array in found(whole).unwrap() {
+            let mut bytes = whole.to_vec();
+            bytes[array.start as usize + 1] ^= 4;
+            let said = found(&bytes).unwrap_err();
+            assert!(said.contains("torchattacks/data/") && said.contains("is damaged"), "{said}");
+            assert!(found(&without_checks(&bytes)).is_ok(), "PyTorch can leave the sums out");
+        }
+        let mut bytes = whole.to_vec();
+        let name = bytes.windows(10).position(|part| part == b"adv_inputs").expect("the pickle names it");
+        bytes[name] = b'b';
+        assert!(found(&bytes).unwrap_err().contains("data.pkl is damaged"));
+    }
+
     #[test]
     fn what_cannot_be_read_is_said() {
         assert!(found(fixture!("complex.pt")).unwrap_err().contains("float32 or uint8"));
@@ -700,12 +754,12 @@ mod tests {
     /// Strides that lead out of what is kept, and few numbers that stand for very many.
     #[test]
     fn strides_that_leave_the_storage_are_refused() {
-        let whole = fixture!("turned.pt");
+        let whole = without_checks(fixture!("turned.pt"));
         // The tuple of strides: 60, 1, 15, 3.
         let strides = b"(K\x3cK\x01K\x0fK\x03t";
         let at = whole.windows(strides.len()).position(|part| part == strides).expect("the fixture has them");
         let with = |place: usize, stride: u8| {
-            let mut bytes = whole.to_vec();
+            let mut bytes = whole.clone();
             bytes[at + 2 + 2 * place] = stride;
             found(&bytes)
         };
@@ -721,9 +775,10 @@ mod tests {
         for end in 0..whole.len() {
             assert!(found(&whole[..end]).is_err(), "{end}");
         }
+        let whole = without_checks(whole);
         for at in 0..whole.len() {
             for change in [1, 0x80, 0xff] {
-                let mut bytes = whole.to_vec();
+                let mut bytes = whole.clone();
                 bytes[at] ^= change;
                 for array in found(&bytes).unwrap_or_default() {
                     let end = array.start + array.extent().unwrap() * array.number.size() as u64;

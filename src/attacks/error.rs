@@ -23,6 +23,11 @@ pub enum AttackError {
         /// The attack's name.
         attack: String,
     },
+    /// Gradients ahead of the point along no momentum.
+    #[error(
+        "--look-ahead goes ahead along the momentum, and with --momentum 0 there is none; leave out one of the two"
+    )]
+    NothingAhead,
     /// A norm that has no usual eps.
     #[error("give --eps with --norm {}: how far is usual there depends on the size of the images (0.5 in L2 for 32 pixels, 3 for 224; 12 in L1 for 32 pixels, 75 for 224)", .0.name())]
     NoEps(Norm),

@@ -213,6 +213,8 @@ pub enum Reason {
     NoAttention,
     /// An image has no more patches than were to be changed, so all of it could change.
     EveryPatch,
+    /// The network has patches of its own, of another size than was asked for.
+    OwnPatches,
     /// Of the images that fool the network as computed, those that no longer do as 8-bit images.
     LostOnSaving,
 }
@@ -258,6 +260,9 @@ impl std::fmt::Display for Doubt {
             }
             Reason::EveryPatch => {
                 "the image has no more patches than --patches asks for, so that all of it could change; ask for fewer, or for smaller ones by --patch-size"
+            }
+            Reason::OwnPatches => {
+                "the network attends to patches of its own, of another size than --patch-size, which therefore changed nothing; leave it out"
             }
             Reason::LostOnSaving => {
                 "all of these fool the network as computed, and the former no longer do once they are saved at 8 bits, since what they were changed by is lost in rounding; judge adversarial.safetensors, which keeps the numbers as computed (so does a .npy made of it), or give a larger --eps"

@@ -59,6 +59,9 @@ pub const NAMES: &[(&str, &str)] = &[
     ("patchfool", "one patch, chosen by attention, changed at will"),
 ];
 
+/// Pairs of queries for each gradient of nes, if its queries suffice for them.
+pub const PAIRS: usize = 25;
+
 /// What a user asked for; what is none is the attack's own.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
@@ -84,7 +87,7 @@ pub struct Wishes {
     pub scales: Option<usize>,
     /// The probability of resizing and padding.
     pub diversity: Option<f64>,
-    /// The largest relative size then.
+    /// The relative size up to which, or from which on, images are then resized.
     pub diversity_rate: Option<f64>,
     /// Images mixed in.
     pub admix: Option<usize>,
@@ -106,7 +109,7 @@ pub struct Wishes {
     pub radius: Option<f64>,
     /// Pairs of queries for each estimated gradient.
     pub pairs: Option<usize>,
-    /// Queries of each image in all.
+    /// Queries of each image: of nes in all, of square proposals of each try.
     pub queries: Option<usize>,
     /// Patches.
     pub patches: Option<usize>,
@@ -212,7 +215,7 @@ impl Wishes {
 /// The attack of one of [`NAMES`] as `wishes` want it, all ranges checked.
 ///
 /// # Errors
-/// If a setting is out of its range, or not one of this attack's, or if nes has fewer queries than it asks for.
+/// If a setting is out of its range, or not one of this attack's, or would change nothing, or if nes has fewer queries than it asks for.
 ///
 /// # Panics
 /// If there is no attack of that name.
@@ -316,7 +319,7 @@ pub(super) fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, Attack
         "pgn" => Iterative { neighbours: Some(Neighbours::Flat { count: 20, radius: 3.0, share: 0.5 }), ..momentum },
         "lf-pgd" => Iterative { low_pass: Some(0.25), ..pgd },
         "nes" => Iterative {
-            estimate: Estimate::Evolution { pairs: 25, deviation: 0.001 },
+            estimate: Estimate::Evolution { pairs: PAIRS, deviation: 0.001 },
             loss: Loss::Margin,
             random_start: false,
             ..pgd
@@ -341,6 +344,9 @@ pub(super) fn iterative(name: &str, wishes: &Wishes) -> Result<Iterative, Attack
     attack.restarts = wishes.restarts.unwrap_or(attack.restarts);
     attack.loss = wishes.loss.unwrap_or(attack.loss);
     attack.momentum = wishes.momentum.or(attack.momentum);
+    if wishes.look_ahead && wishes.momentum == Some(0.0) {
+        return Err(AttackError::NothingAhead);
+    }
     attack.look_ahead |= wishes.look_ahead;
     if attack.look_ahead && attack.momentum.is_none() {
         attack.momentum = Some(1.0);
@@ -455,6 +461,10 @@ mod tests {
         let other = error("patchfool", Wishes { momentum: Some(1.0), ..Wishes::default() });
         assert!(other.contains("--momentum is no setting of patchfool"), "{other}");
         assert!(error("pgd", Wishes { pairs: Some(3), ..Wishes::default() }).contains("--pairs"));
+        let ahead = Wishes { look_ahead: true, ..Wishes::default() };
+        assert_eq!(named("pgd", &ahead).unwrap().settings()["momentum"], 1.0);
+        let nothing = Wishes { momentum: Some(0.0), ..ahead };
+        assert_eq!(named("pgd", &nothing).unwrap_err(), AttackError::NothingAhead);
         assert_eq!(named("admix", &Wishes::default()).unwrap_err(), AttackError::NoPool);
     }
 

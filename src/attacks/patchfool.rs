@@ -10,7 +10,8 @@
 //!
 //! Of a network without attention over patches (a CNN, a Swin) the patch is the one whose pixels' gradient is the largest in
 //! all, and the loss is the cross-entropy alone, as the authors do for CNNs; [`Reason::NoAttention`] says so. Where there are no
-//! more patches than are to be changed, every pixel may change, which [`Reason::EveryPatch`] says.
+//! more patches than are to be changed, every pixel may change, which [`Reason::EveryPatch`] says. A network that attends to patches
+//! keeps its own, and [`Reason::OwnPatches`] says if others were asked for.
 //!
 //! Deviations: the attention losses of all layers are added before they are set against the cross-entropy's gradient (the authors'
 //! code does that layer by layer, with as many backward passes, and divides by the norm where the paper's equation 9 has its
@@ -172,6 +173,8 @@ impl Attack for PatchFool {
         let mut effort = Effort::QUERY;
         let maps = Maps::of(network.attention(original.clone()).1, [batch, height, width]);
         let layout = maps.as_ref().map(|maps| (maps.layers.len(), maps.prefix));
+        let has_others =
+            maps.as_ref().is_some_and(|maps| self.patch_size.is_some_and(|side| side != height / maps.grid));
         let (mask, patches, count) = match maps {
             Some(maps) => {
                 let layer = maps.layers[self.layer.min(maps.layers.len() - 1)].clone();
@@ -222,7 +225,11 @@ impl Attack for PatchFool {
             let rate = self.learning_rate * self.decay.powi((step / self.decay_steps.max(1)) as i32);
             pixels = inside(pixels + adam.step(along).mul_scalar(rate));
         }
-        let said = [(Reason::NoAttention, layout.is_none()), (Reason::EveryPatch, self.patches >= count)];
+        let said = [
+            (Reason::NoAttention, layout.is_none()),
+            (Reason::EveryPatch, self.patches >= count),
+            (Reason::OwnPatches, has_others),
+        ];
         let doubts = said.into_iter().filter(|(_, is_so)| *is_so);
         let doubts = doubts.map(|(reason, _)| Doubt { reason, images: batch, of: batch }).collect();
         Perturbed { pixels, effort: vec![effort; batch], doubts }

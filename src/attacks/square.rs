@@ -31,7 +31,8 @@ pub struct Square {
     pub bound: Bound,
     /// What has to rise.
     pub loss: Loss,
-    /// Proposals for each image, at least 1; the start is one query more.
+    /// Proposals for each image in each of its tries, at least 1. Each try's start is one query more, and so is the image itself, so
+    /// that an image costs 1 + restarts · (queries + 1) at most.
     pub queries: usize,
     /// Tries of each image, at least 1; later ones for images that still stand.
     pub restarts: usize,

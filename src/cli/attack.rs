@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use netkin_weights::{ModelSet, ModelSpec};
+use netkin_weights::{ModelSet, ModelSpec, catalogue};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attack_options::AttackOptions;
+use super::attack_options::{AttackOptions, is_near};
 use super::attack_target::MaskFile;
 use super::common::{Common, DataOptions, ModelOptions, own_crop, print, print_json, report_skipped, say};
 use super::surrogates::SurrogateOptions;
@@ -34,8 +34,8 @@ pub struct Args {
     /// Show the adversarial images to these networks, too
     #[arg(long, value_name = "MODEL", num_args = 1..)]
     evaluate: Vec<ModelSet>,
-    /// Take the setting of a published table, and set its results beside ours: transferattack. Its eps, its size of images and its
-    /// attacks' settings are part of it
+    /// Take the setting of a published table, and set its results beside ours: transferattack. Its eps, its size of images, one network
+    /// attacked alone, no target, no mask and its attacks' settings are part of it
     #[arg(long, value_name = "PROTOCOL", value_parser = ["transferattack"])]
     protocol: Option<String>,
     /// An image, or a folder of images named as the data set's, that is white where pixels may change and black elsewhere
@@ -47,6 +47,8 @@ pub struct Args {
     data: DataOptions,
     /// The folder for attack.json, attack.csv (a row for each image), the images (PNG, as data-set path), their labels.csv and
     /// adversarial.safetensors; with several eps, a folder in it for each, such as eps-4_255
+    ///
+    /// What an earlier attack wrote there is written over; images of it that this attack does not have stay, which is said.
     ///
     /// Columns of attack.csv: id (the image in the data set); label; target (what it is to be taken for; empty without --target);
     /// before, float, saved (what the network takes for the image before the attack, as computed, and as the 8-bit image that was
@@ -161,7 +163,7 @@ impl Args {
         let mut attack = self.attack.clone();
         let mut options = self.options.clone();
         if is_protocol {
-            check_protocol(&attack, &options)?;
+            self.check_protocol(&dataset)?;
             attack = attack.within(transfer::EPS);
             options.input_size = Some([transfer::SIZE; 2]);
         }
@@ -172,6 +174,7 @@ impl Args {
             _ => self.attack.eps.iter().map(|eps| out.join(eps.folder())).collect(),
         };
         folders.iter().try_for_each(|out| check_out(out, data))?;
+        say_what_stays(out, &folders, &dataset);
         let model = common.load_one(&options.sized(model.clone()), options.precision)?;
         let judges = self.options.specs(&self.evaluate);
         let surrogates = self.surrogates.load(&self.model, &model, &judges, common, &self.options)?;
@@ -219,15 +222,21 @@ impl Args {
             transform,
         };
 
+        if is_protocol && let Some(why) = work.unpublished(&*attacks[0]) {
+            let left_out = if self.evaluate.is_empty() { "" } else { "; published figures are left out" };
+            say(&format!("warning: this is not the published setting of --protocol: {why}{left_out}"));
+        }
+
         let mut outcome = Outcome::Done;
         let mut documents = Vec::new();
-        for (attack, out) in attacks.iter().zip(&folders) {
+        for (index, (attack, out)) in attacks.iter().zip(&folders).enumerate() {
             let document = work.attack(&**attack, out, data)?;
             if document.skipped > 0 {
                 outcome = Outcome::FellShort;
             }
             if !common.json {
-                print(&document.text(attacks.len() > 1))?;
+                let eps = (attacks.len() > 1).then(|| self.attack.eps[index].text());
+                print(&document.text(eps))?;
             }
             documents.push(document);
         }
@@ -238,28 +247,36 @@ impl Args {
         }
         Ok(outcome)
     }
+
+    /// Refuses what is not the setting of the protocol, which would be called by its name all the same. Another network or attack than
+    /// those of the table is its user's affair, and said.
+    fn check_protocol(&self, dataset: &Dataset) -> Result<(), Failure> {
+        let Self { attack, options, surrogates, mask, .. } = self;
+        let others = [
+            ("target", attack.target.is_some()),
+            ("mask", mask.is_some()),
+            ("eps", attack.eps.iter().any(|eps| !is_near(&eps.value.into(), &transfer::EPS.into()))),
+            ("input-size", options.input_size.is_some_and(|size| size != [transfer::SIZE; 2])),
+        ];
+        let other = others.into_iter().find(|(_, is_other)| *is_other).map(|(option, _)| option);
+        let option = match other.or(surrogates.given()) {
+            Some(option) => option,
+            None => match attack.departure(dataset, transfer::EPS)? {
+                Some(option) => option,
+                None => return Ok(()),
+            },
+        };
+        Err(format!(
+            "--{option} is not as --protocol transferattack has it, whose setting is fixed (eps 16/255, images of {} pixels, one network attacked alone, no target and no mask, its attacks' own settings); leave out one of the two",
+            transfer::SIZE
+        )
+        .into())
+    }
 }
 
 /// Whether a network has the weights of one of the others.
 fn is_of(network: &Model, others: &[Model]) -> bool {
     others.iter().any(|other| other.sha256() == network.sha256())
-}
-
-/// Refuses what is not the setting of the protocol, which would be called by its name all the same.
-fn check_protocol(attack: &AttackOptions, options: &ModelOptions) -> Result<(), Failure> {
-    let eps_differs = attack.eps.iter().any(|eps| eps.value != transfer::EPS);
-    let other_size = options.input_size.is_some_and(|size| size != [transfer::SIZE; 2]);
-    let option = match attack.given().first().copied() {
-        Some(option) => option,
-        None if eps_differs => "eps",
-        None if other_size => "input-size",
-        None => return Ok(()),
-    };
-    Err(format!(
-        "--{option} is not as --protocol transferattack has it, whose setting is fixed (eps 16/255, images of {} pixels, its attacks' own settings); leave out one of the two",
-        transfer::SIZE
-    )
-    .into())
 }
 
 /// Refuses data sets of which two images would be saved under one name.
@@ -288,6 +305,37 @@ fn check_out(out: &Path, data: &DataOptions) -> Result<(), Failure> {
             Err(format!("--out {out} would write over {path}, which is read; give another folder").into())
         }
     }
+}
+
+/// Says what an earlier attack left in the folder and this one does not write over: it would be taken for a part of this one.
+fn say_what_stays(out: &Path, folders: &[PathBuf], dataset: &Dataset) {
+    if folders.len() > 1 && out.join("attack.csv").exists() {
+        say(&format!(
+            "warning: {} keeps the tables and images of an earlier attack beside the folders of this one; delete them, or give another --out",
+            out.display()
+        ));
+    }
+    let written: HashSet<String> = dataset.samples.iter().map(|sample| saved_as(&sample.id)).collect();
+    for folder in folders {
+        let left: Vec<String> = saved_before(folder)
+            .into_iter()
+            .filter(|name| !written.contains(name) && folder.join("images").join(name).exists())
+            .collect();
+        if let Some(first) = left.first() {
+            say(&format!(
+                "warning: {} keeps {} image(s) of an earlier attack that this one does not have, such as {first}, and its tables will not name them; delete them, or give another --out",
+                folder.join("images").display(),
+                left.len()
+            ));
+        }
+    }
+}
+
+/// The images that an earlier attack saved in the folder, as its labels.csv names them; none if it has none that can be read.
+fn saved_before(folder: &Path) -> Vec<String> {
+    let Ok(bytes) = read_regular(&folder.join("labels.csv"), images::MAX_FILE) else { return Vec::new() };
+    let rows = csv::Reader::from_reader(&bytes[..]).into_deserialize::<SavedLabel>();
+    rows.map_while(Result::ok).map(|row| row.file).collect()
 }
 
 /// The path below the folder of saved images of an image of the data set.
@@ -330,10 +378,16 @@ impl Work<'_> {
                 names.join(", ")
             ));
         }
-        let is_alone = self.surrogates.is_empty() && self.args.attack.target.is_none() && self.args.mask.is_none();
-        let is_there = is_alone && self.model.entry().name == "resnet50";
-        (!is_there)
-            .then(|| "the published figures are of resnet50 attacked alone, without targets and masks".to_owned())
+        // Weights of a file may be those of the table.
+        let spec = &self.args.model;
+        let tag = spec.tag().or_else(|| catalogue::default_tag(self.model.entry().name));
+        let is_there = self.model.entry().name == "resnet50" && (spec.path().is_some() || tag == Some("tv2_in1k"));
+        (!is_there).then(|| {
+            format!(
+                "the published figures are of resnet50 attacked alone, with the weights tv2_in1k, not of {}",
+                self.model.name()
+            )
+        })
     }
 
     /// Attacks all images, writes what it makes into `out`, and says how it went and how many images were skipped.
@@ -507,7 +561,8 @@ impl Work<'_> {
                 "warning: every image's label is the target, so that there is nothing to reach; give another --target",
             ),
             counted if document.correct == 0 => say(&format!(
-                "warning: {name} classifies none of the {counted} images correctly, so that there is nothing to fool; check whether the labels are its classes (--labels, --label-offset)"
+                "warning: {name} classifies none of the {counted} images correctly, so that there is nothing to fool; check whether the labels are its classes (--labels, --label-offset){}",
+                self.other_size()
             )),
             _ => {}
         }
@@ -518,11 +573,24 @@ impl Work<'_> {
                 attack.name()
             ));
         }
-        if self.args.protocol.is_some()
-            && let Some(why) = self.unpublished(attack)
-        {
-            self.common.note(&format!("{why}; published figures are left out"));
-        }
+    }
+
+    /// What else may be why nothing is classified correctly: images of another size than the weights', where --input-size or
+    /// --protocol asked for one.
+    fn other_size(&self) -> String {
+        let Self { args, model, .. } = *self;
+        let ([height, width], entry, spec) = (model.input_size(), model.entry(), &args.model);
+        let published = if spec.path().is_none() { catalogue::preprocessing(entry.name, spec.tag()) } else { None };
+        let [rows, columns] = published.map_or(entry.config.input_size(), |published| published.input_size);
+        let why = match (&args.protocol, args.options.input_size) {
+            _ if [rows, columns] == [height, width] => return String::new(),
+            (Some(_), _) => "--protocol transferattack",
+            (None, Some(_)) => "--input-size",
+            (None, None) => return String::new(),
+        };
+        format!(
+            ", and whether it can see images of {height} × {width} pixels, which {why} asks for: its weights are for {rows} × {columns}"
+        )
     }
 }
 
@@ -546,6 +614,12 @@ fn new_table() -> Table {
 struct Label<'a> {
     file: &'a str,
     label: usize,
+}
+
+/// The same as an earlier attack wrote it; its label is nobody's concern.
+#[derive(Deserialize)]
+struct SavedLabel {
+    file: String,
 }
 
 /// What an attack has made so far.
@@ -596,10 +670,10 @@ impl Made {
 }
 
 impl Document {
-    /// For people; with the radius before it, where there are several.
-    fn text(&self, with_eps: bool) -> String {
+    /// For people; with the radius before it as it was written, where there are several.
+    fn text(&self, eps: Option<&str>) -> String {
         let of_correct = |part: usize| percent(part, self.correct);
-        let eps = if with_eps { format!("eps {}\n", self.attack["eps"]) } else { String::new() };
+        let eps = eps.map_or(String::new(), |eps| format!("eps {eps}\n"));
         let own = match self.target_is_label {
             None | Some(0) => String::new(),
             Some(count) => format!(

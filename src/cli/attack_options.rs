@@ -4,13 +4,19 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 
+use serde_json::Value;
+
+use super::common::say;
 use super::{Failure, values};
+use crate::attacks::named::PAIRS;
 use crate::attacks::views::Pool;
 use crate::attacks::{Attack, Loss, Norm, Target, Wishes, named};
 use crate::images::Dataset;
 
 /// Images that Admix takes its others from: so many of the data set's first.
 const POOL: usize = 32;
+/// Numbers that are apart by no more than this part of them were meant to be the same.
+const ROUNDING: f64 = 1e-9;
 
 /// Which attack, and its settings where they are not to be its authors'.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,7 +29,7 @@ pub struct AttackOptions {
     ///
     /// An image whose label is the target stays as it is. attack counts what is taken for the target; sat counts, as without one,
     /// what is taken for anything but its label.
-    #[arg(long, value_name = "CLASS", value_parser = Target::parse)]
+    #[arg(long, value_name = "CLASS", allow_negative_numbers = true, value_parser = Target::parse)]
     pub target: Option<Target>,
     /// The largest change of an image in the norm; in linf that of a pixel in [0, 1] [default: 8/255 in linf, of patchfool 1, any
     /// pixel at all]
@@ -48,9 +54,9 @@ pub struct AttackOptions {
     #[arg(long, value_name = "LOSS", value_parser = loss)]
     loss: Option<Loss>,
     /// How much of the gradients before is kept
-    #[arg(long, value_name = "SHARE", value_parser = values::fraction)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = values::fraction)]
     momentum: Option<f64>,
-    /// Take gradients ahead of the point, along the momentum
+    /// Take gradients ahead of the point, along the momentum, which is then 1 if neither --momentum nor the attack has another
     #[arg(long)]
     look_ahead: bool,
     /// Average gradients over copies at 1, 1/2, 1/4, … of the brightness
@@ -59,7 +65,7 @@ pub struct AttackOptions {
     /// Resize and pad the image at random, with this probability
     #[arg(long, value_name = "PROBABILITY", value_parser = values::fraction)]
     diversity: Option<f64>,
-    /// The largest relative size then
+    /// The relative size then: if it is above 1 the largest, and if it is below 1 the smallest
     #[arg(long, value_name = "RATE", value_parser = values::fraction)]
     diversity_rate: Option<f64>,
     /// Mix in so many images of other classes, from the data set's first ones
@@ -87,18 +93,20 @@ pub struct AttackOptions {
     #[arg(long, value_name = "COUNT")]
     flat: Option<usize>,
     /// The neighbours' distance, in eps
-    #[arg(long, value_name = "EPS", value_parser = values::fraction)]
+    #[arg(long, value_name = "EPS", allow_negative_numbers = true, value_parser = values::fraction)]
     radius: Option<f64>,
-    /// Pairs of queries for each gradient of nes
+    /// Pairs of queries for each gradient of nes [default: 25, or as many as --queries allow for one step]
     #[arg(long, value_name = "COUNT")]
     pairs: Option<usize>,
-    /// Queries of each image: of nes at most in all, of square besides those of the image, of its start and of its result
+    /// Queries of each image: of nes at most in all; of square in each of its --restarts, besides one of the try's start, and one of
+    /// the image
     #[arg(long, value_name = "COUNT")]
     queries: Option<usize>,
     /// Patches that patchfool changes
     #[arg(long, value_name = "COUNT")]
     patches: Option<usize>,
-    /// The side of a patch where the network has none of its own [default: 16, a quarter of images of less than 64]
+    /// The side of a patch where the network has none of its own; else it changes nothing, which is said [default: 16, a quarter of
+    /// images of less than 64]
     #[arg(long, value_name = "PIXELS")]
     patch_size: Option<usize>,
     /// Seeds the attack's random numbers
@@ -121,10 +129,46 @@ impl AttackOptions {
                 );
             }
         }
-        match &self.eps[..] {
-            [] => Ok(vec![each(None)?]),
-            all => all.iter().map(|eps| each(Some(eps.value))).collect(),
+        let attacks: Vec<Arc<dyn Attack>> = match &self.eps[..] {
+            [] => vec![each(None)?],
+            all => all.iter().map(|eps| each(Some(eps.value))).collect::<Result<_, Failure>>()?,
+        };
+        self.say_fewer_pairs(&*attacks[0]);
+        Ok(attacks)
+    }
+
+    /// Says if nes takes fewer pairs than its usual ones, since there are no more queries.
+    fn say_fewer_pairs(&self, attack: &dyn Attack) {
+        let pairs = attack.settings()["estimate"]["evolution"]["pairs"].as_u64();
+        if let Some(pairs) = pairs.filter(|&pairs| self.pairs.is_none() && pairs < PAIRS as u64) {
+            say(&format!(
+                "each gradient of {} is estimated from {pairs} pair(s) of queries instead of {PAIRS}, since there are queries for no more; give more --queries for better ones",
+                attack.name()
+            ));
         }
+    }
+
+    /// The first of the settings besides the radius, the target and the seed that makes another attack than the authors' within
+    /// `eps`, as the command line calls it; none if all that were given are as the attack has them anyhow.
+    ///
+    /// # Errors
+    /// As [`Self::all`].
+    pub fn departure(&self, dataset: &Dataset, eps: f64) -> Result<Option<&'static str>, Failure> {
+        let wishes =
+            Wishes { eps: Some(eps), pool: if self.wants_pool() { pool(dataset)? } else { None }, ..self.wishes() };
+        let usual = Wishes { eps: wishes.eps, pool: wishes.pool.clone(), seed: self.seed, ..Wishes::default() };
+        let [ours, theirs] = [named(&self.attack, &wishes)?.settings(), named(&self.attack, &usual)?.settings()];
+        if is_near(&ours, &theirs) {
+            return Ok(None);
+        }
+        // Settings of parts lie deeper and under other names; one of those is blamed if nothing else is another one.
+        let given = self.wishes().given();
+        let pair = |option: &str| {
+            let key = option.replace('-', "_");
+            ours.get(&key).zip(theirs.get(&key))
+        };
+        let differs = given.iter().find(|option| pair(option).is_some_and(|(ours, theirs)| !is_near(ours, theirs)));
+        Ok(differs.or_else(|| given.iter().find(|option| pair(option).is_none())).or(given.first()).copied())
     }
 
     /// The attack.
@@ -146,11 +190,6 @@ impl AttackOptions {
             self.eps = vec![Eps { value: eps, text: eps.to_string() }];
         }
         self
-    }
-
-    /// The settings besides the radius, the target and the seed that are not left to the attack, as the command line calls them.
-    pub fn given(&self) -> Vec<&'static str> {
-        self.wishes().given()
     }
 
     /// What seeds the attack's random numbers.
@@ -208,9 +247,29 @@ impl Eps {
         Ok(Self { value: values::fraction(text)?, text: text.split_whitespace().collect() })
     }
 
+    /// As it was written, without spaces.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The folder that its results have where there are several radii: named as it was written.
     pub fn folder(&self) -> String {
         format!("eps-{}", self.text.replace('/', "_"))
+    }
+}
+
+/// Whether two settings are the same but for the rounding of numbers: 1.6/255 is not quite a tenth of 16/255.
+pub fn is_near(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let is_there = |(key, value): (&String, &Value)| other.get(key).is_some_and(|other| is_near(value, other));
+            one.len() == other.len() && one.iter().all(is_there)
+        }
+        (Value::Number(_), Value::Number(_)) => {
+            let numbers = one.as_f64().zip(other.as_f64());
+            numbers.is_some_and(|(one, other)| (one - other).abs() <= ROUNDING * other.abs())
+        }
+        _ => one == other,
     }
 }
 

@@ -38,6 +38,16 @@ impl SurrogateOptions {
         self.average.unwrap_or(Average::Logits)
     }
 
+    /// The first option that was given, as the command line calls it.
+    pub fn given(&self) -> Option<&'static str> {
+        let all = [
+            ("surrogates", !self.surrogates.is_empty()),
+            ("surrogates-from", self.surrogates_from.is_some()),
+            ("average", self.average.is_some()),
+        ];
+        all.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
     /// The networks that are attacked together with `first`, which `model` names; none twice, and not the first once more.
     ///
     /// # Errors

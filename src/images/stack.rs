@@ -38,6 +38,8 @@ const IMAGES: [&str; 13] = [
     "x",
     "0",
 ];
+/// So many of them, the first, are of adversarial images and nothing else: of two of those nobody knows which one counts.
+const ADVERSARIAL: usize = 8;
 /// The same of labels.
 const LABELS: [&str; 3] = ["labels", "y", "1"];
 
@@ -330,9 +332,12 @@ fn is_pixel(value: f32) -> bool {
 
 /// The file's array of that name, whatever leads to it; of several names the first counts.
 fn named<'f>(file: &'f ArrayFile, names: &[&str]) -> Option<&'f Array> {
-    let is_called =
-        |array: &&Array, name: &str| array.name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(name));
     names.iter().find_map(|name| file.arrays.iter().find(|array| is_called(array, name)))
+}
+
+/// Whether an array has that name, whatever leads to it.
+fn is_called(array: &Array, name: &str) -> bool {
+    array.name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(name))
 }
 
 /// The lengths of an array's four axes, if it has four.
@@ -342,14 +347,22 @@ fn axes(array: &Array) -> Option<[usize; 4]> {
 
 /// The array of images: the one that has a usual name, or else the only one of four axes.
 fn images_of(file: &ArrayFile) -> Result<&Array, String> {
-    if let Some(array) = named(file, &IMAGES).filter(|array| axes(array).is_some()) {
-        return Ok(array);
-    }
     let like_images: Vec<&Array> = file.arrays.iter().filter(|array| axes(array).is_some()).collect();
     let names = |arrays: Vec<&Array>| -> String {
         let name = |array: &Array| format!("{} {:?}", array.name, array.shape).trim_start().to_owned();
         arrays.into_iter().take(5).map(name).collect::<Vec<_>>().join(", ")
     };
+    let is_adversarial = |array: &&Array| IMAGES[..ADVERSARIAL].iter().any(|name| is_called(array, name));
+    let adversarial: Vec<&Array> = like_images.iter().copied().filter(is_adversarial).collect();
+    if adversarial.len() > 1 {
+        return Err(format!(
+            "it holds several arrays of adversarial images, {}; save the one that counts in a file of its own",
+            names(adversarial)
+        ));
+    }
+    if let Some(array) = named(file, &IMAGES).filter(|array| axes(array).is_some()) {
+        return Ok(array);
+    }
     match like_images[..] {
         [only] => Ok(only),
         [] if file.arrays.is_empty() => Err("it holds no arrays at all".to_owned()),
@@ -373,7 +386,21 @@ fn whole(file: &ArrayFile, array: &Array) -> Result<Vec<usize>, String> {
         return Err(format!("their array has the shape {:?}; there is one for each image", array.shape));
     }
     let labels = array.whole(&file.path).map_err(|error| error.to_string())?;
-    labels.ok_or_else(|| format!("they are no whole numbers from 0 on, but {}", array.number.name()))
+    labels.ok_or_else(|| {
+        let kind = array.number.name();
+        match not_whole(file, array, count) {
+            Some((row, value)) => {
+                format!("row {row} (counted from 0) is {value} ({kind}); labels are whole numbers from 0 on")
+            }
+            None => format!("they are no whole numbers from 0 on, but {kind}"),
+        }
+    })
+}
+
+/// The first number that is no whole one from 0 on, and its row.
+fn not_whole(file: &ArrayFile, array: &Array, count: usize) -> Option<(usize, f32)> {
+    let bytes = array.read(&mut File::open(&file.path).ok()?, 0, count).ok()?;
+    array.number.floats(&bytes).into_iter().enumerate().find(|(_, value)| !(*value >= 0.0 && value.fract() == 0.0))
 }
 
 /// The labels that a file holds, whatever images they are of: an array, or a table with a label a row.
@@ -602,6 +629,11 @@ mod tests {
         let two = [("a", view(&[0; 48])), ("b", view(&[0; 48]))];
         let two = safetensors::serialize(two, None::<HashMap<String, String>>).unwrap();
         refused(Stack::open(&folder.file("two.safetensors", &two)), &["a [1, 3, 2, 2], b [", "adversarial"]);
+        let two = [("adversarial", view(&[0; 48])), ("x_adv", view(&[0; 48]))];
+        let two = safetensors::serialize(two, None::<HashMap<String, String>>).unwrap();
+        let refused_both =
+            ["several arrays of adversarial images", "adversarial [1, 3, 2, 2]", "x_adv [", "of its own"];
+        refused(Stack::open(&folder.file("both.safetensors", &two)), &refused_both);
         let none: Vec<(&str, TensorView)> = Vec::new();
         let none = safetensors::serialize(none, None::<HashMap<String, String>>).unwrap();
         refused(Stack::open(&folder.file("none.safetensors", &none)), &["no arrays at all"]);
