@@ -42,7 +42,7 @@ pub struct Run<'a> {
     pub folder: Option<&'a Path>,
     /// Where it computes.
     pub device: &'a Device,
-    /// Once it is set, the run ends after the step that it is at, with a checkpoint.
+    /// Once it is set, the run ends after the step that it is at, or before the one whose images it waits for, with a checkpoint.
     pub stop: &'a AtomicBool,
     /// What training begins with, with as many outputs as there are classes; else it is drawn from the seed.
     pub initial: Option<Network>,
@@ -311,7 +311,8 @@ impl<'r, 'e> Trainer<'r, 'e> {
         let mut skipped = 0;
 
         while self.position.batch < batches {
-            if self.is_stopped() {
+            // Not within a step: what its first batches did to running statistics could not be undone.
+            if self.is_stopped() || !stream.wait(self.run.stop) {
                 return self.stop(&clock, &stream);
             }
             let before = self.position.batch;
@@ -753,10 +754,11 @@ fn test(
     let mut batches = evaluation(images, size, filter, crop_pct, recipe.batch_size, recipe.reading_threads());
     let mut correct = Tensor::<1, Int>::zeros([1], &plain);
     let mut count = 0;
-    for batch in batches.by_ref() {
-        if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+    loop {
+        if stop.is_some_and(|stop| !batches.wait(stop) || stop.load(Ordering::Relaxed)) {
             return None;
         }
+        let Some(batch) = batches.next() else { break };
         if batch.labels.is_empty() {
             continue;
         }

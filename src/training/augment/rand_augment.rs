@@ -4,11 +4,11 @@
 //!
 //! | section | meaning | without it |
 //! |---|---|---|
-//! | `m9` | magnitude, a whole number | 10 |
+//! | `m9` | magnitude, a whole number up to 100 | 10 |
 //! | `mstd0.5` | standard deviation of the magnitude; above 100: even from 0 to the magnitude | 0 |
-//! | `mmax20` | the largest magnitude, at which a deviation is cut off | 10 |
-//! | `n2` | operations per image | 2 |
-//! | `p0.5` | probability of each operation | 0.5 |
+//! | `mmax20` | the largest magnitude, at which a deviation is cut off, up to 100 | 10 |
+//! | `n2` | operations per image, 1 to 16 | 2 |
+//! | `p0.5` | probability of each operation, 0 to 1 | 0.5 |
 //! | `inc1` | whether a larger magnitude always changes more | 0 |
 //! | `tweights` | operations by timm's weights, none twice, and as with `inc1` | all alike |
 
@@ -19,6 +19,9 @@ use crate::images::RgbImage;
 
 /// The magnitude that stands for an operation's full strength.
 const FULL: f64 = 10.0;
+/// Bounds of what is read: timm has none, but numbers beyond are typing errors, and so many operations would take for ever.
+const MOST_MAGNITUDE: f64 = 100.0;
+const MOST_LAYERS: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
@@ -111,6 +114,15 @@ impl RandAugment {
         }
         if parsed.is_weighted && parsed.layers > OPERATIONS.len() {
             return Err("at most n15 with tweights, which takes no operation twice");
+        }
+        if !(1..=MOST_LAYERS).contains(&parsed.layers) {
+            return Err("n1 to n16: so many operations change an image");
+        }
+        if !(0.0..=1.0).contains(&parsed.probability) {
+            return Err("p0 to p1, the probability of each operation");
+        }
+        if parsed.magnitude > MOST_MAGNITUDE || parsed.largest > MOST_MAGNITUDE {
+            return Err("at most m100 and mmax100; the full strength is 10");
         }
         Ok(parsed)
     }
@@ -295,6 +307,11 @@ mod tests {
             ("rand-t3a", "without a section t"),
             ("rand--m9", "begin with m, mmax"),
             ("rand-n16-tweights", "at most n15"),
+            ("rand-m9-n1000000", "n1 to n16"),
+            ("rand-n0", "n1 to n16"),
+            ("rand-p1.5", "p0 to p1"),
+            ("rand-m101", "at most m100"),
+            ("rand-m9-mmax1000", "at most m100"),
         ] {
             let error = RandAugment::parse(wrong).unwrap_err();
             assert!(error.contains(said), "{wrong}: {error}");

@@ -11,6 +11,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -183,7 +184,26 @@ impl Stream {
         self.shared.job.batches()
     }
 
-    /// How long [`Iterator::next`] has waited for batches that were not ready.
+    /// Waits until [`Iterator::next`] needs to wait no longer, and gives true; false once `stop` is set before that. No batch is lost.
+    pub fn wait(&mut self, stop: &AtomicBool) -> bool {
+        /// How often `stop` is looked at, to which nothing wakes who waits.
+        const LOOK: Duration = Duration::from_millis(50);
+        if self.next == self.batches() {
+            return true;
+        }
+        let mut state = self.shared.lock();
+        if state.finished.contains_key(&self.next) {
+            return true;
+        }
+        let start = Instant::now();
+        while !state.finished.contains_key(&self.next) && !stop.load(Ordering::Relaxed) {
+            (state, _) = self.shared.ready.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.waited += start.elapsed();
+        state.finished.contains_key(&self.next)
+    }
+
+    /// How long [`Iterator::next`] and [`Self::wait`] have waited for batches that were not ready.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -433,7 +453,7 @@ mod tests {
     use crate::images::{DecodeError, RgbImage};
     use crate::training::augment::Crop;
     use crate::training::data::Images;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     const SIDE: usize = 8;
 
@@ -679,32 +699,46 @@ mod tests {
         }
     }
 
+    /// Images that take so long each.
+    struct Slow(Arc<dyn Source>, Duration);
+
+    impl Source for Slow {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn classes(&self) -> usize {
+            self.0.classes()
+        }
+        fn label(&self, index: usize) -> usize {
+            self.0.label(index)
+        }
+        fn id(&self, index: usize) -> String {
+            self.0.id(index)
+        }
+        fn read(&self, index: usize) -> Result<RgbImage, DecodeError> {
+            thread::sleep(self.1);
+            self.0.read(index)
+        }
+        fn fingerprint(&self) -> String {
+            self.0.fingerprint()
+        }
+    }
+
+    #[test]
+    fn whoever_is_asked_to_stop_waits_no_longer_and_loses_no_batch() {
+        let mut stream = stream(Arc::new(Slow(images(6), Duration::from_millis(100))), plan(2, 1));
+        assert!(stream.wait(&AtomicBool::new(false)), "a batch is ready");
+        assert!(stream.wait(&AtomicBool::new(true)), "it is ready still");
+        assert!(stream.next().is_some());
+        assert!(!stream.wait(&AtomicBool::new(true)), "the next one is not");
+        assert_eq!(stream.by_ref().count(), 2);
+        assert!(stream.wait(&AtomicBool::new(false)), "after the last one there is nothing to wait for");
+    }
+
     #[test]
     fn the_time_that_was_waited_is_measured() {
-        struct Slow(Arc<dyn Source>);
-        impl Source for Slow {
-            fn len(&self) -> usize {
-                self.0.len()
-            }
-            fn classes(&self) -> usize {
-                self.0.classes()
-            }
-            fn label(&self, index: usize) -> usize {
-                self.0.label(index)
-            }
-            fn id(&self, index: usize) -> String {
-                self.0.id(index)
-            }
-            fn read(&self, index: usize) -> Result<RgbImage, DecodeError> {
-                thread::sleep(Duration::from_millis(20));
-                self.0.read(index)
-            }
-            fn fingerprint(&self) -> String {
-                self.0.fingerprint()
-            }
-        }
         let start = Instant::now();
-        let mut stream = stream(Arc::new(Slow(images(6))), plan(2, 1));
+        let mut stream = stream(Arc::new(Slow(images(6), Duration::from_millis(20))), plan(2, 1));
         assert_eq!(stream.by_ref().count(), 3);
         assert!(stream.waited() >= Duration::from_millis(60) && stream.waited() <= start.elapsed());
     }
