@@ -109,6 +109,19 @@ fn the_commands_go_on_where_they_were() {
 
     let said = refusal(&mut diverge(&scratch, &["--batch", "16"]), 2);
     assert!(said.contains("belongs to another study: its recipe.batch_size is 32, and now it is 16"), "{said}");
+    for (set, expected) in [
+        ("seed=5", "--set seed is in vain"),
+        ("batch_size=0", "--batch and --set batch_size give the same value"),
+        ("adversarial.eps=0.1", "[adversarial] and [diverge]"),
+        ("diverge.alpha=0", "diverge.alpha is 0, but must be above 0"),
+    ] {
+        let said = refusal(&mut diverge(&scratch, &["--set", set]), 2);
+        assert!(said.contains(expected), "{said}");
+    }
+    for (recipe, table) in [("robust", "adversarial"), ("fashion-mnist-distilled", "distillation")] {
+        let said = refusal(&mut diverge(&scratch, &["--recipe", recipe]), 2);
+        assert!(said.contains(&format!("has [{table}], and `netkin diverge` trains with [diverge] alone")), "{said}");
+    }
     let said = refusal(&mut diverge(&scratch, &["--count", "1"]), 2);
     assert!(said.contains("it takes 2 networks"), "{said}");
 
@@ -128,6 +141,8 @@ fn the_commands_go_on_where_they_were() {
     assert_eq!(fs::read_dir(&kept).unwrap().count(), 3);
     let again = robustness(&scratch, &["--eps", "0.1", "--json"]).assert().success().get_output().clone();
     assert!(attacked.stdout == again.stdout && fs::read_dir(&kept).unwrap().count() == 3);
+    let svg = fs::read_to_string(scratch.path("diverged").join("robustness.svg")).unwrap();
+    assert!(svg.contains("PGD, diverge") && svg.matches("class=\"point\"").count() == 8);
     let csv = fs::read_to_string(scratch.path("diverged").join("robustness.csv")).unwrap();
     assert!(
         csv.starts_with("seed,network,attack,eps,correct,images\n0,seed0-net1,clean,,") && csv.lines().count() == 10

@@ -98,6 +98,12 @@ fn what_cannot_be_studied_is_said() {
     assert!(said.contains("nowhere.safetensors"), "{said}");
     let said = command(&["--set", "classes=3", "--set", "distillation.kind=soft"]);
     assert!(said.contains("the training set has 10 classes, but the network 3"), "{said}");
+    let said = command(&["--set", "distillation.teacher=demo_mixer"]);
+    assert!(said.contains("--set distillation.teacher is in vain"), "{said}");
+    let said = command(&["--set", "seed=5"]);
+    assert!(said.contains("give the first one as --seed"), "{said}");
+    let said = command(&["demo_resnet", "--set", "model=demo_mixer"]);
+    assert!(said.contains("the network's name and --set model give the same value"), "{said}");
     assert!(!scratch.path("study").exists(), "a command that is refused leaves no study that refuses the next");
 }
 

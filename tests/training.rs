@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use netkin::images::{RgbImage, save_png};
+use netkin::images::{DecodeError, RgbImage, save_png};
 use netkin::training::augment::{Augmentation, Crop};
 use netkin::training::data::{self, Images, Source, Split};
 use netkin::training::objective::CrossEntropy;
@@ -297,6 +298,138 @@ fn what_no_machine_holds_is_refused_before_anything_is_written() {
     assert!(!run.exists());
     let shown = common::text(&["train", "--print-recipe", "--lr", "1e30"]);
     assert_eq!(Recipe::parse("shown", &shown, &[]).unwrap().optimizer.lr, 1e30);
+}
+
+#[test]
+fn what_contradicts_itself_or_teaches_nothing_is_refused() {
+    let scratch = common::Scratch::new();
+    let (data, run) = (scratch.fashion_mnist(), scratch.path("run"));
+    let refused = |options: &[&str]| {
+        let mut command = common::netkin();
+        command.args(["train", "demo_resnet", "--data"]).arg(&data).arg("--run").arg(&run).args(options);
+        let output = command.assert().code(2).get_output().clone();
+        assert!(output.stdout.is_empty(), "no head of a table that has no rows");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (options, expected) in [
+        (["--lr", "0.2", "--set", "optimizer.lr=0.1"], "--lr and --set optimizer.lr give the same value"),
+        (["--batch", "64", "--set", "batch_size=0"], "--batch and --set batch_size give the same value"),
+        (["--epochs", "2", "--set", "seed=9223372036854775808"], "of at least 0 and below 2^63"),
+        (["--epochs", "2", "--recipe", "diverge"], "no networks to differ from"),
+        (["--epochs", "2", "--set", "diverge.alpha=0.1"], "by `netkin diverge`"),
+        (["--epochs", "2", "--set", "augmentation.rand_augment=rand-m9-n1000000"], "must be n1 to n16"),
+    ] {
+        let said = refused(&options);
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!run.exists());
+}
+
+/// A class folder without images is told by its name, and nothing else changes; of one class alone nothing is learnt.
+#[test]
+fn classes_without_images_are_told_by_name() {
+    let scratch = common::Scratch::new();
+    let data = scratch.path("images");
+    let save = |class: &str| {
+        for (split, (image, _)) in ["train", "test"].into_iter().zip(quarter_images(2)) {
+            let path = data.join(split).join(class);
+            fs::create_dir_all(&path).unwrap();
+            save_png(&path.join("image.png"), &image).unwrap();
+        }
+    };
+    let command = |run: &str| {
+        let mut command = common::netkin();
+        command
+            .args(["train", "demo_resnet", "--epochs", "1", "--data"])
+            .arg(&data)
+            .arg("--run")
+            .arg(scratch.path(run));
+        command
+    };
+    save("cat");
+    let said = common::refusal(&mut command("one"), 2);
+    assert!(said.contains("all training images are of the class 0") && !scratch.path("one").exists(), "{said}");
+    save("dog");
+    fs::create_dir_all(data.join("train/emu")).unwrap();
+    let output = command("two").assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("1 of 3 classes without training images, of which nothing is learnt: emu"), "{said}");
+}
+
+/// Images of which some come only once they are let go.
+struct Held {
+    images: Arc<dyn Source>,
+    free: usize,
+    is_let_go: Arc<AtomicBool>,
+}
+
+impl Source for Held {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn classes(&self) -> usize {
+        self.images.classes()
+    }
+
+    fn label(&self, index: usize) -> usize {
+        self.images.label(index)
+    }
+
+    fn id(&self, index: usize) -> String {
+        self.images.id(index)
+    }
+
+    fn read(&self, index: usize) -> Result<RgbImage, DecodeError> {
+        let start = Instant::now();
+        // Without a limit, a fault would hang the test.
+        while index >= self.free && !self.is_let_go.load(Ordering::Relaxed) && start.elapsed().as_secs() < 20 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.images.read(index)
+    }
+
+    fn fingerprint(&self) -> String {
+        self.images.fingerprint()
+    }
+}
+
+#[test]
+fn a_run_that_waits_for_images_stops_and_goes_on_to_the_same_weights() {
+    let recipe = Recipe { checkpoint_every: 0, ..recipe() };
+    let whole = train(&recipe, None, |_| ()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (stop, is_let_go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let training = Arc::new(Held { images: quarters(44), free: 20, is_let_go: Arc::clone(&is_let_go) });
+    let run = Run {
+        recipe: &recipe,
+        objective: &CrossEntropy,
+        training,
+        testing: quarters(20),
+        folder: Some(folder.path()),
+        device: &Device::flex(),
+        stop: &stop,
+        initial: None,
+    };
+    let asks = {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            stop.store(true, Ordering::Relaxed);
+        })
+    };
+    // The checkpoint is there before the threads that read have ended, which is when they are let go.
+    let stopped = training::train(&run, &mut |event| {
+        if matches!(event, Event::Checkpoint { .. }) {
+            assert!(stop.load(Ordering::Relaxed), "the first epoch cannot have ended");
+            is_let_go.store(true, Ordering::Relaxed);
+        }
+    });
+    asks.join().unwrap();
+    let stopped = stopped.unwrap();
+    assert_eq!((stopped.ended, stopped.epochs.len()), (Ended::Stopped, 0));
+    let resumed = train(&recipe, Some(folder.path()), |_| ()).unwrap();
+    assert_same(&resumed, &whole, "stopped while it waited");
 }
 
 /// A folder takes the place of the checkpoint for an epoch, as a disk that is full does.
@@ -635,6 +768,15 @@ fn the_command_shows_recipes_and_begins_with_weights() {
     assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("fc.weight").unwrap().shape()[0], 12);
     let spec = format!("demo_resnet={}", run.join("model.safetensors").display());
     assert!(common::text(&["weights", "check", &spec]).contains("12 classes"));
+
+    // A recipe of one's own that has another normalisation than the weights is not followed in silence.
+    let own = scratch.path("own.toml");
+    fs::write(&own, "base = \"fashion-mnist\"\nepochs = 1\n[normalisation]\nmean = [0.1, 0.1, 0.1]").unwrap();
+    let mut command = common::netkin();
+    command.args(["train", "--from", "demo_resnet", "--recipe"]).arg(&own).arg("--data").arg(&data);
+    let output = command.arg("--run").arg(scratch.path("own")).assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("images are normalised as demo_resnet wants them (mean [0.5, 0.5, 0.5]"), "{said}");
 
     // The report shows the training, and no matrix.
     let page = scratch.path("report.html");

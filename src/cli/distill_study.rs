@@ -185,6 +185,11 @@ impl Args {
 
     /// The students' recipe, checked.
     fn recipe(&self) -> Result<Recipe, Failure> {
+        if self.study.sets("distillation.teacher") {
+            return Err(
+                "--set distillation.teacher is in vain, since a study has many teachers; give each as --teacher".into(),
+            );
+        }
         let recipe = self.study.recipe(&self.recipe, self.student.as_deref())?;
         match &recipe.distillation {
             Some(options) if options.kind != distillation::Kind::None => {}

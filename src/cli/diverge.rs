@@ -8,8 +8,8 @@ use super::study_options::{StudyOptions, Trainees, again_later, load};
 use super::{Failure, Outcome, stop, values};
 use crate::runs::write_atomically;
 use crate::training::Recipe;
-use crate::training::objective::CrossEntropy;
 use crate::training::objective::diverge::Diverge;
+use crate::training::objective::{CrossEntropy, distillation};
 use crate::training::study::Study;
 
 /// Train networks of one architecture away from each other (Zhen et al., ECCV 2022), and others in the usual way beside them
@@ -112,6 +112,7 @@ impl Args {
         }
         let recipe = self.study.recipe(&self.recipe, self.model.as_deref())?;
         recipe.check()?;
+        self.check_objective(&recipe)?;
         let options = recipe.diverge.clone().unwrap_or_default();
         if !options.against.is_empty() {
             return Err(format!(
@@ -173,6 +174,21 @@ impl Args {
         }
         common.note(&format!("`netkin robustness {}` attacks them", self.study.out.display()));
         Ok(trainees.outcome())
+    }
+
+    /// Refuses a recipe that trains for something else, which no network of the study would learn.
+    fn check_objective(&self, recipe: &Recipe) -> Result<(), Failure> {
+        let other = match &recipe.distillation {
+            Some(options) if options.kind != distillation::Kind::None => "distillation",
+            _ if recipe.adversarial.is_some() => "adversarial",
+            _ => return Ok(()),
+        };
+        Err(format!(
+            "the recipe {} has [{other}], and `netkin diverge` trains with [diverge] alone; leave [{other}] out, or train one network by \
+             `netkin train`",
+            self.recipe
+        )
+        .into())
     }
 }
 

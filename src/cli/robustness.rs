@@ -12,6 +12,7 @@ use super::{Failure, Outcome, values};
 use crate::attacks::Attack;
 use crate::images::{Dataset, RgbImage, Sample};
 use crate::model::{Crop, Model};
+use crate::report::{Figure, Point, Quantity, Series, points};
 use crate::runs::{Key, write_atomically, written};
 use crate::training::study::{OverSeeds, Study};
 use crate::training::transfer::{EPS, Method, correct, correlation};
@@ -155,21 +156,8 @@ impl Args {
             correlations[0].push(of(Kind::Baseline, &usual));
             correlations[1].push(of(Kind::Diverge, &earlier));
         }
-        let accuracy = |kind: Kind, condition: Option<(Method, f64)>| -> Vec<f64> {
-            let of_seed = |seed: &u64| {
-                let name = kind.network(*seed, last);
-                let found =
-                    counts.iter().find(|count| count.network == name && count.method.zip(count.eps) == condition);
-                found.map_or(f64::NAN, |count| count.correct as f64 / images as f64)
-            };
-            trained.seeds.iter().map(of_seed).collect()
-        };
-        let row = |condition: &Option<(Method, f64)>| {
-            let (method, eps) = condition.unzip();
-            let both = [Kind::Baseline, Kind::Diverge].map(|kind| accuracy(kind, *condition));
-            Row { method, eps, accuracy: Compared::of(both) }
-        };
-        let rows: Vec<Row> = conditions.iter().map(row).collect();
+        let rows: Vec<Row> =
+            conditions.iter().map(|condition| Row::of(*condition, &counts, &trained.seeds, last, images)).collect();
         let document = Document {
             netkin: env!("CARGO_PKG_VERSION"),
             model: trained.model.clone(),
@@ -181,9 +169,11 @@ impl Args {
             seeds: trained.seeds,
         };
         let text = document.to_text();
+        let title = title(&document.model, last);
         write_atomically(&self.folder.join("robustness.json"), &serde_json::to_vec_pretty(&document)?)?;
         write_atomically(&self.folder.join("robustness.csv"), document.to_csv()?.as_bytes())?;
         write_atomically(&self.folder.join("robustness.txt"), text.as_bytes())?;
+        write_atomically(&self.folder.join("robustness.svg"), figure(&document.rows, &title).to_svg().as_bytes())?;
         if common.json {
             print_json(&document)?;
         } else {
@@ -264,6 +254,21 @@ impl Compared {
 }
 
 impl Row {
+    /// The accuracy of the network of that number, of `images` images, over the seeds.
+    fn of(condition: Option<(Method, f64)>, counts: &[Count], seeds: &[u64], number: usize, images: usize) -> Self {
+        let (method, eps) = condition.unzip();
+        let accuracy = |kind: Kind| -> Vec<f64> {
+            let of_seed = |seed: &u64| {
+                let name = kind.network(*seed, number);
+                let found =
+                    counts.iter().find(|count| count.network == name && count.method.zip(count.eps) == condition);
+                found.map_or(f64::NAN, |count| count.correct as f64 / images as f64)
+            };
+            seeds.iter().map(of_seed).collect()
+        };
+        Self { method, eps, accuracy: Compared::of([Kind::Baseline, Kind::Diverge].map(accuracy)) }
+    }
+
     fn name(&self) -> String {
         match (self.method, self.eps) {
             (Some(method), Some(eps)) => format!("{} {eps}", method.name()),
@@ -323,5 +328,72 @@ impl Document {
             ])?;
         }
         Ok(String::from_utf8(writer.into_inner()?)?)
+    }
+}
+
+/// Accuracy at each ε, a series for each attack of each of the two networks; 0 is clean images.
+fn figure(rows: &[Row], title: &str) -> Figure {
+    let of = |method: Method, kind: &str, accuracy: &dyn Fn(&Compared) -> OverSeeds| {
+        let of_method = rows.iter().filter(|row| row.method.is_none_or(|other| other == method));
+        let point = |row: &Row| {
+            let share = accuracy(&row.accuracy);
+            let place = [row.eps.unwrap_or(0.0), 100.0 * share.mean];
+            Point { place, text: format!("{}, {kind}: {} %", row.name(), percent(&share)) }
+        };
+        Series { name: format!("{}, {kind}", method.name()), points: of_method.map(point).collect() }
+    };
+    let both = |method| {
+        [
+            of(method, "baseline", &|compared| compared.baseline.clone()),
+            of(method, "diverge", &|compared| compared.diverge.clone()),
+        ]
+    };
+    let series: Vec<Series> = Method::ALL.into_iter().flat_map(both).collect();
+    let quantities = [Quantity { name: "ε", unit: "" }, Quantity { name: "accuracy", unit: " %" }];
+    points(&series, quantities, title)
+}
+
+/// What the figure is called.
+fn title(model: &str, network: usize) -> String {
+    format!("{model}, network {network}, on images attacked on another network")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The figure of docs/studies is that of the counts beside it; NETKIN_WRITE=1 draws it anew.
+    #[test]
+    fn the_kept_study_is_drawn_from_its_counts() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/studies");
+        let settings = std::fs::read_to_string(folder.join("diverge-settings.json")).unwrap();
+        let settings: Value = serde_json::from_str(&settings).unwrap();
+        let (model, last) =
+            (settings["recipe"]["model"].as_str().unwrap(), settings["count"].as_u64().unwrap() as usize);
+        let (mut counts, mut conditions, mut images) = (Vec::new(), Vec::new(), 0);
+        for record in csv::Reader::from_path(folder.join("diverge-robustness.csv")).unwrap().deserialize() {
+            let (seed, network, attack, eps, correct, all): (u64, String, String, Option<f64>, usize, usize) =
+                record.unwrap();
+            let method = Method::ALL.into_iter().find(|method| method.name() == attack);
+            images = all;
+            if !conditions.contains(&method.zip(eps)) {
+                conditions.push(method.zip(eps));
+            }
+            counts.push(Count { seed, network, method, eps, correct });
+        }
+        let mut seeds: Vec<u64> = counts.iter().map(|count| count.seed).collect();
+        seeds.dedup();
+        let rows: Vec<Row> =
+            conditions.iter().map(|condition| Row::of(*condition, &counts, &seeds, last, images)).collect();
+        // docs/diverge.md has these numbers.
+        assert_eq!(percent(&rows[0].accuracy.baseline), "84.03 [80.91, 87.16]");
+        assert_eq!(percent(&rows[6].accuracy.diverge), "38.20 [21.53, 54.87]");
+        let drawn = figure(&rows, &title(model, last)).to_svg();
+        let path = folder.join("diverge-robustness.svg");
+        if std::env::var_os("NETKIN_WRITE").is_some() {
+            std::fs::write(&path, &drawn).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(there == drawn, "{} is not what its counts give; NETKIN_WRITE=1 draws it anew", path.display());
     }
 }

@@ -25,6 +25,21 @@ pub fn seed(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| "give a whole number of at least 0 and below 2^63".into())
 }
 
+/// Whether a `KEY=VALUE` of `--set` gives a value to that key.
+pub fn sets(overrides: &[String], key: &str) -> bool {
+    overrides.iter().any(|text| text.split_once('=').is_some_and(|(set, _)| set.trim() == key))
+}
+
+/// Refuses keys that `--set` gives as well as an option of their own; of each key its option, and whether that is there.
+pub fn given_once(overrides: &[String], options: &[(&str, &str, bool)]) -> Result<(), Failure> {
+    match options.iter().find(|(key, _, is_given)| *is_given && sets(overrides, key)) {
+        Some((key, option, _)) => {
+            Err(format!("{option} and --set {key} give the same value; leave one of them out").into())
+        }
+        None => Ok(()),
+    }
+}
+
 /// Does work that trains, and says whether, if it failed, the same may succeed at another time: once the disk has room again, or once
 /// another process has left the folder.
 pub fn again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Outcome, Failure> {
@@ -86,6 +101,19 @@ pub struct Images {
 impl StudyOptions {
     /// The recipe of that name or file for a network, or for the recipe's own, with what the options say in place of what it says.
     pub fn recipe(&self, name: &str, model: Option<&str>) -> Result<Recipe, Failure> {
+        let (epochs, batch) = (self.epochs.is_some(), self.batch.is_some());
+        given_once(
+            &self.overrides,
+            &[
+                ("model", "the network's name", model.is_some()),
+                ("epochs", "--epochs", epochs),
+                ("batch_size", "--batch", batch),
+            ],
+        )?;
+        if self.sets("seed") {
+            let said = "--set seed is in vain, since each network of a study has a seed of its own; give the first one as --seed";
+            return Err(said.into());
+        }
         let mut overrides = self.overrides.clone();
         overrides.extend(model.map(|model| format!("model={model}")));
         overrides.extend(self.epochs.map(|epochs| format!("epochs={epochs}")));
@@ -95,6 +123,11 @@ impl StudyOptions {
         // The seeds are the study's.
         recipe.seed = 0;
         Ok(recipe)
+    }
+
+    /// Whether `--set` gives a value to that key.
+    pub fn sets(&self, key: &str) -> bool {
+        sets(&self.overrides, key)
     }
 
     /// The images.
@@ -265,6 +298,16 @@ mod tests {
         troubles.count(2);
         troubles.count(0);
         assert_eq!(troubles.outcome(), Outcome::FellShort);
+    }
+
+    #[test]
+    fn a_key_that_is_given_twice_is_refused_with_both() {
+        let overrides = ["optimizer.lr=0.1", " batch_size = 8"].map(String::from);
+        let options = |is_given| [("batch_size", "--batch", is_given)];
+        assert!(given_once(&overrides, &options(false)).is_ok());
+        let said = given_once(&overrides, &options(true)).unwrap_err().to_string();
+        assert_eq!(said, "--batch and --set batch_size give the same value; leave one of them out");
+        assert!(given_once(&overrides, &[("optimizer", "--optimizer", true), ("lr", "--lr", true)]).is_ok());
     }
 
     #[test]

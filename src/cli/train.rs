@@ -10,7 +10,7 @@ use netkin_weights::{HubConfig, ModelSpec, Precision};
 use serde::Serialize;
 
 use super::common::{Common, print, print_json, say, visible};
-use super::study_options::{again_later, seed};
+use super::study_options::{again_later, given_once, seed};
 use super::{Failure, Outcome, stop, values};
 use crate::training::data::{self, Split};
 use crate::training::{
@@ -101,10 +101,19 @@ impl Args {
             return Err("give the images as --data and the folder of the run as --run".into());
         };
         recipe.check()?;
+        if recipe.diverge.as_ref().is_some_and(|options| options.against.is_empty()) {
+            return Err(format!(
+                "the recipe {} has [diverge], but no networks to differ from; give their weights as diverge.against, such as --set \
+                 'diverge.against=[\"NAME=FILE\"]', or train several networks away from each other by `netkin diverge`",
+                self.recipe
+            )
+            .into());
+        }
         let device = common.device.open()?;
         let (training, testing) = (data::open(data, Split::Train)?, data::open(data, Split::Test)?);
         training::check(&recipe, &training, &testing, &device)?;
         let classes = recipe.classes.unwrap_or_else(|| training.classes());
+        training::without_images(&*training).iter().for_each(|note| say(note));
         let initial = match &self.from {
             Some(spec) => Some(self.initial(spec, &mut recipe, classes, &device, common)?),
             None => None,
@@ -113,11 +122,6 @@ impl Args {
         let objective = objective::of(&recipe, classes, models)?;
         common.note(&recipe.rate_rule());
 
-        let has_average = recipe.regularisation.ema_decay > 0.0;
-        if !common.json {
-            print("epoch,loss,train_accuracy,test_accuracy,images_per_second")?;
-            print(if has_average { ",ema_accuracy\n" } else { "\n" })?;
-        }
         let mut display = Display::new(common, &recipe, folder);
         let run = Run {
             recipe: &recipe,
@@ -166,6 +170,16 @@ impl Args {
 
     /// The recipe with everything that was typed.
     fn recipe(&self) -> Result<Recipe, Failure> {
+        given_once(
+            &self.overrides,
+            &[
+                ("epochs", "--epochs", self.epochs.is_some()),
+                ("batch_size", "--batch", self.batch.is_some()),
+                ("optimizer.lr", "--lr", self.lr.is_some()),
+                ("seed", "--seed", self.seed.is_some()),
+                ("model", "MODEL", self.model.is_some()),
+            ],
+        )?;
         let mut overrides = self.overrides.clone();
         let mut add = |key: &str, value: Option<String>| overrides.extend(value.map(|value| format!("{key}={value}")));
         let named = |name: &str| format!("\"{name}\"");
@@ -223,7 +237,17 @@ impl Args {
         draw(&loaded.network, recipe.seed, device);
         let is_typed = |key: &str| self.overrides.iter().any(|text| text.trim_start().starts_with(key));
         if !is_typed("normalisation.") {
-            recipe.normalisation = Normalisation::from(&loaded.preprocessing);
+            let wanted = Normalisation::from(&loaded.preprocessing);
+            // A shipped recipe's is nobody's wish.
+            if recipe.normalisation != wanted && !Recipe::names().any(|name| name == self.recipe) {
+                let Normalisation { mean, std } = wanted;
+                say(&format!(
+                    "images are normalised as {spec} wants them (mean {mean:?}, std {std:?}), not as the recipe {} says; --set \
+                     normalisation.mean=… and --set normalisation.std=… decide otherwise",
+                    self.recipe
+                ));
+            }
+            recipe.normalisation = wanted;
         }
         Ok(loaded.network)
     }
@@ -241,6 +265,8 @@ struct Display<'a> {
     moves: usize,
     /// Whether it was said that the device waits.
     has_waited: bool,
+    /// Whether the table of epochs has its head, which comes with the first of them: a run that is refused prints nothing.
+    has_head: bool,
     /// The epoch and the batch with which the last checkpoint goes on.
     checkpoint: Option<(usize, usize)>,
 }
@@ -257,7 +283,7 @@ impl<'a> Display<'a> {
         bar.set_style(
             ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}").expect("the template is well-formed"),
         );
-        Self { common, recipe, folder, bar, timed, moves: 0, has_waited: false, checkpoint: None }
+        Self { common, recipe, folder, bar, timed, moves: 0, has_waited: false, has_head: false, checkpoint: None }
     }
 
     fn show(&mut self, event: &Event) {
@@ -275,7 +301,9 @@ impl<'a> Display<'a> {
             Event::Step(report) => self.move_bar(report),
             Event::Epoch(report) => {
                 if !self.common.json {
-                    self.bar.suspend(|| tell(&line(report)));
+                    let head = if self.has_head { String::new() } else { head(report) };
+                    self.has_head = true;
+                    self.bar.suspend(|| tell(&(head + &line(report))));
                 }
                 // The first images always take a moment.
                 if report.waited > LONG && report.epoch > 1 && !self.has_waited {
@@ -351,6 +379,12 @@ impl<'a> Display<'a> {
         }
         self.bar.set_message(message);
     }
+}
+
+/// The head of the table of epochs.
+fn head(report: &EpochReport) -> String {
+    let average = if report.ema_accuracy.is_some() { ",ema_accuracy" } else { "" };
+    format!("epoch,loss,train_accuracy,test_accuracy,images_per_second{average}\n")
 }
 
 /// A line of the table of epochs.

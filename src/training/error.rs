@@ -46,6 +46,11 @@ pub enum TrainingError {
     Busy { folder: PathBuf },
     #[error("the {set} set has no images; give at least one")]
     Empty { set: &'static str },
+    #[error(
+        "all training images are of the class {class}, so there is nothing to tell apart; give images of two classes or more, in a study \
+         also among the first --images"
+    )]
+    OneClass { class: usize },
     #[error("no image of the {set} set could be read; of the first: {first}")]
     Unreadable { set: &'static str, first: String },
     #[error(

@@ -57,5 +57,5 @@ pub mod transfer;
 pub use error::TrainingError;
 pub use log::{EpochReport, Event, StepReport};
 pub use recipe::{Configured, Evaluation, Normalisation, Recipe, Regularisation};
-pub use sets::check;
+pub use sets::{check, without_images};
 pub use trainer::{Ended, Run, Trained, accuracy, draw, initial_network, save, train};

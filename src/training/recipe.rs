@@ -376,6 +376,11 @@ impl Recipe {
             return Err(TrainingError::WarmUp { warmup_epochs, epochs: self.epochs });
         }
         self.optimizer.check()?;
+        // Few images per step may scale optimizer.lr below it, which timm allows, too.
+        if min_lr > self.optimizer.lr.max(self.learning_rate()) {
+            let range = "at most the highest learning rate, optimizer.lr";
+            return Err(TrainingError::Option { option: "schedule.min_lr", value: min_lr.to_string(), range });
+        }
         self.augmentation.check()?;
         self.distillation.as_ref().map_or(Ok(()), distillation::Options::check)?;
         self.adversarial.as_ref().map_or(Ok(()), adversarial::Options::check)?;
@@ -586,6 +591,11 @@ fn put(table: &mut Table, text: &str) -> Result<(), TrainingError> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| malformed("it is not KEY=VALUE, such as optimizer.lr=1e-3"))?;
     let parsed = format!("value = {value}").parse::<Table>().ok().filter(|table| table.len() == 1);
+    let digits = value.trim();
+    if key.trim() == "seed" && digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<i64>().is_err() {
+        let range = "a whole number of at least 0 and below 2^63";
+        return Err(TrainingError::Option { option: "seed", value: digits.to_owned(), range });
+    }
     // TOML knows no whole numbers of 2^63 and above, and writes what is no number in one way only.
     let number = || value.trim().parse().ok().map(toml::Value::Float);
     let found = parsed.and_then(|mut table| table.remove("value")).or_else(number);
@@ -791,8 +801,13 @@ mod tests {
         let model = "model = \"demo_mixer\"";
         let said = message(model, &["optimizer.lr=NaN"]);
         assert!(said.contains("optimizer.lr is NaN, but must be above 0"), "{said}");
-        let said = message(model, &["seed=18446744073709551615"]);
-        assert!(said.contains("seed = 1") && !said.contains("string"), "{said}");
+        for seed in ["9223372036854775808", "18446744073709551615"] {
+            let said = message(model, &[&format!("seed={seed}")]);
+            assert!(
+                said.ends_with(&format!("seed is {seed}, but must be a whole number of at least 0 and below 2^63")),
+                "{said}"
+            );
+        }
     }
 
     /// Each of them took more memory than there is, or wrapped around.
@@ -836,6 +851,9 @@ mod tests {
             ("normalisation.std=[1, 1, 0]", "three numbers above 0"),
             ("precision=bf16", "f32 or f64"),
             ("augmentation.erase=2", "augmentation.erase is 2"),
+            ("augmentation.rand_augment=rand-m9-n1000000", "must be n1 to n16"),
+            ("schedule.min_lr=0.5", "schedule.min_lr is 0.5, but must be at most the highest learning rate"),
+            ("diverge.alpha=0", "diverge.alpha is 0, but must be above 0"),
             ("input_size=30", "made for 28 × 28 alone"),
         ];
         for (text, expected) in ranges {

@@ -135,7 +135,13 @@ impl History {
             sections.push(Section { title: "What went wrong".into(), note: String::new(), parts });
         }
         if !written.is_empty() {
-            let note = "`netkin train --recipe recipe.toml` with this file trains the same again.".into();
+            let is_one_of_several = recipe.diverge.is_some_and(|options| options.against.is_empty());
+            let note = if is_one_of_several {
+                "One of several networks: the command `netkin diverge` of its study trains the same again."
+            } else {
+                "`netkin train --recipe recipe.toml` with this file trains the same again."
+            };
+            let note = note.into();
             sections.push(Section { title: "Recipe".into(), note, parts: vec![Part::Text(written)] });
         }
         Ok(Page { title, source: folder.display().to_string(), sections })

@@ -13,7 +13,7 @@ pub struct Options {
     pub warmup_epochs: usize,
     /// The rate of the first step of the warm-up, at least 0.
     pub warmup_lr: f64,
-    /// Where the cosine ends, at least 0.
+    /// Where the cosine ends, at least 0 and at most the highest rate.
     pub min_lr: f64,
     /// Epochs at `min_lr` that follow the cosine. They come on top of the recipe's epochs, as in timm.
     pub cooldown_epochs: usize,

@@ -23,6 +23,7 @@ pub fn check(
 ) -> Result<(), TrainingError> {
     recipe.check()?;
     let [training, _] = widened(recipe, training, testing)?;
+    check_classes(&*training)?;
     let batch_size = recipe.batch_size.min(training.len());
     if batches(training.len(), recipe.augmentation.repeats, batch_size) == 0 {
         let (option, value) = ("batch_size", recipe.batch_size.to_string());
@@ -33,6 +34,32 @@ pub fn check(
         Some(available) => check_memory(recipe, batch_size, training.classes(), available),
         None => Ok(()),
     }
+}
+
+/// A sentence if there are classes without training images, of which nothing can be learnt; none otherwise.
+pub fn without_images(training: &dyn Source) -> Option<String> {
+    /// So many are named.
+    const NAMED: usize = 5;
+    let mut has_images = vec![false; training.classes()];
+    (0..training.len()).for_each(|index| has_images[training.label(index)] = true);
+    let mut missing = training.empty_classes();
+    let classes = has_images.len() + missing.len();
+    missing.extend((0..has_images.len()).filter(|&class| !has_images[class]).map(|class| class.to_string()));
+    if missing.is_empty() {
+        return None;
+    }
+    let (count, names) = (missing.len(), missing[..missing.len().min(NAMED)].join(", "));
+    let more = if count > NAMED { ", …" } else { "" };
+    Some(format!("{count} of {classes} classes without training images, of which nothing is learnt: {names}{more}"))
+}
+
+/// Checks that there are two classes to tell apart.
+fn check_classes(training: &dyn Source) -> Result<(), TrainingError> {
+    let first = training.label(0);
+    if (1..training.len()).any(|index| training.label(index) != first) {
+        return Ok(());
+    }
+    Err(TrainingError::OneClass { class: first })
 }
 
 /// Checks that so many bytes hold the weights, their gradients, what the optimiser keeps of each, and a batch's pixels and answers.
@@ -103,11 +130,35 @@ impl Source for Widened {
     fn fingerprint(&self) -> String {
         self.images.fingerprint()
     }
+
+    fn empty_classes(&self) -> Vec<String> {
+        self.images.empty_classes()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::training::data::Images;
+
+    fn images(labels: &[usize], classes: usize) -> Arc<dyn Source> {
+        let images = labels.iter().map(|_| RgbImage::new(1, 1, vec![0; 3])).collect();
+        Arc::new(Images::new(images, labels.to_vec(), classes).unwrap())
+    }
+
+    #[test]
+    fn classes_without_images_are_told_and_one_class_alone_is_refused() {
+        assert_eq!(without_images(&*images(&[0, 1, 1], 2)), None);
+        let said = without_images(&*images(&[3, 1], 5)).unwrap();
+        assert_eq!(said, "3 of 5 classes without training images, of which nothing is learnt: 0, 2, 4");
+        assert!(without_images(&*images(&[7, 1], 8)).unwrap().ends_with(": 0, 2, 3, 4, 5, …"));
+        assert!(check_classes(&*images(&[3, 3, 1], 5)).is_ok());
+        let said = check_classes(&*images(&[3, 3], 5)).unwrap_err().to_string();
+        assert!(
+            said.starts_with("all training images are of the class 3, so there is nothing to tell apart"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn what_the_memory_does_not_hold_is_refused_with_both_numbers() {

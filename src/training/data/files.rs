@@ -17,6 +17,8 @@ pub(super) struct Files {
     names: Names,
     labels: Vec<u32>,
     classes: usize,
+    /// Class folders without images, where classes are numbered by names.
+    empty: Vec<String>,
 }
 
 /// The labels file in a folder.
@@ -30,8 +32,11 @@ impl Files {
     pub fn from_class_folders(folder: &Path, training: Option<&Path>) -> Result<Self, DataError> {
         let mut names = Names::default();
         let mut classes: Vec<(String, usize)> = Vec::new();
+        let mut empty = Vec::new();
         visit_class_folders(folder, |class, images| {
-            if !images.is_empty() {
+            if images.is_empty() {
+                empty.push(class);
+            } else {
                 images.iter().for_each(|(id, _)| names.push(id));
                 classes.push((class, images.len()));
             }
@@ -42,6 +47,9 @@ impl Files {
         }
         let class_names: Vec<&str> = classes.iter().map(|(name, _)| name.as_str()).collect();
         let (labelling, numbers) = labels_of_names(folder, &class_names)?;
+        if !matches!(labelling, Labelling::Names) {
+            empty.clear();
+        }
         let (numbers, count) = match (labelling, training) {
             (Labelling::Names, Some(training)) => numbered_as_in(training, folder, &class_names)?,
             (Labelling::Names, None) => (numbers, class_names.len()),
@@ -59,7 +67,7 @@ impl Files {
         for ((_, images), number) in classes.iter().zip(numbers) {
             labels.resize(labels.len() + images, number as u32);
         }
-        Ok(Self { folder: folder.to_owned(), names, labels, classes: count })
+        Ok(Self { folder: folder.to_owned(), names, labels, classes: count, empty })
     }
 
     /// Lists what the table `labels` names below `folder`.
@@ -72,7 +80,7 @@ impl Files {
             labels.push(u32::try_from(sample.label).unwrap_or(u32::MAX));
         }
         let classes = classes_of(&labels, |index| names.get(index).to_owned())?;
-        Ok(Self { folder: folder.to_owned(), names, labels, classes })
+        Ok(Self { folder: folder.to_owned(), names, labels, classes, empty: Vec::new() })
     }
 
     fn path(&self, index: usize) -> PathBuf {
@@ -125,6 +133,10 @@ impl Source for Files {
     fn fingerprint(&self) -> String {
         // What cannot be asked for its size is of none.
         fingerprint_of_listing(self, |index| self.path(index).metadata().map_or(u64::MAX, |metadata| metadata.len()))
+    }
+
+    fn empty_classes(&self) -> Vec<String> {
+        self.empty.clone()
     }
 }
 

@@ -29,10 +29,7 @@ enum Pixels {
 
 /// The files of images and labels, if one of the two is there.
 pub(super) fn files_in(folder: &Path, split: Split) -> Option<(PathBuf, PathBuf)> {
-    let split = match split {
-        Split::Train => "train",
-        Split::Test => "t10k",
-    };
+    let split = split.idx_name();
     let file = |kind: &str| {
         let plain = folder.join(format!("{split}-{kind}-ubyte"));
         if plain.exists() { plain } else { folder.join(format!("{split}-{kind}-ubyte.gz")) }

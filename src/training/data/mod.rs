@@ -66,6 +66,11 @@ pub trait Source: Send + Sync {
     /// A hash, in hexadecimal, that changes with the images, their order and their labels: of files by their names and sizes,
     /// since to read them all takes as long as an epoch; of IDX files, CIFAR-10 and images in memory by every byte.
     fn fingerprint(&self) -> String;
+
+    /// Names of what would be classes, but has no images; they are not counted in [`Self::classes`].
+    fn empty_classes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Which images of a data set.
@@ -85,6 +90,22 @@ impl Split {
             Self::Test => &["test", "val", "validation"],
         }
     }
+
+    /// How the names of its IDX files begin.
+    fn idx_name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "t10k",
+        }
+    }
+
+    /// The name of its first batch in CIFAR-10.
+    fn cifar_name(self) -> &'static str {
+        match self {
+            Self::Train => "data_batch_1.bin",
+            Self::Test => "test_batch.bin",
+        }
+    }
 }
 
 impl fmt::Display for Split {
@@ -102,8 +123,8 @@ impl fmt::Display for Split {
 pub enum DataError {
     #[error(
         "`{}` has no {split} images: it has no folder {}, with one folder per class, labels.csv or *.tar in it, no shards such \
-         as {}-0000.tar, and neither IDX files (train-images-idx3-ubyte) nor CIFAR-10's batches (data_batch_1.bin); check the path",
-        folder.display(), split.names().join(" or "), split.names()[0]
+         as {}-0000.tar, and neither IDX files ({}-images-idx3-ubyte) nor CIFAR-10's batches ({}); check the path",
+        folder.display(), split.names().join(" or "), split.names()[0], split.idx_name(), split.cifar_name()
     )]
     NoSplit { folder: PathBuf, split: Split },
     #[error(transparent)]
@@ -276,6 +297,7 @@ mod tests {
         assert_eq!(open(folder.path(), Split::Train).map(|source| source.len()).ok(), Some(1));
         let message = open(folder.path(), Split::Test).err().unwrap().to_string();
         assert!(message.contains("has no test images: it has no folder test or val or validation"), "{message}");
+        assert!(message.contains("t10k-images-idx3-ubyte") && message.contains("test_batch.bin"), "{message}");
         let message = open(&folder.path().join("none"), Split::Train).err().unwrap().to_string();
         assert!(message.contains("does not exist"), "{message}");
     }

@@ -19,7 +19,7 @@ use crate::training::TrainingError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// α, what the mean correlation is multiplied by, at least 0.
+    /// α, what the mean correlation is multiplied by, above 0.
     pub alpha: f64,
     /// The earlier networks with their weights: `NAME`, `NAME.TAG` or `NAME=FILE` each.
     pub against: Vec<String>,
@@ -38,11 +38,11 @@ impl Options {
     /// # Errors
     /// If α is out of its range.
     pub fn check(&self) -> Result<(), TrainingError> {
-        if self.alpha >= 0.0 && self.alpha.is_finite() {
+        if self.alpha > 0.0 && self.alpha.is_finite() {
             return Ok(());
         }
         let value = self.alpha.to_string();
-        Err(TrainingError::Option { option: "diverge.alpha", value, range: "0 or above" })
+        Err(TrainingError::Option { option: "diverge.alpha", value, range: "above 0, at which nothing diverges" })
     }
 }
 
@@ -57,7 +57,7 @@ impl Diverge {
     /// Away from these networks, which may be none and are loaded where the student trains; they may be of any architecture.
     ///
     /// # Errors
-    /// If α is below 0 or no number.
+    /// If α is not above 0.
     pub fn new(alpha: f64, earlier: Vec<Model>) -> Result<Self, TrainingError> {
         Options { alpha, against: Vec::new() }.check()?;
         Ok(Self { alpha, earlier })
@@ -103,6 +103,8 @@ mod tests {
         assert!(Options::default().check().is_ok());
         let said = Diverge::new(-0.1, Vec::new()).unwrap_err().to_string();
         assert!(said.contains("diverge.alpha is -0.1"), "{said}");
+        let said = Diverge::new(0.0, Vec::new()).unwrap_err().to_string();
+        assert!(said.contains("diverge.alpha is 0, but must be above 0"), "{said}");
         let typed: Options = toml::from_str("against = [\"demo_resnet\"]").unwrap();
         assert_eq!((typed.alpha, typed.against.len()), (0.05, 1));
     }
