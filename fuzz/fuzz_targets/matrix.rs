@@ -10,7 +10,9 @@ netkin_fuzz::target!(|bytes| {
     let path = Path::new("x.csv");
     for asymmetry in [Asymmetry::Refuse, Asymmetry::Mean] {
         if let Ok(matrix) = parse(&text, path, asymmetry) {
-            assert_eq!(parse(&matrix.to_csv(), path, asymmetry).expect("what was written is read"), matrix);
+            // Files hold nine decimals, so that what is read of them is the same from the first time on.
+            let written = matrix.to_csv();
+            assert_eq!(parse(&written, path, asymmetry).expect("what was written is read").to_csv(), written);
         }
     }
     // Of hundreds of networks the fewest to leave out take minutes to find.

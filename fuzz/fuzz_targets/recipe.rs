@@ -10,8 +10,13 @@ netkin_fuzz::target!(|bytes| {
     let overrides: Vec<String> = parts.filter(|part| part.len() < 1 << 10).take(100).collect();
     let Ok(recipe) = Recipe::parse("x.toml", &text, &overrides) else { return };
     let again = Recipe::parse("x.toml", &recipe.to_toml(), &[]).expect("what was written is read");
-    assert_eq!(again.to_toml(), recipe.to_toml());
+    assert_eq!(values(&again), values(&recipe));
     if recipe.check().is_ok() {
         let _ = (recipe.settings(), recipe.rate_rule(), recipe.model_config(10));
     }
 });
+
+/// What is written of a recipe, without what was said of it while it was read.
+fn values(recipe: &Recipe) -> Vec<String> {
+    recipe.to_toml().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}

@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_quarter_turn_of_a_square_is_exact() {
-        let strip = Strip { from: 0..3, degrees: 90.0, pieces: vec![0..3] };
+        let strip = Strip { from: 0..3, degrees: 90.0, pieces: std::iter::once(0..3).collect() };
         let turned = Tiles::new([3, 3], &Blocks { axis: 0, strips: vec![strip] });
         // Counter-clockwise: the last column becomes the first row.
         let turned = turned.apply(&[0.0f64, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);

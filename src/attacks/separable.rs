@@ -18,7 +18,7 @@ pub enum Separable {
     /// Only what lies in the span of some rows, orthonormal, `[1, 1, count, height]`, and of some columns, `[1, 1, width, count]`, stays.
     Span([Tensor<4>; 2]),
     /// The same of cosines, in f32 on the CPU.
-    LowPass(LowPass),
+    LowPass(Box<LowPass>),
 }
 
 impl Separable {
@@ -54,7 +54,7 @@ impl Separable {
                 let there = matrix(like, [kept(side), side], |row, column| basis(side, row, column));
                 [there, matrix(like, [side, kept(side)], |row, column| basis(side, column, row))]
             };
-            return Self::LowPass(LowPass::new(there_and_back(height), there_and_back(width)));
+            return Self::LowPass(Box::new(LowPass::new(there_and_back(height), there_and_back(width))));
         }
         Self::Span([
             matrix(like, [kept(height), height], |row, column| basis(height, row, column)),

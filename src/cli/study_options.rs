@@ -176,10 +176,8 @@ pub struct Troubles {
 impl Troubles {
     pub fn tell(&self, event: &Event) {
         match event {
-            Event::Skipped { id, reason } => {
-                if self.told.borrow_mut().insert(id.clone()) {
-                    say(&format!("skipped {id}: {reason}"));
-                }
+            Event::Skipped { id, reason } if self.told.borrow_mut().insert(id.clone()) => {
+                say(&format!("skipped {id}: {reason}"));
             }
             Event::NotWritten { reason } => say(&format!("warning: training goes on, but {reason}")),
             _ => {}
