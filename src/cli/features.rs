@@ -14,6 +14,7 @@ use crate::images::{Dataset, Skipped, labels_alone};
 use crate::model::{Crop, Model};
 use crate::similarity::features::extract::{Layer, View, extract, named};
 use crate::similarity::features::{FeatureError, Features, Measure, Values, counted, file};
+use crate::training::data::MAX_CLASSES;
 
 /// A network, or a file that holds what one made of some images.
 #[derive(Debug, Clone)]
@@ -21,9 +22,6 @@ pub enum FeatureSource {
     Model(ModelSpec),
     File(PathBuf),
 }
-
-/// The most classes that labels may be of, as in trainings: other numbers are no classes, but something else of the images.
-const MAX_CLASSES: usize = 1 << 20;
 
 /// Ends of files in which people keep features, and which are not read.
 const OTHER_FILES: [&str; 14] =

@@ -35,8 +35,8 @@ pub use stream::{Batch, Stream, StreamPlan, evaluation, stream};
 
 pub(super) use stream::batches;
 
-/// Labels are below this, the most classes that a set may have.
-pub(super) const MAX_CLASSES: usize = 1 << 20;
+/// Labels are below this, the most classes that a set may have: larger numbers are no classes, but something else of the images.
+pub(crate) const MAX_CLASSES: usize = 1 << 20;
 
 /// Labelled images that are read one by one, by any number of threads.
 pub trait Source: Send + Sync {
