@@ -204,8 +204,8 @@ struct Run {
 
 #[derive(Default)]
 struct Scratch {
-    /// A row of the input, or of the output, with zeros around.
-    line: Vec<f32>,
+    /// `[row of a window, LINE]`.
+    lines: Vec<f32>,
     runs: Vec<Run>,
 }
 
@@ -224,10 +224,14 @@ impl WithSimd for Part<'_> {
     }
 }
 
-/// So many values of a row of tiles at most: each tile's places, and what a tile needs beyond its own.
-const LINE: usize = TILE * MOST_TILES + WINDOW;
 /// A multiple of every vector.
 const MOST_TILES: usize = 64;
+/// Places of a window beyond those of its tile.
+const OVERLAP: usize = WINDOW - TILE;
+/// A line holds the tiles' own places side by side, and from here on, run by run, those beyond the last tile; between them is
+/// room for what lies beyond the task's last tile.
+const ENDS: usize = TILE * MOST_TILES + 16;
+const LINE: usize = ENDS + OVERLAP * MOST_TILES;
 
 impl Part<'_> {
     #[inline(always)]
@@ -241,7 +245,7 @@ impl Part<'_> {
         // `[place, input, tile]` and `[place, output, tile]`.
         let memory = vectors::Scratch::new([PLACES * job.inputs * width, PLACES * outputs * width]);
         let [windows, products] = memory.pieces;
-        scratch.line.resize(LINE, 0.0);
+        scratch.lines.resize(WINDOW * LINE, 0.0);
         self.runs(&mut scratch.runs);
         for input in 0..job.inputs {
             // SAFETY: the scratch is large enough.
@@ -276,7 +280,7 @@ impl Part<'_> {
         }
         for output in 0..job.outputs {
             // SAFETY: these places of the output are this task's alone.
-            unsafe { self.finish(simd, output, [outputs, width], products, scratch) };
+            unsafe { self.finish(simd, output, [outputs, width], products, &scratch.runs) };
         }
     }
 
@@ -313,60 +317,87 @@ impl Part<'_> {
     }
 
     /// The windows of a channel, transformed: Bᵀ·d·B.
+    ///
+    /// First down the columns, where neighbouring places are a vector and those that two windows share are transformed once;
+    /// then along the rows, where the same place of neighbouring windows is.
     #[inline(always)]
     unsafe fn transform<S: Simd>(&self, simd: S, input: usize, width: usize, windows: *mut f32, scratch: &mut Scratch) {
         let job = self.job;
-        let [height, row_len] = job.from;
-        // `[place, tile]`.
-        let mut gathered = [[0.0f32; MOST_TILES]; PLACES];
-        for run in &scratch.runs {
-            let plane = (run.image * job.inputs + input) * height * row_len;
-            let needed = TILE * run.len + WINDOW - TILE;
-            for row in 0..WINDOW {
-                let y = (run.y + row).wrapping_sub(job.padding[0]);
-                if y >= height {
-                    continue;
+        let Scratch { lines, runs } = scratch;
+        self.read(simd, input, lines, runs);
+        let ends = (OVERLAP * runs.len()).next_multiple_of(S::F32_LANES);
+        for range in [0..TILE * width, ENDS..ENDS + ends] {
+            for start in range.step_by(S::F32_LANES) {
+                let mut column = [simd.splat_f32s(0.0); WINDOW];
+                for (row, value) in column.iter_mut().enumerate() {
+                    // SAFETY: a line's parts are multiples of a vector.
+                    *value = unsafe { simd::load(simd, lines.as_ptr().add(row * LINE + start)) };
                 }
-                let start = run.x as isize - job.padding[1] as isize;
-                let before = (-start).max(0) as usize;
-                let end = (start + needed as isize).min(row_len as isize);
-                let count = (end - start.max(0)).max(0) as usize;
-                let from = plane + y * row_len + start.max(0) as usize;
-                let line = &mut scratch.line[..needed];
-                line[..before].fill(0.0);
-                let to = line[before..before + count].as_mut_ptr();
-                // SAFETY: the run lies within the plane.
-                unsafe { job.values.copy_exactly(simd, from, to, count) };
-                line[before + count..].fill(0.0);
-                for tile in 0..run.len {
-                    for column in 0..WINDOW {
-                        // SAFETY: the line holds all windows of the run.
-                        let value = unsafe { *line.get_unchecked(TILE * tile + column) };
-                        gathered[row * WINDOW + column][run.column + tile] = value;
-                    }
+                for (row, value) in window_transform(simd, column).into_iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { simd::store(simd, lines.as_mut_ptr().add(row * LINE + start), value) };
                 }
             }
         }
-        for start in (0..width).step_by(S::F32_LANES) {
-            let mut rows = [[simd.splat_f32s(0.0); WINDOW]; WINDOW];
-            for (row, values) in rows.iter_mut().enumerate() {
-                let mut window = [simd.splat_f32s(0.0); WINDOW];
-                for (column, value) in window.iter_mut().enumerate() {
-                    // SAFETY: the width is a multiple of a vector.
-                    *value = unsafe { simd::load(simd, gathered[row * WINDOW + column].as_ptr().add(start)) };
+        // `[column of the window, tile]`.
+        let mut columns = [[0.0f32; MOST_TILES]; WINDOW];
+        for (row, line) in lines.chunks_exact(LINE).enumerate() {
+            for (tile, places) in line[..TILE * width].chunks_exact(TILE).enumerate() {
+                for column in 0..TILE {
+                    columns[column][tile] = places[column];
                 }
-                *values = window_transform(simd, window);
             }
-            for column in 0..WINDOW {
-                let mut values = [simd.splat_f32s(0.0); WINDOW];
-                for (value, row) in values.iter_mut().zip(&rows) {
-                    *value = row[column];
+            // The next tile's first places, and at the end of a run those beyond.
+            for column in 0..OVERLAP {
+                let [first, beyond] = columns.get_disjoint_mut([column, TILE + column]).expect("two columns");
+                beyond[..width - 1].copy_from_slice(&first[1..width]);
+                for (run, end) in runs.iter().zip(line[ENDS..].chunks_exact(OVERLAP)) {
+                    beyond[run.column + run.len - 1] = end[column];
                 }
-                for (row, value) in window_transform(simd, values).into_iter().enumerate() {
+            }
+            for start in (0..width).step_by(S::F32_LANES) {
+                let mut window = [simd.splat_f32s(0.0); WINDOW];
+                for (value, column) in window.iter_mut().zip(&columns) {
+                    // SAFETY: the width is a multiple of a vector.
+                    *value = unsafe { simd::load(simd, column.as_ptr().add(start)) };
+                }
+                for (column, value) in window_transform(simd, window).into_iter().enumerate() {
                     let at = ((row * WINDOW + column) * job.inputs + input) * width + start;
                     // SAFETY: the caller's promise.
                     unsafe { simd::store(simd, windows.add(at), value) };
                 }
+            }
+        }
+    }
+
+    /// Reads a channel's windows into lines, with zeros for what lies outside of the image.
+    #[inline(always)]
+    fn read<S: Simd>(&self, simd: S, input: usize, lines: &mut [f32], runs: &[Run]) {
+        let job = self.job;
+        let [height, row_len] = job.from;
+        for (index, run) in runs.iter().enumerate() {
+            let plane = (run.image * job.inputs + input) * height * row_len;
+            let needed = TILE * run.len + OVERLAP;
+            let start = run.x as isize - job.padding[1] as isize;
+            let before = (-start).max(0) as usize;
+            let end = (start + needed as isize).min(row_len as isize);
+            let count = (end - start.max(0)).max(0) as usize;
+            for (row, line) in lines.chunks_exact_mut(LINE).enumerate() {
+                // What is written beyond the run is the next one's, which comes later.
+                let (places, ends) = line.split_at_mut(ENDS);
+                let places = &mut places[TILE * run.column..][..needed];
+                let y = (run.y + row).wrapping_sub(job.padding[0]);
+                if y < height {
+                    let from = plane + y * row_len + start.max(0) as usize;
+                    let (zeros, rest) = places.split_at_mut(before);
+                    zeros.fill(0.0);
+                    // SAFETY: the run lies within the plane, and its places within the line.
+                    unsafe { job.values.copy_exactly(simd, from, rest.as_mut_ptr(), count) };
+                    rest[count..].fill(0.0);
+                } else {
+                    places.fill(0.0);
+                }
+                ends[OVERLAP * index..][..OVERLAP].copy_from_slice(&places[TILE * run.len..]);
             }
         }
     }
@@ -379,11 +410,12 @@ impl Part<'_> {
         output: usize,
         [outputs, width]: [usize; 2],
         from: *const f32,
-        scratch: &mut Scratch,
+        runs: &[Run],
     ) {
         let job = self.job;
-        // `[row, column, tile]`.
+        // `[row, column, tile]`, and side by side `[row, tile, column]`.
         let mut tiles = [[[0.0f32; MOST_TILES]; TILE]; TILE];
+        let mut lines = [[0.0f32; TILE * MOST_TILES]; TILE];
         for start in (0..width).step_by(S::F32_LANES) {
             let mut rows = [[simd.splat_f32s(0.0); TILE]; WINDOW];
             for (row, values) in rows.iter_mut().enumerate() {
@@ -408,23 +440,21 @@ impl Part<'_> {
                 }
             }
         }
-        let [height, row_len] = job.to;
-        for run in &scratch.runs {
-            let count = (TILE * run.len).min(row_len - run.x);
-            for (row, columns) in tiles.iter().enumerate().take(height - run.y) {
-                let line = &mut scratch.line[..TILE * run.len];
-                for tile in 0..run.len {
-                    for (column, values) in columns.iter().enumerate() {
-                        // SAFETY: the line holds all tiles of the run.
-                        unsafe {
-                            *line.get_unchecked_mut(TILE * tile + column) = values[run.column + tile];
-                        }
-                    }
+        for (line, columns) in lines.iter_mut().zip(&tiles) {
+            for (tile, places) in line[..TILE * width].chunks_exact_mut(TILE).enumerate() {
+                for column in 0..TILE {
+                    places[column] = columns[column][tile];
                 }
-                let plane = run.image * job.outputs + output;
+            }
+        }
+        let [height, row_len] = job.to;
+        for run in runs {
+            let count = (TILE * run.len).min(row_len - run.x);
+            let plane = run.image * job.outputs + output;
+            for (row, line) in lines.iter().enumerate().take(height - run.y) {
                 let target = (plane * height + run.y + row) * row_len + run.x;
                 // SAFETY: as the caller promises.
-                unsafe { self.follow(simd, output, &line[..count], target) };
+                unsafe { self.follow(simd, output, &line[TILE * run.column..][..count], target) };
             }
         }
     }
