@@ -89,6 +89,35 @@ pub struct OperationTime {
     pub ms: f64,
     /// Of all operations' time, 0 to 1.
     pub share: f64,
+    /// What all calls of one pass read and write at least: the arrays that they get, keep and give, each once.
+    pub bytes: u64,
+    /// Whether it is a product: a linear map, attention or a convolution.
+    pub product: bool,
+}
+
+/// The kernels' operations in a pass.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operations {
+    /// The whole pass, in milliseconds, with what is not one of these operations; the mean over the repetitions.
+    pub pass_ms: f64,
+    /// The longest first.
+    pub times: Vec<OperationTime>,
+}
+
+impl Operations {
+    /// Of the pass's time, 0 to 1, that in which no product runs.
+    pub fn share_without_product(&self) -> f64 {
+        let products: f64 = self.times.iter().filter(|time| time.product).map(|time| time.ms).sum();
+        1.0 - products / self.pass_ms
+    }
+
+    /// What one pass reads and writes at least, and the part of it that is not products'.
+    pub fn bytes(&self) -> [u64; 2] {
+        let sum = |wanted: fn(&OperationTime) -> bool| {
+            self.times.iter().filter(|time| wanted(time)).map(|time| time.bytes).sum()
+        };
+        [sum(|_| true), sum(|time| !time.product)]
+    }
 }
 
 /// Why nothing could be measured.
@@ -126,23 +155,25 @@ impl Setting {
         })
     }
 
-    /// Times the kernels' operations in a pass, the longest first; empty where the kernels do not compute (on a GPU, or in
+    /// Times the kernels' operations in a pass; none where the kernels do not compute (on a GPU, or in
     /// f64 or f16).
     ///
     /// # Errors
     /// If the device fails.
-    pub fn operations(&self, pass: Pass) -> Result<Vec<OperationTime>, SpeedError> {
+    pub fn operations(&self, pass: Pass) -> Result<Operations, SpeedError> {
         let step = self.step(pass);
         for _ in 0..warm_up(&self.device) {
             step()?;
         }
         kernels::start();
+        let start = Instant::now();
         for _ in 0..self.repetitions {
             step()?;
         }
+        let pass_ms = elapsed_ms(start) / self.repetitions as f64;
         let records = kernels::finish();
         let total: f64 = records.iter().map(|record| record.time.as_secs_f64()).sum();
-        Ok(records
+        let times = records
             .into_iter()
             .map(|record| OperationTime {
                 name: record.operation,
@@ -150,8 +181,11 @@ impl Setting {
                 calls: record.calls / self.repetitions,
                 ms: record.time.as_secs_f64() * 1e3 / self.repetitions as f64,
                 share: record.time.as_secs_f64() / total,
+                bytes: record.bytes / self.repetitions as u64,
+                product: record.multiplies,
             })
-            .collect())
+            .collect();
+        Ok(Operations { pass_ms, times })
     }
 
     /// One pass, to be run as often as wanted.

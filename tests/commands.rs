@@ -102,6 +102,16 @@ fn bench_compares_and_tells_the_blocks() {
     assert!(blocks.iter().any(|block| block["name"] == "layer1.0"));
     let shares: f64 = blocks.iter().map(|block| block["share"].as_f64().unwrap()).sum();
     assert!((shares - 1.0).abs() < 1e-9);
+    let operations = &profiles[0]["operations"];
+    let times = operations["times"].as_array().unwrap();
+    let sum: f64 = times.iter().map(|time| time["ms"].as_f64().unwrap()).sum();
+    assert!(sum > 0.0 && sum <= operations["pass_ms"].as_f64().unwrap());
+    // The first convolution reads 2 × 3 × 28 × 28 pixels.
+    let convolution =
+        times.iter().find(|time| time["name"].as_str().unwrap().starts_with("convolution [2, 3, 28, 28]"));
+    let convolution = convolution.expect("the stem");
+    assert!(convolution["product"] == true && convolution["bytes"].as_u64().unwrap() > 4 * 2 * 3 * 28 * 28);
+    assert!(times.iter().any(|time| time["product"] == false));
 
     let output = netkin().args(arguments).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

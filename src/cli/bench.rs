@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{Common, print, print_json, say};
 use super::{Failure, Outcome, values};
 use crate::device::{DeviceName, DeviceNames};
-use crate::speed::{OperationTime, Part, Pass, Setting};
+use crate::speed::{Operations, Part, Pass, Setting};
 
 /// Time networks (with random weights): milliseconds, images per second, peak memory
 #[derive(Debug, clap::Args)]
@@ -77,7 +77,7 @@ struct Profile {
     blocks: Vec<Part>,
     /// The pass that the operations are those of.
     pass: Pass,
-    operations: Vec<OperationTime>,
+    operations: Operations,
 }
 
 /// One row to measure.
@@ -266,7 +266,7 @@ fn table(rows: &[Row]) -> String {
     }
     text += "\n";
     for row in rows {
-        let peak = row.peak_bytes.map_or("–".to_owned(), |bytes| format!("{:.0}", bytes as f64 / 1048576.0));
+        let peak = row.peak_bytes.map_or("–".to_owned(), |bytes| format!("{:.0}", mebibytes(bytes)));
         text += &format!(
             "{:width$}  {:10}  {:>5}  {:8}  {:9}  {:>9.1}  {:>9.1}  {peak:>9}",
             row.model,
@@ -297,32 +297,46 @@ impl Profile {
         for block in &self.blocks {
             text += &format!("{:width$}  {:>9.2}  {:>5.1}%\n", block.name, block.ms, 100.0 * block.share);
         }
-        if self.operations.is_empty() {
+        if self.operations.times.is_empty() {
             return text;
         }
-        let width = name_width(self.operations.iter().map(|operation| operation.name.as_str()));
+        let width = name_width(self.operations.times.iter().map(|operation| operation.name.as_str()));
         text += &format!(
-            "\n{} of {} by operations\n{:width$}  {:8}  {:>5}  {:>9}  {:>6}\n",
+            "\n{} of {} by operations\n{:width$}  {:8}  {:>5}  {:>9}  {:>6}  {:>8}  {:>7}\n",
             self.pass.name(),
             self.model,
             "operation",
             "way",
             "calls",
             "ms",
-            "share"
+            "share",
+            "MiB",
+            "product"
         );
-        for operation in &self.operations {
+        for operation in &self.operations.times {
             text += &format!(
-                "{:width$}  {:8}  {:>5}  {:>9.2}  {:>5.1}%\n",
+                "{:width$}  {:8}  {:>5}  {:>9.2}  {:>5.1}%  {:>8.1}  {:>7}\n",
                 operation.name,
                 if operation.backward { "backward" } else { "forward" },
                 operation.calls,
                 operation.ms,
-                100.0 * operation.share
+                100.0 * operation.share,
+                mebibytes(operation.bytes),
+                if operation.product { "yes" } else { "no" }
             );
         }
+        let [all, others] = self.operations.bytes().map(mebibytes);
+        text += &format!(
+            "a pass: {:.2} ms, in {:.1} % of which no product runs; {all:.0} MiB read and written at least, {others:.0} of them not by products\n",
+            self.operations.pass_ms,
+            100.0 * self.operations.share_without_product()
+        );
         text
     }
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / 1048576.0
 }
 
 fn name_width<'a>(names: impl Iterator<Item = &'a str>) -> usize {

@@ -38,6 +38,10 @@ impl Operation for Attention {
         "attention"
     }
 
+    fn multiplies(&self) -> bool {
+        true
+    }
+
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let sizes = Sizes::new(self, &inputs[0], inputs.get(1));
         let Sizes { batch, tokens, heads, size, .. } = sizes;

@@ -82,6 +82,10 @@ impl Operation for Linear {
         "linear"
     }
 
+    fn multiplies(&self) -> bool {
+        true
+    }
+
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let Inputs { x, weight, bias, scale, residual } = self.sort(inputs);
         let [outputs, depth] = weight.dims();

@@ -22,6 +22,11 @@ pub trait Operation: Debug + Send + Sync + 'static {
     /// What it is called in a profile.
     fn name(&self) -> &'static str;
 
+    /// Whether a profile counts it among the products: linear maps, attention and convolutions (the depthwise ones, too).
+    fn multiplies(&self) -> bool {
+        false
+    }
+
     /// The result, and, if `keep` is true, what [`Self::backward`] will want to have.
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved);
 
@@ -118,9 +123,18 @@ fn forward(operation: &dyn Operation, inputs: Vec<FloatTensor<Flex>>, keep: bool
         operation.name().to_owned() + &shapes.collect::<String>()
     };
     let watch = Watch::start(label);
+    let read = if watch.is_running() { inputs.clone() } else { Vec::new() };
     let result = operation.forward(inputs, keep);
-    watch.stop(Pass::Forward);
+    let (output, saved) = &result;
+    watch.stop(Pass::Forward, operation.multiplies(), || {
+        let kept = saved.iter().filter(|kept| !kept.is_same(output) && !read.iter().any(|input| kept.is_same(input)));
+        bytes(read.iter().chain(kept).chain([output]))
+    });
     result
+}
+
+fn bytes<'a>(arrays: impl Iterator<Item = &'a Array>) -> u64 {
+    arrays.map(|array| size_of_val(array.values()) as u64).sum()
 }
 
 fn tracked<C: CheckpointStrategy, const N: usize>(
@@ -158,8 +172,9 @@ impl<const N: usize> Backward<Flex, N> for Gradient {
         let State { operation, saved } = ops.state;
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let watch = Watch::start(|| format!("{} {:?}", operation.name(), gradient.shape()));
+        let read = if watch.is_running() { bytes(saved.iter().chain([&gradient])) } else { 0 };
         let results = operation.backward(gradient, saved, &wanted);
-        watch.stop(Pass::Backward);
+        watch.stop(Pass::Backward, operation.multiplies(), || read + bytes(results.iter().flatten()));
         assert_eq!(results.len(), N, "{} forgot an input", operation.name());
         for (parent, result) in ops.parents.into_iter().zip(results) {
             if let (Some(parent), Some(result)) = (parent, result) {

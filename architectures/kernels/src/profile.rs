@@ -28,6 +28,10 @@ pub struct Record {
     pub calls: usize,
     /// How long all calls took together.
     pub time: Duration,
+    /// What all calls read and wrote at least: the arrays that they got, kept and gave, each once.
+    pub bytes: u64,
+    /// Whether it is a product: see [`Operation::multiplies`](crate::Operation::multiplies).
+    pub multiplies: bool,
 }
 
 /// Forgets what was measured and begins to measure; for the whole process.
@@ -54,16 +58,22 @@ impl Watch {
         Self(running.then(|| (operation(), Instant::now())))
     }
 
-    pub(crate) fn stop(self, pass: Pass) {
+    pub(crate) fn is_running(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(crate) fn stop(self, pass: Pass, multiplies: bool, bytes: impl FnOnce() -> u64) {
         let Some((operation, start)) = self.0 else {
             return;
         };
         let time = start.elapsed();
         if let Some(records) = &mut *RECORDS.lock().expect("no panic while recording") {
             let key = (operation.clone(), pass);
-            let record = records.entry(key).or_insert(Record { operation, pass, calls: 0, time: Duration::ZERO });
+            let new = Record { operation, pass, calls: 0, time: Duration::ZERO, bytes: 0, multiplies };
+            let record = records.entry(key).or_insert(new);
             record.calls += 1;
             record.time += time;
+            record.bytes += bytes();
         }
     }
 }

@@ -244,6 +244,10 @@ impl Operation for Convolution {
         "convolution"
     }
 
+    fn multiplies(&self) -> bool {
+        true
+    }
+
     fn forward(&self, inputs: Vec<Array>, keep: bool) -> (Array, Saved) {
         let Inputs { x, weight, bias, norm, scale, residual } = self.sort(inputs);
         let geometry = self.geometry(x.shape(), weight.shape());
