@@ -231,6 +231,13 @@ fn kappa_is_that_of_the_labels() {
     };
     refused_with(&["--label-offset", "1"], &["label 3", "3 classes", "--label-offset"]);
     refused_with(&["--limit", "5"], &["--data"]);
+    // Labels that count from 1.
+    refused_with(&["--label-offset", "-1"], &["--label-offset -1", "label 0", "less than 0"]);
+    let from_1 = scratch.path("from-1.csv").display().to_string();
+    std::fs::write(&from_1, "1\n2\n3\n1\n2\n3\n").unwrap();
+    let down = [&arguments[..], &["--labels", &from_1, "--label-offset", "-1"]].concat();
+    assert_eq!(number(&json(&down)["value"]), value);
+    refused(&[&arguments[..], &data[..], &["--label-offset", "-1"]].concat(), &["00.png", "label 0", "less than 0"]);
     std::fs::write(&column, "0\n1\n2\n").unwrap();
     refused_with(&[], &["--labels has labels of 3 images", "are of 6"]);
     std::fs::write(&column, "0\ncat\n").unwrap();
@@ -318,7 +325,10 @@ fn numbers_of_any_size_and_format_are_compared() {
     let output = netkin().args(semi).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && said.contains("y.npy follows from") && said.contains("nothing in common"),
+        output.status.success()
+            && said.contains("y.npy follows from")
+            && said.contains("as far as rounding tells")
+            && said.contains("nothing in common"),
         "{said}"
     );
 }
@@ -480,6 +490,22 @@ fn other_measures_fill_the_matrix_of_a_run() {
 
     refused(&["matrix", "fill", &run, "--measure", "dcor"], &["--data"]);
     refused(&["matrix", "fill", &run, "--measure", "pdcor"], &["third set", "netkin compare"]);
+    // What has gone from the run is said, and not left out.
+    let list = Path::new(&run).join("images.csv");
+    let whole = std::fs::read_to_string(&list).unwrap();
+    let cut: String = whole.lines().take(8).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&list, cut).unwrap();
+    refused(&fill("dcor"), &["images.csv does not fit", "run.json", "7 images", "is of 12"]);
+    std::fs::write(&list, whole).unwrap();
+    let models = Path::new(&run).join("models");
+    let is_of_vit = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("demo_vit_patch7");
+    let record = std::fs::read_dir(models).unwrap().flatten().find(is_of_vit).unwrap().path();
+    let text_of_record = std::fs::read(&record).unwrap();
+    std::fs::write(&record, "{").unwrap();
+    refused(&fill("dcor"), &["demo_vit_patch7", "is damaged", "`netkin sat`"]);
+    std::fs::remove_file(&record).unwrap();
+    refused(&fill("dcor"), &["demo_vit_patch7", "no record", "netkin sat"]);
+    std::fs::write(&record, text_of_record).unwrap();
     let other = networks.scratch.weights("demo_resnet", 3);
     let mut arguments = fill("dcor");
     arguments[8] = &other;
@@ -563,6 +589,8 @@ fn the_report_of_a_run_shows_other_measures_and_layers() {
     let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
     assert!(said.contains("elsewhere is not shown") && said.contains("demo_resnet"), "{said}");
     refused(&["report", &run, "--layers", &path("not.json", "{}")], &["not.json", "netkin layers --json"]);
+    let beyond = path("beyond.csv", ",x,y\nx,1,7.9\ny,7.9,1\n");
+    refused(&["report", &run, "--layers", &beyond], &["beyond.csv", "7.9", "netkin layers --csv"]);
     refused(&["report", &run, "--layers", "/nonexistent/x.csv"], &["/nonexistent/x.csv"]);
     refused(&["report", &run, "--measure", "/nonexistent/x.csv"], &["/nonexistent/x.csv"]);
 }
@@ -598,7 +626,9 @@ fn bad_features_are_refused() {
     }
     refused(&["compare", &x, "demo_resnet"], &["demo_resnet", "--data"]);
     refused(&["compare", &x, &x, "--measure", "dcorr"], &["dcorr", "dcor"]);
-    refused(&["compare", &x, &x, "--limit", "3"], &["--data"]);
+    refused(&["compare", &x, &x, "--limit", "3"], &["--limit is of images", "give --data"]);
+    refused(&["compare", &x, &x, "--strict"], &["--strict is of images", "give --data"]);
+    refused(&["compare", &x, &x, "--mini-batch", "11"], &["--mini-batch 11", "10 images"]);
 }
 
 #[test]

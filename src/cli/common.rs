@@ -73,9 +73,10 @@ pub struct DataOptions {
     /// table with one label a row, or an array of whole numbers [default: what the file holds as labels or y]
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
-    /// Add NUMBER to every label: 1 for weights whose class 0 is a background that the labels do not count
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    pub label_offset: usize,
+    /// Add NUMBER to every label: 1 for weights whose class 0 is a background that the labels do not count, -1 for labels that
+    /// count from 1
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, allow_negative_numbers = true)]
+    pub label_offset: i64,
     /// Use the first COUNT images only
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     pub limit: Option<usize>,
@@ -99,7 +100,7 @@ impl DataOptions {
 
     /// The data set that they name, for those who also take numbers between 8-bit levels.
     pub fn open_as_given(&self) -> Result<Dataset, Failure> {
-        let dataset = Dataset::open(&self.data, self.labels.as_deref())?.shifted(self.label_offset);
+        let dataset = Dataset::open(&self.data, self.labels.as_deref())?.shifted_by(self.label_offset)?;
         Ok(match self.limit {
             Some(count) => dataset.limit(count),
             None => dataset,

@@ -11,7 +11,7 @@ use super::{Failure, Outcome, values};
 use crate::similarity::features::extract::Layer;
 use crate::similarity::features::outputs::{Predictions, disagreement, kappa};
 use crate::similarity::features::procrustes::procrustes;
-use crate::similarity::features::{FeatureError, Features, InnerProducts, Measure, Properties};
+use crate::similarity::features::{FeatureError, Features, InnerProducts, Measure, Properties, counted};
 
 /// Compare two networks by their features or predictions of the same images
 #[derive(Debug, clap::Args)]
@@ -157,6 +157,10 @@ impl Args {
         let a = reader.read(&self.a, self.layer.as_deref(), Layer::Pooled)?;
         let b = reader.read(&self.b, self.layer_b.as_deref(), Layer::Pooled)?;
         let (images, sections) = (a.images, [a.section.clone(), b.section.clone()]);
+        if let Some(batch) = self.mini_batch.filter(|&batch| batch > images) {
+            let images = counted(images, "image");
+            return Err(format!("--mini-batch {batch} is more than {images}; give no more, or leave it out").into());
+        }
         let (a, b) = (a.features(common)?, b.features(common)?);
         let third = self.given.as_ref().map(|given| reader.third(given, images)).transpose()?;
         let (given, third) = third.unzip();
@@ -176,12 +180,13 @@ impl Args {
             Some(batch) => (InnerProducts::of_mini_batches(sets, &kernel, centring, batch)?, sets[0].images() % batch),
         };
         let value = products.measure(self.measure)?;
-        // Nothing of B is left beyond C.
+        // Nothing of B is left beyond C that could be told from rounding.
         let is_nothing = || matches!(products.partial(0, 1, 2), Err(FeatureError::NothingLeft { .. }));
         if self.measure == Measure::SemiPdcor && is_nothing() {
             let [a, b, c] = [0, 1, 2].map(|set| sets[set].name());
             say(&format!(
-                "{b} follows from {c}, which is projected out of {a}: what is left of {a} has nothing in common with either"
+                "{b} follows from {c}, as far as rounding tells, which is projected out of {a}: what is left of {a} has nothing in common \
+                 with {c}"
             ));
         }
         Ok((value, if rest < centring.least_images() { rest } else { 0 }))

@@ -163,7 +163,7 @@ fn check_classes_are_finite(rows: &Rows) -> Result<(), String> {
 /// What is said of an error: sets of which one follows from the other are two that were given, and there is no third one.
 fn said_of_two(error: FeatureError) -> String {
     let (name, given, what) = match &error {
-        FeatureError::NothingLeft { name, given } => (name, given, "are the same"),
+        FeatureError::NothingLeft { name, given } => (name, given, "are the same as far as rounding tells"),
         FeatureError::LittleLeft { name, given, .. } => {
             (name, given, "are so nearly the same that rounding tells what differs")
         }

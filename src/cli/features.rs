@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::error::ErrorKind;
 use clap::{ArgGroup, ArgMatches, FromArgMatches};
 use netkin_weights::{ModelSpec, Precision};
 use serde::Serialize;
@@ -97,7 +98,7 @@ enum DataOrLabels {
     /// --labels alone: those of the images that the files' features are of.
     Labels {
         file: PathBuf,
-        offset: usize,
+        offset: i64,
     },
     Data(DataOptions),
 }
@@ -106,6 +107,13 @@ impl FromArgMatches for DataOrLabels {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         if matches.contains_id("data") {
             return DataOptions::from_arg_matches(matches).map(Self::Data);
+        }
+        for (option, is_given) in [("--limit", matches.contains_id("limit")), ("--strict", matches.get_flag("strict"))]
+        {
+            if is_given {
+                let said = format!("{option} is of images, and there are none: give --data, or leave {option} out\n");
+                return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, said));
+            }
         }
         let offset = matches.get_one("label_offset").copied().unwrap_or(0);
         let labels = matches.get_one::<PathBuf>("labels").cloned();
@@ -124,8 +132,6 @@ impl clap::Args for DataOrLabels {
             .group(ArgGroup::new("labelled").args(["data", "labels"]).multiple(true))
             .mut_arg("data", |data| data.required(false))
             .mut_arg("label_offset", |offset| offset.requires("labelled"))
-            .mut_arg("limit", |limit| limit.requires("data"))
-            .mut_arg("strict", |strict| strict.requires("data"))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -249,7 +255,17 @@ impl FeatureOptions {
             DataOrLabels::Data(data) => dataset = Some(data.open()?),
             DataOrLabels::Labels { file, offset } => {
                 let mut found = labels_alone(file).map_err(|reason| format!("the labels cannot be used: {reason}"))?;
-                found.iter_mut().for_each(|label| *label = label.saturating_add(*offset));
+                let least = found.iter().copied().min().unwrap_or(0);
+                let offset = isize::try_from(*offset).unwrap_or(isize::MAX);
+                if least.checked_add_signed(offset).is_none() && offset < 0 {
+                    return Err(format!(
+                        "--label-offset {offset} would make the label {least} in {} less than 0; give one of at least -{least}, or leave \
+                         it out",
+                        file.display()
+                    )
+                    .into());
+                }
+                found.iter_mut().for_each(|label| *label = label.saturating_add_signed(offset));
                 labels = Some(found);
             }
         }
@@ -379,13 +395,13 @@ impl Reader<'_> {
             return Ok(beyond(self.labels.iter().flatten().copied().max()));
         };
         if let Some(names) = &dataset.class_names {
-            return Ok(names.len().saturating_add(data.label_offset));
+            return Ok(names.len().saturating_add_signed(data.label_offset as isize));
         }
         let highest = |dataset: &Dataset| beyond(dataset.samples.iter().map(|sample| sample.label).max());
         match data.limit {
             None => Ok(highest(dataset)),
             Some(_) => {
-                let whole = Dataset::open(&data.data, data.labels.as_deref())?.shifted(data.label_offset);
+                let whole = Dataset::open(&data.data, data.labels.as_deref())?.shifted_by(data.label_offset)?;
                 Ok(highest(&whole))
             }
         }

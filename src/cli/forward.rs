@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// A file of pixels (.safetensors, .npy, .pt): [N, 3, height, width] or [N, height, width, 3], in [0, 1] or 8-bit; or a folder of
-    /// images. The network is built for their size, unless --input-size says another
+    /// images, by name, or of class folders. The network is built for their size, unless --input-size says another
     #[arg(long, visible_alias = "data", value_name = "FILE|DIR")]
     inputs: PathBuf,
     /// The labels, which --grad needs, as those of eval [default: what the file holds as labels or y]
@@ -159,7 +159,8 @@ impl Inputs {
             all.map(|sample| sample.label).collect()
         };
         if path.is_dir() {
-            let samples = Dataset::open(path, labels)?.samples;
+            let plain = if with_labels || labels.is_some() { Vec::new() } else { Dataset::unlabelled(path)? };
+            let samples = if plain.is_empty() { Dataset::open(path, labels)?.samples } else { plain };
             let first = samples[0].decode()?;
             return Ok(Self {
                 count: samples.len(),

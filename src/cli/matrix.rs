@@ -22,7 +22,7 @@ use crate::similarity::features::extract::{Layer, View, extract};
 use crate::similarity::features::fill::{matrix_of, matrix_of_features};
 use crate::similarity::features::kept::{MeasureRecord, Weights, values_of};
 use crate::similarity::features::outputs::{Predictions, disagreement, kappa};
-use crate::similarity::features::{Features, Measure, Properties};
+use crate::similarity::features::{Features, Measure, Properties, counted};
 use crate::similarity::sat::{NetworkRecord, Outcomes};
 
 /// Describe a matrix of similarities, compare two, or fill one with another measure
@@ -229,6 +229,7 @@ impl FillArgs {
         }
         let bandwidth = width_of(self.measure, self.bandwidth)?;
         let outcomes = Outcomes::open(&self.run)?;
+        self.check_whole(&outcomes)?;
         let properties = self.measure.properties();
         let matrix = if self.measure.is_of_outputs() {
             let (predictions, labels) = predictions(&outcomes)?;
@@ -285,6 +286,34 @@ impl FillArgs {
                 say(&format!("the run keeps no {} for its report: {error}", properties.column));
                 Ok(Outcome::FellShort)
             }
+        }
+    }
+
+    /// Refuses a run of which a network's record or images have gone.
+    fn check_whole(&self, outcomes: &Outcomes) -> Result<(), Failure> {
+        let (run, listed) = (self.run.display(), outcomes.images().images().len());
+        let settings = RunFolder::existing(&self.run)?.settings().clone();
+        if let Some(images) = settings["images"].as_u64().filter(|&images| images != listed as u64) {
+            return Err(format!(
+                "{run}/images.csv does not fit {run}/run.json: it lists {}, and the run is of {images}; restore that file, or make                  the run again by `netkin sat` in another folder",
+                counted(listed, "image")
+            )
+            .into());
+        }
+        // A run that is not finished has no scores yet.
+        let scores = self.run.join("sat.csv");
+        if !scores.is_file() {
+            return Ok(());
+        }
+        let scored = read::square(&scores)?.names;
+        let is_known = |name: &&String| outcomes.networks().iter().any(|network| network.name == **name);
+        match scored.iter().find(|name| !is_known(name)) {
+            None => Ok(()),
+            Some(name) => Err(format!(
+                "{name} is in {}, and there is no record of it in {run}/models; run what made the run again, `netkin sat` with the                  same networks, images and settings and --run {run}",
+                scores.display()
+            )
+            .into()),
         }
     }
 

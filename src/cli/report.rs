@@ -161,6 +161,15 @@ fn layer_map(path: &Path) -> Result<LayerMap, Failure> {
                 known.push(network);
             }
         }
+        // A CSV does not say of which measure it is; all that layers are compared by are correlations.
+        if let Some(value) = matrix.values.iter().find(|value| value.abs() > 1.0 + 1e-6) {
+            return Err(format!(
+                "{} is no map of layers (it holds {value}, and likenesses of layers are from -1 to 1); give what `netkin layers --csv` \
+                 prints",
+                path.display()
+            )
+            .into());
+        }
         let what = format!("Read from {}.", path.display());
         return Ok(LayerMap { title: stem(path), what, matrix, groups });
     }

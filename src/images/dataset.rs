@@ -301,6 +301,16 @@ impl Dataset {
         })
     }
 
+    /// The images that lie in `folder` itself, by name, all of label 0: for those who need no labels.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub(crate) fn unlabelled(folder: &Path) -> Result<Vec<Sample>, DatasetError> {
+        must_be_folder(folder)?;
+        let entries = sorted_entries(folder)?.into_iter().filter(|(_, path)| is_image_name(path) && !path.is_dir());
+        Ok(entries.map(|(id, path)| Sample { id, path, label: 0, stacked: None }).collect())
+    }
+
     /// Lists the images that the table `labels` names by their paths below `folder`.
     ///
     /// # Errors
@@ -411,6 +421,26 @@ impl Dataset {
             self.is_shifted = true;
         }
         self
+    }
+
+    /// As [`Self::shifted`], also downwards.
+    ///
+    /// # Errors
+    /// Which image's label would be below 0.
+    pub fn shifted_by(mut self, offset: i64) -> Result<Self, String> {
+        let Some(down) = usize::try_from(offset.unsigned_abs()).ok().filter(|_| offset < 0) else {
+            return Ok(self.shifted(offset.unsigned_abs() as usize));
+        };
+        if let Some(sample) = self.samples.iter().find(|sample| sample.label < down) {
+            return Err(format!(
+                "`{}` has label {}, which --label-offset {offset} would make less than 0; give one of at least -{}, or leave it out",
+                sample.id, sample.label, sample.label
+            ));
+        }
+        self.samples.iter_mut().for_each(|sample| sample.label -= down);
+        self.labelling = Labelling::Numbers;
+        self.is_shifted = true;
+        Ok(self)
     }
 
     /// What may be wrong with the labels for a network with `num_classes` outputs, in sentences for people.

@@ -89,8 +89,9 @@ pub enum RunError {
     },
     /// A file of what was kept beside the run's units cannot be understood.
     #[error(
-        "{} is damaged ({reason}); delete it and run what made it again, `netkin matrix fill` or `netkin layers --run`",
-        path.display()
+        "{} is damaged ({reason}); delete it and run what made it again, {}",
+        path.display(),
+        maker(path)
     )]
     DamagedRecord {
         /// The file.
@@ -110,6 +111,16 @@ pub enum RunError {
         /// Its value now.
         asked: String,
     },
+}
+
+/// Which command keeps records beside that one.
+fn maker(path: &Path) -> &'static str {
+    let kind = path.parent().and_then(Path::file_name);
+    if kind.is_some_and(|kind| kind == "models") {
+        "`netkin sat` with the same networks, images and settings and this folder as --run"
+    } else {
+        "`netkin matrix fill` or `netkin layers --run`"
+    }
 }
 
 /// A run folder that fits the settings.
@@ -317,5 +328,13 @@ mod tests {
             run.keep_record("models", name, Key::of(&name), &name).unwrap();
         }
         assert_eq!(run.records::<String>("models").unwrap(), ["../b", "resnet50"]);
+        run.keep_record("layers", "a", Key::of(&"a"), &"a").unwrap();
+        for (kind, command) in [("models", "`netkin sat`"), ("layers", "`netkin layers --run`")] {
+            for file in std::fs::read_dir(run.path().join(kind)).unwrap() {
+                std::fs::write(file.unwrap().path(), "{").unwrap();
+            }
+            let said = run.records::<String>(kind).unwrap_err().to_string();
+            assert!(said.contains(command), "{said}");
+        }
     }
 }

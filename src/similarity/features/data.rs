@@ -1,5 +1,6 @@
 //! Features: a row of numbers for each image.
 
+use std::borrow::Cow;
 use std::ops::{Add, AddAssign, Mul, Range, Sub};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -53,6 +54,16 @@ impl Values {
     pub fn get(&self, index: usize) -> f64 {
         self.numbers().get(index)
     }
+
+    /// The same in 64 bits, if there is room for that.
+    fn widened(self, available: Option<u64>) -> Self {
+        match self {
+            Self::F32(values) if available.is_none_or(|bytes| bytes_of(values.len(), 1, size_of::<f64>()) <= bytes) => {
+                Self::F64(values.into_iter().map(f64::from).collect())
+            }
+            other => other,
+        }
+    }
 }
 
 impl Numbers<'_> {
@@ -90,7 +101,8 @@ impl Numbers<'_> {
 /// What a network, or anything else, makes of some images: a row of numbers for each, `[image, feature]`.
 ///
 /// The rows are moved so that their mean is 0, which keeps digits, and scaled by a power of two so that their squares are
-/// about 1, which keeps squares within f32. No measure here sees either.
+/// about 1, which keeps squares within f32. No measure here sees either. Where few images lie far away from all others, the mean
+/// lies far away from all, and takes their digits: then rows are moved by their medians, and held in 64 bits where memory allows.
 #[derive(Debug, Clone)]
 pub struct Features {
     name: String,
@@ -99,6 +111,8 @@ pub struct Features {
     width: usize,
     /// The squared length of each row.
     pub(super) squares: Vec<f64>,
+    /// Whether images lie so far away from most others that rows are moved by their medians instead of their mean.
+    pub(super) has_far: bool,
     /// The values where they are multiplied, if that is not the CPU.
     pub(super) on_device: Option<Tensor<2>>,
 }
@@ -107,7 +121,8 @@ impl Features {
     /// Takes the features of `images` images, row by row. `name` is what messages call them.
     ///
     /// # Errors
-    /// [`FeatureError::Empty`] or [`FeatureError::NotFinite`].
+    /// [`FeatureError::Empty`], [`FeatureError::NotFinite`], or [`FeatureError::Rounded`] where images lie so far away that the squares of
+    /// the others are nothing beside theirs.
     ///
     /// # Panics
     /// If the numbers are not as many for each image.
@@ -118,14 +133,45 @@ impl Features {
             return Err(FeatureError::Empty { name, images, width });
         }
         assert_eq!(values.len(), images * width, "every image has as many features");
+        let farthest = match &values {
+            Values::F32(values) => farthest(values, width),
+            Values::F64(values) => farthest(values, width),
+        };
+        let has_far = farthest > FAR;
+        if has_far {
+            values = values.widened(memory::available());
+        }
         let squares = match &mut values {
-            Values::F32(values) => standardise(values, width),
-            Values::F64(values) => standardise(values, width),
+            Values::F32(values) => standardise(values, width, has_far),
+            Values::F64(values) => standardise(values, width, has_far),
         };
         let Some(squares) = squares else {
             return Err(values.numbers().not_finite(&name, width));
         };
-        Ok(Self { name, values, images, width, squares, on_device: None })
+        let too_far = if matches!(values, Values::F32(_)) { TOO_FAR_OF_F32 } else { TOO_FAR };
+        if farthest > too_far {
+            return Err(FeatureError::Rounded { name });
+        }
+        Ok(Self { name, values, images, width, squares, has_far, on_device: None })
+    }
+
+    /// The same with mean 0, in 64 bits where they are not moved so.
+    ///
+    /// # Errors
+    /// [`FeatureError::Memory`].
+    pub(super) fn with_mean_0(&self) -> Result<Cow<'_, Self>, FeatureError> {
+        if !self.has_far {
+            return Ok(Cow::Borrowed(self));
+        }
+        let what = format!("the features of {} in 64 bits", self.name);
+        let bytes = bytes_of(self.images, self.width, size_of::<f64>());
+        check_room(what, bytes, memory::available(), "take fewer images (--limit)")?;
+        let mut values: Vec<f64> = (0..self.values.len()).map(|at| self.values.get(at)).collect();
+        let Some(squares) = standardise(&mut values, self.width, false) else {
+            return Err(self.values.numbers().not_finite(&self.name, self.width));
+        };
+        let values = Values::F64(values);
+        Ok(Cow::Owned(Self { values, squares, has_far: false, name: self.name.clone(), on_device: None, ..*self }))
     }
 
     /// The labels of images as features: 1 where a class is the image's, else 0.
@@ -192,16 +238,14 @@ impl Features {
         }
     }
 
-    /// At most `most` of the images, at even steps.
-    pub(super) fn thinned(&self, most: usize) -> Self {
-        let step = self.images.div_ceil(most);
-        let kept: Vec<usize> = (0..self.images).step_by(step).collect();
+    /// These images alone.
+    pub(super) fn of_images(&self, kept: &[usize]) -> Self {
         let values = match &self.values {
-            Values::F32(values) => Values::F32(rows(values, self.width, &kept)),
-            Values::F64(values) => Values::F64(rows(values, self.width, &kept)),
+            Values::F32(values) => Values::F32(rows(values, self.width, kept)),
+            Values::F64(values) => Values::F64(rows(values, self.width, kept)),
         };
         let squares = kept.iter().map(|&image| self.squares[image]).collect();
-        Self { name: self.name.clone(), values, images: kept.len(), width: self.width, squares, on_device: None }
+        Self { name: self.name.clone(), values, images: kept.len(), squares, on_device: None, ..*self }
     }
 }
 
@@ -290,14 +334,57 @@ impl Element for f64 {
     }
 }
 
-/// Moves the rows' mean to 0 and scales them to about 1; the squared length of each row, or none where a number is not finite.
-/// The sums do not depend on the number of threads.
-fn standardise<T: Element>(values: &mut [T], width: usize) -> Option<Vec<f64>> {
+/// How many times further away than most images one must lie to count as far.
+const FAR: f64 = 100.0;
+/// How many times further away one may lie for the squares of the others to be numbers beside its own.
+const TOO_FAR: f64 = 1e100;
+const TOO_FAR_OF_F32: f64 = 1e12;
+
+/// How many times further away the farthest image lies from the middle than half of the images do that are not there, by the feature
+/// that differs most; 1 where none is.
+fn farthest<T: Element>(values: &[T], width: usize) -> f64 {
+    let largest = values.par_iter().map(|value| value.widen().abs()).reduce(|| 0.0, f64::max);
+    if !(largest > 0.0 && largest.is_finite()) {
+        return 1.0;
+    }
+    let scale = power_of_two(-largest.log2());
+    let middle: Vec<f64> = medians(values, width).into_iter().map(|value| value * scale).collect();
+    let from_middle = |row: &[T]| {
+        let differences = row.iter().zip(&middle).map(|(value, middle)| (value.widen() * scale - middle).abs());
+        differences.fold(0.0, f64::max)
+    };
+    let mut distances: Vec<f64> = values.par_chunks_exact(width).map(from_middle).collect();
+    distances.retain(|&distance| distance > 0.0);
+    let farthest = distances.iter().copied().fold(0.0, f64::max);
+    let Some(half) = distances.len().checked_sub(1).map(|last| last / 2) else { return 1.0 };
+    farthest / *distances.select_nth_unstable_by(half, f64::total_cmp).1
+}
+
+/// The median of each column over some rows at even steps: a place in the middle of most rows, wherever few others lie.
+fn medians<T: Element>(values: &[T], width: usize) -> Vec<f64> {
+    const ROWS: usize = 101;
+    let images = values.len() / width;
+    let step = images.div_ceil(ROWS);
+    let of_column = |column: usize| {
+        let mut some: Vec<f64> =
+            (0..images).step_by(step).map(|image| values[image * width + column].widen()).collect();
+        let half = some.len() / 2;
+        *some.select_nth_unstable_by(half, f64::total_cmp).1
+    };
+    (0..width).into_par_iter().map(of_column).collect()
+}
+
+/// Moves the rows' mean, or that of most of them, to 0 and scales them to about 1; the squared length of each row, or none where a
+/// number is not finite. The sums do not depend on the number of threads.
+fn standardise<T: Element>(values: &mut [T], width: usize, has_far: bool) -> Option<Vec<f64>> {
     let (mut means, mut mean_square) = moments(values, width);
     // The squares of the smallest numbers are 0, and those of the largest are infinite.
     if !(1e-280..1e280).contains(&mean_square) {
         scale_largest_to_1(values)?;
         (means, mean_square) = moments(values, width);
+    }
+    if has_far {
+        means = medians(values, width);
     }
     let scale = if mean_square > 0.0 { power_of_two(-0.5 * mean_square.log2()) } else { 1.0 };
     let one_row = |row: &mut [T]| {
@@ -430,11 +517,38 @@ mod tests {
     }
 
     #[test]
-    fn thinned_keeps_even_steps() {
+    fn some_images_alone() {
         let features = Features::new("x", Values::F64((0..10).map(f64::from).collect()), 10).unwrap();
-        let thinned = features.thinned(4);
-        assert_eq!(thinned.images(), 4);
-        assert_eq!(thinned.values.get(1), features.values.get(3));
-        assert_eq!(features.thinned(10).images(), 10);
+        let some = features.of_images(&[0, 3, 9]);
+        assert_eq!(some.images(), 3);
+        assert_eq!(some.values.get(1), features.values.get(3));
+        assert_eq!(some.squares[2], features.squares[9]);
+    }
+
+    /// One image far away neither takes the others' digits nor leaves them in 32 bits.
+    #[test]
+    fn near_images_keep_their_digits() {
+        let near: Vec<f32> = (0..60).map(|at| (at as f32 * 1.7).sin()).collect();
+        for factor in [1e5, 1e10] {
+            let mut values = near.clone();
+            values[57..].iter_mut().for_each(|value| *value = factor * (1.0 + value.abs()));
+            let features = Features::new("x", Values::F32(values), 20).unwrap();
+            assert!(features.has_far && matches!(features.values, Values::F64(_)));
+            let difference = |at: usize| features.values.get(at) - features.values.get(at + 3);
+            let scale = difference(0) / f64::from(near[0] - near[3]);
+            for at in 0..50 {
+                let expected = scale * (f64::from(near[at]) - f64::from(near[at + 3]));
+                assert!((difference(at) - expected).abs() < 1e-6 * scale.abs(), "{factor}, {at}");
+            }
+            let centred = features.with_mean_0().unwrap();
+            let sum: f64 = (0..20).map(|image| centred.values.get(3 * image)).sum();
+            assert!(sum.abs() < 1e-9, "{sum}");
+        }
+        assert!(!Features::new("x", Values::F32(near.clone()), 20).unwrap().has_far);
+        assert!(matches!(Values::F32(near.clone()).widened(Some(100)), Values::F32(_)));
+        let mut values: Vec<f64> = near.into_iter().map(f64::from).collect();
+        values[7] = 1e308;
+        let error = Features::new("x", Values::F64(values), 20).unwrap_err();
+        assert!(matches!(error, FeatureError::Rounded { .. }), "{error}");
     }
 }

@@ -258,10 +258,7 @@ pub enum FeatureError {
         left: f64,
     },
     /// Nothing is left after a projection.
-    #[error(
-        "{}, so nothing is left of it once {given} is projected out; give another third set of features",
-        told_by(name, given)
-    )]
+    #[error("{} once {given} is projected out; give another third set of features", told_by(name, given))]
     NothingLeft {
         /// Of which the projection is.
         name: String,
@@ -415,11 +412,13 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// That a set of features follows from the one that is projected out.
+/// That a set of features follows from the one that is projected out, as far as rounding tells.
 fn told_by(name: &str, given: &str) -> String {
     match name == given {
-        true => format!("{name} is compared and projected out"),
-        false => format!("{name} follows from {given}"),
+        true => format!("{name} is compared and projected out, so nothing is left of it"),
+        false => {
+            format!("{name} follows from {given}, or so nearly that too little is left of it to be told from rounding")
+        }
     }
 }
 
@@ -558,7 +557,7 @@ pub(crate) mod tests {
         assert_eq!(few(1), "x has 1 image, and this needs at least 4; give more images");
         assert!(few(2).starts_with("x has 2 images, "));
         let left = |given: &str| FeatureError::NothingLeft { name: "x".into(), given: given.into() }.to_string();
-        assert!(left("y").starts_with("x follows from y, so nothing is left of it once y is projected out"));
+        assert!(left("y").contains("too little is left of it to be told from rounding once y is projected out"));
         assert!(left("x").starts_with("x is compared and projected out, so nothing is left of it once x is projected"));
     }
 

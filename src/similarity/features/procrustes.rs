@@ -21,6 +21,8 @@ use crate::memory;
 /// [`FeatureError::OtherImages`], [`FeatureError::TooFew`], [`FeatureError::Constant`] or [`FeatureError::Memory`].
 pub fn procrustes(x: &Features, y: &Features) -> Result<f64, FeatureError> {
     check_images(&[x, y], "the Procrustes distance", Measure::Procrustes.properties().least_images)?;
+    let (x, y) = (x.with_mean_0()?, y.with_mean_0()?);
+    let (x, y): (&Features, &Features) = (&x, &y);
     let norm = |features: &Features| features.squares.iter().sum::<f64>().sqrt();
     if let Some(constant) = [x, y].into_iter().find(|features| norm(features) == 0.0) {
         return Err(FeatureError::Constant { name: constant.name().to_owned() });

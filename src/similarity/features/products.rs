@@ -16,7 +16,7 @@
 //! Where the sums tell that this would take digits, a second pass centres the values before it multiplies them, and computes each from
 //! the two images' features themselves, in f64. What has to be in memory is centred before it is multiplied in any case.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use faer::MatRef;
 use rayon::prelude::*;
@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use super::data::{Element, Features, Numbers, Values, multiply};
 use super::{FeatureError, Measure, bytes_of, check_images, check_room, on_device};
 use crate::memory;
+use crate::random::Random;
 
 /// How a matrix is centred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub enum Kernel {
     Linear,
     /// exp(−|x − y|² / (2σ²)).
     Gaussian {
-        /// σ as a multiple of the median distance between different images (of at most 2,048, at even steps).
+        /// σ as a multiple of the median distance between different images.
         bandwidth: f64,
     },
 }
@@ -74,8 +75,10 @@ pub(super) enum Form {
     Gaussian(f64),
 }
 
-/// Images of which the median distance is found.
+/// Images whose distances are held at once to find their median.
 const MEDIAN_OF: usize = 2048;
+/// Distances that are held at once to find the median of those of more images.
+const MEDIAN_HELD: u64 = 1 << 22;
 /// Features that are multiplied in the features' own format before their sum is added in f64.
 pub(super) const DEPTH: usize = 2048;
 
@@ -86,10 +89,12 @@ impl Form {
             Kernel::Distance => Self::Distance,
             Kernel::Linear => Self::Linear,
             Kernel::Gaussian { bandwidth } => {
-                let some = features.thinned(MEDIAN_OF);
-                let images = 0..some.images();
-                let distances = block(&some, Self::Distance, images.clone(), images);
-                Self::gaussian(bandwidth, above_diagonal(&distances, some.images()))
+                let images = 0..features.images();
+                if images.len() > MEDIAN_OF {
+                    return Self::of_width(bandwidth, Distances { features, side: 512 }.typical(MEDIAN_HELD));
+                }
+                let distances = block(features, Self::Distance, images.clone(), images);
+                Self::gaussian(bandwidth, above_diagonal(&distances, features.images()))
             }
         }
     }
@@ -98,7 +103,12 @@ impl Form {
     fn gaussian(bandwidth: f64, mut distances: Vec<f64>) -> Self {
         let median = median(&mut distances);
         // Where half of the images are the same, the mean has to do; where all are, nothing matters.
-        let scale = if median > 0.0 { median } else { distances.iter().sum::<f64>() / distances.len().max(1) as f64 };
+        let mean = || distances.iter().sum::<f64>() / distances.len().max(1) as f64;
+        Self::of_width(bandwidth, if median > 0.0 { median } else { mean() })
+    }
+
+    /// So many times `scale` wide.
+    fn of_width(bandwidth: f64, scale: f64) -> Self {
         if scale > 0.0 { Self::Gaussian(-0.5 / (bandwidth * scale).powi(2)) } else { Self::Gaussian(0.0) }
     }
 
@@ -170,6 +180,136 @@ struct Squares<'a, F> {
 
 pub(super) fn squared_distance<T: Element>(a: &[T], b: &[T]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a.widen() - b.widen()).powi(2)).sum()
+}
+
+/// The distances between different images, block by block, of more images than all distances could be held of.
+struct Distances<'a> {
+    features: &'a Features,
+    /// Of a block.
+    side: usize,
+}
+
+/// How many distances lie where. Distances are told by their bits, whose order is theirs.
+#[derive(Clone)]
+struct Counted {
+    /// Below the range.
+    below: u64,
+    /// The largest of these.
+    largest_below: u64,
+    /// In equal parts of the range.
+    parts: Vec<u64>,
+    /// All in the range, where they are held.
+    held: Vec<u64>,
+}
+
+impl Distances<'_> {
+    /// The median, or the mean where the median is 0. Each pass over all pairs counts how many lie in parts of a range, which shrinks to
+    /// the part with the median, until no more than `most` are left, which can be held.
+    fn typical(&self, most: u64) -> f64 {
+        const PARTS: u64 = 4096;
+        let images = self.features.images() as u64;
+        let pairs = images * (images - 1) / 2;
+        // The upper one of the two middle distances.
+        let rank = pairs / 2;
+        let all = (0, f64::INFINITY.to_bits());
+        let (mut low, mut high) = self.guess();
+        let mut inside = u64::MAX;
+        let (middle, before) = loop {
+            let is_held = inside <= most;
+            let width = (high - low) / PARTS + 1;
+            let counted = self.count(low..=high, width, is_held);
+            if rank < counted.below {
+                (low, high, inside) = (all.0, low - 1, u64::MAX);
+                continue;
+            }
+            let mut below = counted.below;
+            let part = counted.parts.iter().position(|&count| {
+                let is_there = rank < below + count;
+                below += if is_there { 0 } else { count };
+                is_there
+            });
+            let Some(part) = part else {
+                (low, high, inside) = (high + 1, all.1, u64::MAX);
+                continue;
+            };
+            if is_held {
+                let mut held = counted.held;
+                held.sort_unstable();
+                let place = (rank - counted.below) as usize;
+                break (held[place], if place > 0 { held[place - 1] } else { counted.largest_below });
+            }
+            if low == high && rank > counted.below {
+                break (low, low);
+            }
+            if low == high {
+                break (low, counted.largest_below);
+            }
+            low += part as u64 * width;
+            high = high.min(low + (width - 1));
+            inside = counted.parts[part];
+        };
+        let middle = f64::from_bits(middle);
+        let median = if pairs.is_multiple_of(2) { 0.5 * (middle + f64::from_bits(before)) } else { middle };
+        if median > 0.0 { median } else { self.sum() / pairs as f64 }
+    }
+
+    /// A range in which the median is likely to lie, from a few images drawn at random.
+    fn guess(&self) -> (u64, u64) {
+        const IMAGES: usize = 512;
+        let mut random = Random::of(&[0]);
+        let drawn: Vec<usize> = (0..IMAGES).map(|_| random.below(self.features.images())).collect();
+        let some = self.features.of_images(&drawn);
+        let mut distances = above_diagonal(&block(&some, Form::Distance, 0..IMAGES, 0..IMAGES), IMAGES);
+        let mut at = |share: f64| {
+            let place = (share * distances.len() as f64) as usize;
+            distances.select_nth_unstable_by(place, f64::total_cmp).1.to_bits()
+        };
+        (at(0.4), at(0.6))
+    }
+
+    /// The distances of a block's different images.
+    fn of_block(&self, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f64> {
+        let values = block(self.features, Form::Distance, rows.clone(), columns.clone());
+        if rows == columns { above_diagonal(&values, rows.len()) } else { values }
+    }
+
+    /// One pass: parts are so many bits wide.
+    fn count(&self, range: RangeInclusive<u64>, width: u64, is_held: bool) -> Counted {
+        let (low, high) = (*range.start(), *range.end());
+        let parts = vec![0; ((high - low) / width + 1) as usize];
+        let none = Counted { below: 0, largest_below: 0, parts, held: Vec::new() };
+        let add = |mut counted: Counted, (rows, columns): &(Range<usize>, Range<usize>)| {
+            for distance in self.of_block(rows, columns) {
+                let bits = distance.to_bits();
+                if bits < low {
+                    counted.below += 1;
+                    counted.largest_below = counted.largest_below.max(bits);
+                } else if bits <= high {
+                    counted.parts[((bits - low) / width) as usize] += 1;
+                    if is_held {
+                        counted.held.push(bits);
+                    }
+                }
+            }
+            counted
+        };
+        let merge = |mut one: Counted, other: Counted| {
+            one.below += other.below;
+            one.largest_below = one.largest_below.max(other.largest_below);
+            one.parts.iter_mut().zip(other.parts).for_each(|(to, from)| *to += from);
+            one.held.extend(other.held);
+            one
+        };
+        let blocks = blocks(self.features.images(), self.side);
+        blocks.par_iter().fold(|| none.clone(), add).reduce(|| none.clone(), merge)
+    }
+
+    /// Of all distances.
+    fn sum(&self) -> f64 {
+        let of_block = |(rows, columns): &(Range<usize>, Range<usize>)| self.of_block(rows, columns).iter().sum();
+        let parts: Vec<f64> = blocks(self.features.images(), self.side).par_iter().map(of_block).collect();
+        parts.iter().sum()
+    }
 }
 
 /// The middle value, or the mean of the two middle ones; 0 of none. The values change their order.
@@ -466,7 +606,12 @@ pub struct Pairs {
     diagonal: Vec<f64>,
     /// What a number is rounded by, beside 1.
     unit: f64,
+    /// What the values of images far away from most others are rounded by; 0 where no image is.
+    rounding: f64,
 }
+
+/// How many times further apart two images must be than most are for one of them to count as far.
+const FAR: f64 = 100.0;
 
 impl Pairs {
     /// The same values centred, so that sums of their products do not cancel.
@@ -484,7 +629,7 @@ impl Pairs {
             }
         }
         let diagonal = self.diagonal.iter().zip(&shifts).map(|(value, shift)| value - 2.0 * shift).collect();
-        Self { above, rows, diagonal, unit: self.unit }
+        Self { above, rows, diagonal, ..*self }
     }
 
     /// The mean square of all values.
@@ -551,14 +696,15 @@ impl Pairs {
             return None;
         }
         let squares = Squares { of_rows: &of_rows, near, exact };
-        let form = match *kernel {
-            Kernel::Distance => Form::Distance,
-            Kernel::Linear => Form::Linear,
-            Kernel::Gaussian { bandwidth } => {
-                let mut distances = square.clone();
-                Form::Distance.apply(&squares, 0..count, 0..count, &mut distances);
-                Form::gaussian(bandwidth, above_diagonal(&distances, count))
-            }
+        let mut distances = square.clone();
+        Form::Distance.apply(&squares, 0..count, 0..count, &mut distances);
+        let distances = above_diagonal(&distances, count);
+        let farthest = farthest(&distances).unwrap_or(0.0);
+        // Gaussian kernels of what is far away are 0.
+        let (form, rounding) = match *kernel {
+            Kernel::Distance => (Form::Distance, unit * farthest),
+            Kernel::Linear => (Form::Linear, unit * farthest * farthest),
+            Kernel::Gaussian { bandwidth } => (Form::gaussian(bandwidth, distances), 0.0),
         };
         form.apply(&squares, 0..count, 0..count, &mut square);
         let off_diagonal = |row: usize| square[row * count..][..count].iter().sum::<f64>() - square[row * (count + 1)];
@@ -567,8 +713,18 @@ impl Pairs {
             rows: (0..count).map(off_diagonal).collect(),
             diagonal: of_rows.iter().map(|&square| form.diagonal(square)).collect(),
             unit,
+            rounding,
         })
     }
+}
+
+/// The largest distance, if it is far larger than a quarter of those between different images.
+fn farthest(distances: &[f64]) -> Option<f64> {
+    let largest = distances.iter().copied().fold(0.0, f64::max);
+    let mut different: Vec<f64> = distances.iter().copied().filter(|&distance| distance > 0.0).collect();
+    let quarter = different.len() / 4;
+    let near = (!different.is_empty()).then(|| *different.select_nth_unstable_by(quarter, f64::total_cmp).1)?;
+    (largest > FAR * near).then_some(largest)
 }
 
 /// The inner products of the centred matrices of several sets of features, each with each.
@@ -582,6 +738,8 @@ pub struct InnerProducts {
     magnitudes: Vec<f64>,
     /// Set → what a number is rounded by, beside 1.
     units: Vec<f64>,
+    /// Set → whether images far away left too few digits of it.
+    lost: Vec<bool>,
     /// How the matrices were centred.
     passes: Passes,
 }
@@ -607,6 +765,10 @@ const MAY_LOSE: f64 = 1e-9;
 const MAY_LOSE_AT_ALL: f64 = 1e-6;
 const MAY_LOSE_OF_F32: f64 = 1e-4;
 
+fn may_lose_at_all(unit: f64) -> f64 {
+    if unit <= f64::EPSILON { MAY_LOSE_AT_ALL } else { MAY_LOSE_OF_F32 }
+}
+
 impl InnerProducts {
     /// Of all images of the sets, each block for all sets at once.
     ///
@@ -627,7 +789,8 @@ impl InnerProducts {
         let sums = Sums::of(sets, &forms, side);
         let units = sets.iter().map(|set| set.unit()).collect();
         let passes = Passes::MultipliedOut;
-        let found = Self { names, values: sums.all_inner(centring), magnitudes: sums.magnitudes(), units, passes };
+        let (values, magnitudes) = (sums.all_inner(centring), sums.magnitudes());
+        let found = Self { names, values, magnitudes, units, lost: vec![false; sets.len()], passes };
         let is_lost = |set: usize| f64::EPSILON * found.shrinks(set) > MAY_LOSE;
         if !(0..sets.len()).any(is_lost) {
             return Ok(found);
@@ -655,14 +818,16 @@ impl InnerProducts {
     }
 
     /// Whether too few digits are left of a set that is not constant, though its values are computed from its features. Distances are
-    /// rounded by a share of their size, and features by a share of theirs: that of most images, which lie far from the mean if few others
-    /// lie further away.
+    /// rounded by a share of their size, and features by a share of theirs: that of most images, or of those far away if there are any.
     fn is_rounded(&self, set: usize, features: &Features) -> bool {
-        let most = median(&mut features.squares.clone());
+        let most = match features.has_far {
+            true => features.squares.iter().copied().fold(0.0, f64::max),
+            false => median(&mut features.squares.clone()),
+        };
         let of_features = self.units[set] * (most / self.get(set, set).max(f64::MIN_POSITIVE)).sqrt();
         let of_values = f64::EPSILON * self.shrinks(set).sqrt();
-        let may_lose = if self.units[set] <= f64::EPSILON { MAY_LOSE_AT_ALL } else { MAY_LOSE_OF_F32 };
-        !self.is_constant(set) && of_features + of_values > may_lose
+        // From an image far enough away all others are the same.
+        (features.has_far || !self.is_constant(set)) && of_features + of_values > may_lose_at_all(self.units[set])
     }
 
     /// What rounding may change a set's correlation with one that is like it.
@@ -716,7 +881,7 @@ impl InnerProducts {
     pub(super) fn new(sets: &[&Features], values: Vec<f64>, magnitudes: Vec<f64>) -> Self {
         let names = sets.iter().map(|set| set.name().to_owned()).collect();
         let units = sets.iter().map(|set| set.unit()).collect();
-        Self { names, values, magnitudes, units, passes: Passes::MultipliedOut }
+        Self { names, values, magnitudes, units, lost: vec![false; sets.len()], passes: Passes::MultipliedOut }
     }
 
     /// ⟨A, B⟩.
@@ -727,9 +892,12 @@ impl InnerProducts {
     /// ⟨A, B⟩ / √(⟨A, A⟩ ⟨B, B⟩).
     ///
     /// # Errors
-    /// [`FeatureError::Constant`].
+    /// [`FeatureError::Constant`], or [`FeatureError::Rounded`] of mini-batches.
     pub fn correlation(&self, a: usize, b: usize) -> Result<f64, FeatureError> {
         for set in [a, b] {
+            if self.lost[set] {
+                return Err(FeatureError::Rounded { name: self.names[set].clone() });
+            }
             if self.is_constant(set) {
                 return Err(FeatureError::Constant { name: self.names[set].clone() });
             }
@@ -744,7 +912,7 @@ impl InnerProducts {
     /// The measure of the first set with the second; a third is projected out where the measure is partial.
     ///
     /// # Errors
-    /// [`FeatureError::Constant`] or [`FeatureError::NothingLeft`].
+    /// [`FeatureError::Constant`], [`FeatureError::Rounded`], [`FeatureError::NothingLeft`] or [`FeatureError::LittleLeft`].
     ///
     /// # Panics
     /// If there are too few sets.
@@ -778,6 +946,7 @@ impl MiniBatches {
             values: vec![0.0; sets * sets],
             magnitudes: vec![0.0; sets],
             units: vec![0.0; sets],
+            lost: vec![false; sets],
             passes: Passes::Centred,
         };
         Self { centring, sums, images: 0 }
@@ -790,6 +959,10 @@ impl MiniBatches {
             return false;
         }
         let values = Sums::of_pairs(sets, self.centring).all_inner(self.centring);
+        for (index, (lost, set)) in self.sums.lost.iter_mut().zip(sets).enumerate() {
+            let size = values[index * (sets.len() + 1)].max(f64::MIN_POSITIVE).sqrt();
+            *lost |= set.rounding > may_lose_at_all(set.unit) * size;
+        }
         let magnitudes = sets.par_iter().map(Pairs::magnitude).collect();
         self.sums.units = sets.iter().map(|set| set.unit).collect();
         let weight = images as f64;
@@ -947,6 +1120,124 @@ mod tests {
         let error = InnerProducts::of(&[&sets[0], &sets[1]], &Kernel::Distance, Centring::Unbiased).unwrap_err();
         assert!(matches!(&error, FeatureError::Rounded { name } if name == "far.npy"), "{error}");
         assert!(error.to_string().contains("far.npy"), "{error}");
+    }
+
+    /// 32-bit numbers with one image far away: right, or refused as such.
+    #[test]
+    fn far_images_of_32_bits_are_right_or_refused() {
+        let images = 60;
+        for exponent in [5, 7, 10] {
+            let [mut x, y, _] = related(3, images, [16, 5, 1]);
+            x[59 * 16..].iter_mut().for_each(|value| *value *= 10f64.powi(exponent));
+            let x: Vec<f64> = x.into_iter().map(|value| f64::from(value as f32)).collect();
+            let sets = [in_f32("far.npy", &x, images), in_f64("y", &y, images)];
+            let sets = [&sets[0], &sets[1]];
+            for kernel in KERNELS {
+                let centring = Centring::Unbiased;
+                // By differences of the features as they were given.
+                let linear = |values: &[f64]| {
+                    let width = values.len() / images;
+                    let row = |image: usize| &values[image * width..][..width];
+                    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+                    (0..images * images).map(|at| product(row(at / images), row(at % images))).collect::<Vec<f64>>()
+                };
+                let [a, b] = [&x, &y].map(|values| match kernel {
+                    Kernel::Linear => linear(values),
+                    Kernel::Distance => distances_of(values, images),
+                    Kernel::Gaussian { bandwidth } => {
+                        let distances = distances_of(values, images);
+                        let Form::Gaussian(factor) = Form::gaussian(bandwidth, above_diagonal(&distances, images))
+                        else {
+                            unreachable!("it is Gaussian")
+                        };
+                        distances.iter().map(|distance| (factor * distance * distance).exp()).collect()
+                    }
+                });
+                let of = |a: &[f64], b: &[f64]| by_definition(a, b, images, centring);
+                let expected = of(&a, &b) / (of(&a, &a) * of(&b, &b)).sqrt();
+                let whole = InnerProducts::of(&sets, &kernel, centring).and_then(|found| found.correlation(0, 1));
+                let batch = InnerProducts::of_mini_batches(&sets, &kernel, centring, images);
+                for (found, how) in [(whole, "whole"), (batch.and_then(|found| found.correlation(0, 1)), "batch")] {
+                    match found {
+                        // The definition itself loses digits, too.
+                        Ok(found) if exponent < 7 || matches!(kernel, Kernel::Gaussian { .. }) => {
+                            assert!(
+                                (found - expected).abs() < 1e-6,
+                                "{kernel:?}, 10^{exponent}, {how}: {found}, {expected}"
+                            );
+                        }
+                        Ok(found) => assert!(
+                            (found - expected).abs() < 1e-3,
+                            "{kernel:?}, 10^{exponent}, {how}: {found}, {expected}"
+                        ),
+                        Err(error) => {
+                            assert!(
+                                exponent > 7 && matches!(error, FeatureError::Rounded { .. }),
+                                "{kernel:?}, {how}: {error}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What leaves a network in 32 bits stays so: a mini-batch with an image too far away is refused, and not as constant.
+    #[test]
+    fn far_images_of_a_mini_batch_are_refused() {
+        let images = 60;
+        for (exponent, kernel) in
+            [(5, Kernel::Distance), (7, Kernel::Distance), (5, Kernel::Linear), (7, Kernel::Linear)]
+        {
+            let [mut x, ..] = related(3, images, [16, 5, 1]);
+            x[59 * 16..].iter_mut().for_each(|value| *value *= 10f64.powi(exponent));
+            let values: Vec<f32> = x.iter().map(|&value| value as f32).collect();
+            let pairs = Pairs::of("far", Numbers::F32(&values), images, &kernel).unwrap();
+            let mut means = MiniBatches::new(vec!["far".into()], Centring::Unbiased);
+            assert!(means.add(&[pairs]));
+            let error = means.finish().unwrap().correlation(0, 0).unwrap_err();
+            assert!(matches!(error, FeatureError::Rounded { .. }), "10^{exponent}, {kernel:?}: {error}");
+        }
+    }
+
+    /// Of more images than all distances are held of, the median is that of all, sorted.
+    #[test]
+    fn medians_of_many_images_are_exact() {
+        let images = 130;
+        let same = images * (images - 1) / 2;
+        // Clusters along the rows, whose even steps are all of one; and rows of which some, or most, are the same.
+        let clustered: Vec<f64> = drawn(5, images * 3)
+            .iter()
+            .enumerate()
+            .map(|(at, value)| value + if (at / 3) % 2 == 0 { 0.0 } else { 40.0 * value })
+            .collect();
+        let few: Vec<f64> = drawn(6, images * 3).iter().map(|value| (2.5 * value).round()).collect();
+        let mut most = drawn(7, images * 3);
+        most[..100 * 3].fill(0.25);
+        for values in [clustered, few, most] {
+            let features = in_f64("x", &values, images);
+            let mut all = above_diagonal(&block(&features, Form::Distance, 0..images, 0..images), images);
+            assert_eq!(all.len(), same);
+            let expected = match median(&mut all) {
+                0.0 => all.iter().sum::<f64>() / same as f64,
+                median => median,
+            };
+            for (side, held) in [(130, 0), (32, 1), (7, 50), (64, u64::MAX - 1)] {
+                let found = Distances { features: &features, side }.typical(held);
+                assert!((found - expected).abs() < 1e-12 * expected, "{side}, {held}: {found}, {expected}");
+            }
+        }
+        // Where the width is used.
+        let images = MEDIAN_OF + 2;
+        let values: Vec<f64> =
+            (0..images).map(|at| if at % 2 == 0 { 1e-3 * at as f64 } else { 0.1 * at as f64 }).collect();
+        let features = in_f64("x", &values, images);
+        let mut all = above_diagonal(&block(&features, Form::Distance, 0..images, 0..images), images);
+        let Form::Gaussian(factor) = Form::of(&Kernel::Gaussian { bandwidth: 1.0 }, &features) else {
+            unreachable!("it is Gaussian")
+        };
+        let expected = -0.5 / median(&mut all).powi(2);
+        assert!((factor / expected - 1.0).abs() < 1e-12, "{factor}, {expected}");
     }
 
     #[test]
