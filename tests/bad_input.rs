@@ -481,3 +481,19 @@ fn tensors_that_do_not_fit() {
     command.args(["forward", &spec, "--inputs"]).arg(&inputs).arg("--out").arg(scratch.path("out.safetensors"));
     says(&refusal(&mut command, 2), &["inputs.safetensors"]);
 }
+
+/// Labels are of use for gradients alone.
+#[test]
+fn a_folder_of_images_needs_labels_for_gradients_only() {
+    let scratch = Scratch::new();
+    let spec = scratch.weights("demo_resnet", 1);
+    let (folder, _) = scratch.images(3, |_| 0);
+    let forward = || {
+        let mut command = netkin();
+        command.args(["forward", &spec, "--inputs"]).arg(&folder).arg("--out").arg(scratch.path("out.safetensors"));
+        command
+    };
+    forward().assert().success();
+    assert!(scratch.path("out.safetensors").is_file());
+    says(&refusal(forward().arg("--grad"), 2), &["images", "labels"]);
+}

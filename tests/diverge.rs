@@ -139,11 +139,12 @@ fn the_commands_go_on_where_they_were() {
     // What was counted is found, so the networks' answers need not be asked for again.
     let kept = scratch.path("diverged").join("robustness");
     assert_eq!(fs::read_dir(&kept).unwrap().count(), 3);
-    let again = robustness(&scratch, &["--eps", "0.1", "--json"]).assert().success().get_output().clone();
+    let again =
+        robustness(&scratch, &["--eps", "0.1", "--eps", "0.1", "--json"]).assert().success().get_output().clone();
     assert!(attacked.stdout == again.stdout && fs::read_dir(&kept).unwrap().count() == 3);
-    let svg = fs::read_to_string(scratch.path("diverged").join("robustness.svg")).unwrap();
+    let svg = fs::read_to_string(scratch.path("diverged").join("robustness-eps-0.1.svg")).unwrap();
     assert!(svg.contains("PGD, diverge") && svg.matches("class=\"point\"").count() == 8);
-    let csv = fs::read_to_string(scratch.path("diverged").join("robustness.csv")).unwrap();
+    let csv = fs::read_to_string(scratch.path("diverged").join("robustness-eps-0.1.csv")).unwrap();
     assert!(
         csv.starts_with("seed,network,attack,eps,correct,images\n0,seed0-net1,clean,,") && csv.lines().count() == 10
     );
@@ -154,7 +155,7 @@ fn the_commands_go_on_where_they_were() {
     let page = scratch.path("report.html");
     netkin().arg("report").arg(scratch.path("diverged")).arg("--out").arg(&page).assert().success();
     let html = fs::read_to_string(&page).unwrap();
-    for part in ["A study (diverge)", "seed0-baseline2", "robustness.txt", "test accuracy"] {
+    for part in ["A study (diverge)", "seed0-baseline2", "robustness-eps-0.1.txt", "test accuracy"] {
         assert!(html.contains(part), "{part}");
     }
 }

@@ -77,6 +77,31 @@ fn a_study_trains_each_student_once_and_correlates() {
     assert!(said.contains("seed0-demo_mixer") && said.contains("was trained with another"), "{said}");
 }
 
+/// The folder of a study is taken as that of the run in it, and its students without their seeds.
+#[test]
+fn teachers_are_ranked_from_the_folder_of_a_study() {
+    let scratch = Scratch::new();
+    let run = scratch.path("study").join("sat-40-steps-500-images");
+    fs::create_dir_all(&run).unwrap();
+    fs::write(scratch.path("study").join("study.json"), "{\"study\": \"distillation\"}").unwrap();
+    let matrix = ",demo_vit_patch4,demo_mixer,demo_vit_patch7.seed0,demo_vit_patch7.seed1\n\
+                  demo_vit_patch4,0,1,0.25,0.75\n\
+                  demo_mixer,1,0,0.5,-0.25\n\
+                  demo_vit_patch7.seed0,0.25,0.5,0,3\n\
+                  demo_vit_patch7.seed1,0.75,-0.25,3,0\n";
+    fs::write(run.join("sat.csv"), matrix).unwrap();
+    let folder = scratch.path("study").display().to_string();
+    let document = common::json(&["teacher", "demo_vit_patch7", &folder]);
+    let mut scores: Vec<(&str, f64)> = document["teachers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|teacher| (teacher["name"].as_str().unwrap(), teacher["sat"].as_f64().unwrap()))
+        .collect();
+    scores.sort_by(|a, b| a.0.cmp(b.0));
+    assert_eq!(scores, [("demo_mixer", 0.125), ("demo_vit_patch4", 0.5)]);
+}
+
 #[test]
 fn what_cannot_be_studied_is_said() {
     let scratch = Scratch::new();

@@ -507,6 +507,92 @@ fn a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays() {
     assert!(message.contains("lower the learning rate"), "{message}");
     assert!(message.ends_with("checkpoint keeps the state before epoch 2, batch 1"), "{message}");
     assert!(!kept.is_empty() && fs::read(&checkpoint).unwrap() == kept);
+    let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["event"], &last["epoch"]), (&"failed".into(), &2.into()));
+    assert_eq!(last["reason"], message);
+
+    let folder = tempfile::tempdir().unwrap();
+    recipe.schedule.warmup_epochs = 0;
+    let message = train(&recipe, Some(folder.path()), |_| ()).unwrap_err().to_string();
+    assert!(message.ends_with(" has no checkpoint yet, so the same command begins anew"), "{message}");
+}
+
+/// Images whose storage goes and comes.
+struct Storage {
+    source: Arc<dyn Source>,
+    is_gone: AtomicBool,
+}
+
+impl Storage {
+    fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { source: quarters(count), is_gone: AtomicBool::new(false) })
+    }
+}
+
+impl Source for Storage {
+    fn len(&self) -> usize {
+        self.source.len()
+    }
+    fn classes(&self) -> usize {
+        self.source.classes()
+    }
+    fn label(&self, index: usize) -> usize {
+        self.source.label(index)
+    }
+    fn id(&self, index: usize) -> String {
+        self.source.id(index)
+    }
+    fn read(&self, index: usize) -> Result<RgbImage, DecodeError> {
+        if self.is_gone.load(Ordering::Relaxed) {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(DecodeError::Read { name: self.id(index), source });
+        }
+        self.source.read(index)
+    }
+    fn fingerprint(&self) -> String {
+        self.source.fingerprint()
+    }
+}
+
+/// Nothing that was trained is lost, and nothing is trained without the images that were out of reach.
+#[test]
+fn a_run_whose_images_are_out_of_reach_goes_on_from_before_them() {
+    for optimizer in [Kind::AdamW, Kind::Sgd] {
+        let recipe = Recipe { checkpoint_every: 0, batch_size: 4, threads: 1, ..busy_recipe(optimizer) };
+        let whole = train(&recipe, None, |_| ()).unwrap();
+        // The training images in the second epoch, the test images after the first or the second one.
+        for (set, epoch) in [("training", 2), ("test", 1), ("test", 2)] {
+            let folder = tempfile::tempdir().unwrap();
+            let (training, testing) = (Storage::new(44), Storage::new(20));
+            let run = Run {
+                recipe: &recipe,
+                objective: &CrossEntropy,
+                training: training.clone(),
+                testing: testing.clone(),
+                folder: Some(folder.path()),
+                device: &Device::flex(),
+                stop: &AtomicBool::new(false),
+                initial: None,
+            };
+            let storage = if set == "training" { &training } else { &testing };
+            let error = training::train(&run, &mut |event| match event {
+                Event::Step(step) if step.epoch == epoch => storage.is_gone.store(true, Ordering::Relaxed),
+                _ => {}
+            })
+            .unwrap_err();
+            let message = error.to_string();
+            assert_eq!(matches!(error, TrainingError::Outage { .. }), epoch == 2, "{message}");
+            let kept =
+                format!("nothing that was trained is lost: the same command goes on after epoch {epoch}, batch ");
+            assert!(message.contains(set) && message.contains(&kept), "{message}");
+            assert!(fs::read_to_string(folder.path().join("log.jsonl")).unwrap().contains("\"event\":\"failed\""));
+            storage.is_gone.store(false, Ordering::Relaxed);
+            let resumed = training::train(&run, &mut |_| ()).unwrap();
+            assert_same(&resumed, &whole, &format!("{set} images gone in epoch {epoch}"));
+            assert!(resumed.epochs.iter().all(|epoch| (epoch.skipped, epoch.test_skipped) == (0, 0)));
+        }
+    }
 }
 
 /// Class folders with 24 training and 8 test images, of each of which one cannot be read.
@@ -536,6 +622,28 @@ fn the_command_ends_with_1_if_images_were_left_out() {
     }
     let log = fs::read_to_string(scratch.path("run").join("log.jsonl")).unwrap();
     assert!(log.contains("\"skipped\":1,\"test_skipped\":1"), "{log}");
+}
+
+/// Of many images that are left out the first are named, and what lies beside the class folders is said once.
+#[test]
+fn what_is_left_out_is_told_in_few_lines() {
+    let scratch = common::Scratch::new();
+    let data = scratch.path("images");
+    damaged_images(&data);
+    for label in [0, 1] {
+        for file in fs::read_dir(data.join(format!("train/{label}"))).unwrap() {
+            fs::write(file.unwrap().path(), "no image").unwrap();
+        }
+    }
+    fs::write(data.join("train/loose.png"), "").unwrap();
+    let mut command = common::netkin();
+    command.args(["train", "demo_resnet", "--epochs", "1", "--batch", "8", "--data"]).arg(&data);
+    let said = common::refusal(command.arg("--run").arg(scratch.path("run")), 1);
+    assert_eq!(said.lines().filter(|line| line.contains("skipped ")).count(), 11, "{said}");
+    assert!(said.contains("skipped 3 more images that could not be read; the log names them"), "{said}");
+    assert!(said.contains("warning: 1 images in ") && said.contains(": loose.png"), "{said}");
+    let log = fs::read_to_string(scratch.path("run").join("log.jsonl")).unwrap();
+    assert_eq!(log.matches("\"event\":\"skipped\"").count(), 13);
 }
 
 #[test]

@@ -38,6 +38,14 @@ pub enum MatrixError {
         /// The run folder.
         path: PathBuf,
     },
+    /// The folder of a study in which several runs have a matrix.
+    #[error("{} holds several runs ({}); give one of them", path.display(), runs.join(", "))]
+    Several {
+        /// The folder.
+        path: PathBuf,
+        /// The names of the folders of the runs in it.
+        runs: Vec<String>,
+    },
     /// The file is no table.
     #[error("{} is no matrix: {reason}; a header of names behind an empty field, then a row per name", path.display())]
     Malformed {
@@ -171,13 +179,30 @@ pub fn square(path: &Path) -> Result<Matrix, MatrixError> {
     table(&text, path)
 }
 
-/// Where the matrix of a run lies, if the path is a folder, else the file itself.
+/// Where the matrix of a run lies, if the path is a folder, also that of a study with one run in it; else the file itself.
 fn file_of(path: &Path) -> Result<PathBuf, MatrixError> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
     let file = path.join("sat.csv");
-    if file.is_file() { Ok(file) } else { Err(MatrixError::Unfinished { path: path.to_owned() }) }
+    if file.is_file() {
+        return Ok(file);
+    }
+    // A run that is unfinished has no other run in its folder, but a study keeps its own there.
+    let mut runs: Vec<String> = path
+        .read_dir()
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().join("sat.csv").is_file() && path.join("study.json").is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    runs.sort();
+    match runs.as_slice() {
+        [] => Err(MatrixError::Unfinished { path: path.to_owned() }),
+        [run] => Ok(path.join(run).join("sat.csv")),
+        _ => Err(MatrixError::Several { path: path.to_owned(), runs }),
+    }
 }
 
 /// The matrix without some networks.
@@ -319,6 +344,24 @@ mod tests {
         let matrix = Matrix::new(vec!["a".into(), "b, c".into()], |row, column| (row + column) as f64 / 4.0);
         assert_eq!(read(&matrix.to_csv()).unwrap(), matrix);
         assert_eq!(read(&format!("\u{feff}{}", matrix.to_csv())).unwrap(), matrix);
+    }
+
+    #[test]
+    fn the_only_run_of_a_study_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let matrix = |run: &str| {
+            std::fs::create_dir(folder.path().join(run)).unwrap();
+            std::fs::write(folder.path().join(run).join("sat.csv"), ",a,b\na,1,2\nb,2,1\n").unwrap();
+        };
+        matrix("sat-10-steps-24-images");
+        let opened = || open(folder.path(), Asymmetry::Refuse, &[]);
+        assert!(opened().unwrap_err().to_string().contains("its run is unfinished"), "no study");
+        std::fs::write(folder.path().join("study.json"), "{}").unwrap();
+        assert_eq!(opened().unwrap().names, ["a", "b"]);
+        matrix("sat-40-steps-24-images");
+        let said = opened().unwrap_err().to_string();
+        let expected = "holds several runs (sat-10-steps-24-images, sat-40-steps-24-images); give one of them";
+        assert!(said.ends_with(expected), "{said}");
     }
 
     #[test]

@@ -20,7 +20,8 @@ use crate::training::transfer::{EPS, Method, correct, correlation};
 /// Attack the networks of `netkin diverge` with images made on a separately trained one
 ///
 /// Prints the accuracy of the last network, trained to diverge and in the usual way, on clean images and after a fast gradient step and PGD
-/// (forty steps of 0.01) in L∞: the table of Zhen et al., with 95 % intervals over seeds. Pixels are in [0, 1]. What is done is kept.
+/// (forty steps of 0.01) in L∞: the table of Zhen et al., with 95 % intervals over seeds. Pixels are in [0, 1]. What is done is kept; the
+/// results of other --eps or fewer images go into files named by them, such as robustness-eps-0.05-100-images.csv.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The folder of `netkin diverge`
@@ -114,7 +115,9 @@ impl Args {
         };
         let bytes = std::fs::read(&path).map_err(|error| unfinished(&error))?;
         let trained: diverge::Document = serde_json::from_slice(&bytes).map_err(|error| unfinished(&error))?;
-        let eps = if self.eps.is_empty() { EPS.to_vec() } else { self.eps.clone() };
+        let mut eps = if self.eps.is_empty() { EPS.to_vec() } else { self.eps.clone() };
+        eps.sort_by(f64::total_cmp);
+        eps.dedup();
         if let Some(wrong) = eps.iter().find(|eps| !(**eps > 0.0 && **eps <= 1.0)) {
             return Err(format!(
                 "--eps {wrong} is out of range; it is a change of pixels in [0, 1], above 0 and up to 1"
@@ -122,6 +125,7 @@ impl Args {
             .into());
         }
         let dataset = Dataset::open(&self.folder.join("images"), Some(&self.folder.join("labels.csv")))?;
+        let all = dataset.samples.len();
         let dataset = match self.limit {
             Some(count) => dataset.limit(count),
             None => dataset,
@@ -170,10 +174,12 @@ impl Args {
         };
         let text = document.to_text();
         let title = title(&document.model, last);
-        write_atomically(&self.folder.join("robustness.json"), &serde_json::to_vec_pretty(&document)?)?;
-        write_atomically(&self.folder.join("robustness.csv"), document.to_csv()?.as_bytes())?;
-        write_atomically(&self.folder.join("robustness.txt"), text.as_bytes())?;
-        write_atomically(&self.folder.join("robustness.svg"), figure(&document.rows, &title).to_svg().as_bytes())?;
+        let stem = stem(&eps, (images < all).then_some(images));
+        let write = |ending: &str, bytes: &[u8]| write_atomically(&self.folder.join(format!("{stem}.{ending}")), bytes);
+        write("json", &serde_json::to_vec_pretty(&document)?)?;
+        write("csv", document.to_csv()?.as_bytes())?;
+        write("txt", text.as_bytes())?;
+        write("svg", figure(&document.rows, &title).to_svg().as_bytes())?;
         if common.json {
             print_json(&document)?;
         } else {
@@ -225,6 +231,19 @@ impl Loaded {
         let place = self.names.iter().position(|other| other == name);
         &self.judges[place.expect("a study has all its networks")]
     }
+}
+
+/// What the files of the results are called, without their endings; with other options than the paper's, they have names of their own.
+fn stem(eps: &[f64], images: Option<usize>) -> String {
+    let mut stem = "robustness".to_owned();
+    if eps != EPS {
+        stem += "-eps";
+        eps.iter().for_each(|eps| stem += &format!("-{eps}"));
+    }
+    if let Some(images) = images {
+        stem += &format!("-{images}-images");
+    }
+    stem
 }
 
 /// The images as the networks see them, with their labels.
@@ -363,6 +382,13 @@ mod tests {
     use super::*;
 
     /// The figure of docs/studies is that of the counts beside it; NETKIN_WRITE=1 draws it anew.
+    #[test]
+    fn other_options_have_files_of_their_own() {
+        assert_eq!(stem(&EPS, None), "robustness");
+        assert_eq!(stem(&EPS, Some(5)), "robustness-5-images");
+        assert_eq!(stem(&[0.05, 0.1], Some(5)), "robustness-eps-0.05-0.1-5-images");
+    }
+
     #[test]
     fn the_kept_study_is_drawn_from_its_counts() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/studies");

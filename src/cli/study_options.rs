@@ -53,7 +53,7 @@ pub fn again_later(work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Ou
 }
 
 fn is_busy(failure: &Failure) -> bool {
-    let busy = |error: &TrainingError| matches!(error, TrainingError::Busy { .. });
+    let busy = |error: &TrainingError| matches!(error, TrainingError::Busy { .. } | TrainingError::Outage { .. });
     match failure.downcast_ref() {
         Some(StudyError::Training(error)) => busy(error),
         _ => failure.downcast_ref().is_some_and(busy),
@@ -75,7 +75,7 @@ pub struct StudyOptions {
     /// Count accuracy on the first COUNT test images [default: all]
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     test_images: Option<usize>,
-    /// How often every image is seen [default: the recipe's]
+    /// Epochs: passes over the images, each without those that fill no batch [default: the recipe's]
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     epochs: Option<usize>,
     /// Images per step [default: the recipe's]
@@ -134,6 +134,7 @@ impl StudyOptions {
     pub fn open(&self) -> Result<Images, Failure> {
         let training = data::limit(data::open(&self.data, Split::Train)?, self.images);
         let testing = data::open(&self.data, Split::Test)?;
+        data::ignored(&self.data).iter().for_each(|note| say(&format!("warning: {note}")));
         let testing = match self.test_images {
             Some(count) => data::limit(testing, count),
             None => testing,
@@ -286,6 +287,10 @@ mod tests {
         assert_eq!(again_later(|| Err(busy().into())).unwrap(), Outcome::TryAgain);
         assert_eq!(again_later(|| Err(StudyError::from(busy()).into())).unwrap(), Outcome::TryAgain);
         assert!(again_later(|| Err(TrainingError::NoTeacher.into())).is_err());
+        let text = || String::from("it");
+        let outage =
+            TrainingError::Outage { set: "test", images: 32, first: text(), reason: text(), kept: String::new() };
+        assert_eq!(again_later(|| Err(outage.into())).unwrap(), Outcome::TryAgain);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Args {
     /// Give an option of the recipe another value, such as optimizer.lr=1e-3; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// How often every image is seen
+    /// Epochs: passes over the training images, each in an order of its own, without those at its end that fill no batch
     #[arg(long, value_name = "COUNT", value_parser = values::positive)]
     epochs: Option<usize>,
     /// Images per batch
@@ -114,6 +114,7 @@ impl Args {
         training::check(&recipe, &training, &testing, &device)?;
         let classes = recipe.classes.unwrap_or_else(|| training.classes());
         training::without_images(&*training).iter().for_each(|note| say(note));
+        data::ignored(data).iter().for_each(|note| say(&format!("warning: {note}")));
         let initial = match &self.from {
             Some(spec) => Some(self.initial(spec, &mut recipe, classes, &device, common)?),
             None => None,
@@ -269,7 +270,12 @@ struct Display<'a> {
     has_head: bool,
     /// The epoch and the batch with which the last checkpoint goes on.
     checkpoint: Option<(usize, usize)>,
+    /// Images of the epoch that could not be read, those of its test among them.
+    skipped: usize,
 }
+
+/// So many images that could not be read are named in each epoch.
+const MOST_SKIPPED: usize = 10;
 
 /// The share of the time from which on waiting is worth a word.
 const LONG: f64 = 0.2;
@@ -283,7 +289,18 @@ impl<'a> Display<'a> {
         bar.set_style(
             ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}").expect("the template is well-formed"),
         );
-        Self { common, recipe, folder, bar, timed, moves: 0, has_waited: false, has_head: false, checkpoint: None }
+        Self {
+            common,
+            recipe,
+            folder,
+            bar,
+            timed,
+            moves: 0,
+            has_waited: false,
+            has_head: false,
+            checkpoint: None,
+            skipped: 0,
+        }
     }
 
     fn show(&mut self, event: &Event) {
@@ -300,6 +317,7 @@ impl<'a> Display<'a> {
             }
             Event::Step(report) => self.move_bar(report),
             Event::Epoch(report) => {
+                self.tell_more_skipped();
                 if !self.common.json {
                     let head = if self.has_head { String::new() } else { head(report) };
                     self.has_head = true;
@@ -314,11 +332,26 @@ impl<'a> Display<'a> {
                     ));
                 }
             }
-            Event::Skipped { id, reason } => self.bar.suspend(|| say(&format!("skipped {id}: {reason}"))),
+            Event::Skipped { id, reason } => {
+                self.skipped += 1;
+                if self.skipped <= MOST_SKIPPED {
+                    self.bar.suspend(|| say(&format!("skipped {id}: {reason}")));
+                }
+            }
+            // Said at the end, as the error.
+            Event::Failed { .. } => self.tell_more_skipped(),
             Event::Checkpoint { epoch, batch } => self.checkpoint = Some((*epoch, *batch)),
             Event::NotWritten { reason } => {
                 self.bar.suspend(|| say(&format!("warning: training goes on, but {reason}")));
             }
+        }
+    }
+
+    /// Counts those images of an epoch that could not be read and were not named.
+    fn tell_more_skipped(&mut self) {
+        let more = std::mem::take(&mut self.skipped).saturating_sub(MOST_SKIPPED);
+        if more > 0 {
+            self.bar.suspend(|| say(&format!("skipped {more} more images that could not be read; the log names them")));
         }
     }
 

@@ -53,7 +53,7 @@ pub struct Args {
     /// Attack the first COUNT test images
     #[arg(long, value_name = "COUNT", default_value = "500", value_parser = values::positive)]
     test_images: usize,
-    /// How often every image is seen
+    /// Epochs: passes over the images, each without those that fill no batch
     #[arg(long, value_name = "COUNT", default_value = "3", value_parser = values::positive)]
     epochs: usize,
     /// Images per step

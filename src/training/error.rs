@@ -51,8 +51,13 @@ pub enum TrainingError {
          also among the first --images"
     )]
     OneClass { class: usize },
-    #[error("no image of the {set} set could be read; of the first: {first}")]
-    Unreadable { set: &'static str, first: String },
+    #[error("no image of the {set} set could be read; of the first: {first}{kept}")]
+    Unreadable { set: &'static str, first: String, kept: String },
+    #[error(
+        "{images} {set} images in a row could not be read, as if their storage was gone, from {first} on ({reason}); see to the storage, \
+         then run the same command again{kept}"
+    )]
+    Outage { set: &'static str, images: usize, first: String, reason: String, kept: String },
     #[error(
         "{}; lower the learning rate, warm up longer or clip gradients (optimizer.clip_norm){kept}", not_finite(*epoch, *batch, *loss)
     )]

@@ -109,6 +109,15 @@ pub enum Event {
         /// Why, in a sentence that names the file and says what would be lost, and what to do.
         reason: String,
     },
+    /// The run ended by an error.
+    Failed {
+        /// The epoch that was under way, counted from 1.
+        epoch: usize,
+        /// The batch, counted from 1: of a loss that is not finite its own, else the last one that was done, 0 before the first.
+        batch: usize,
+        /// Why, in a sentence.
+        reason: String,
+    },
 }
 
 /// The log of a run folder.

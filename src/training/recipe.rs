@@ -33,7 +33,8 @@ use crate::images::Filter;
 pub struct Recipe {
     /// The network's name.
     pub model: String,
-    /// How often every image is seen, 1 to 1,000,000 (with repeated augmentation, how many images an epoch takes stays the same).
+    /// Passes over the images, each in an order of its own, 1 to 1,000,000 (with repeated augmentation, how many images an epoch takes stays
+    /// the same).
     pub epochs: usize,
     /// Images per batch, 1 to 2²⁰. What remains of an epoch's images and fills no batch is left out of that epoch.
     pub batch_size: usize,
@@ -265,8 +266,8 @@ impl Recipe {
                 whole[start..].lines().next()
             });
             unusable(match line {
-                Some(line) => format!("{} in `{line}`", error.message()),
-                None => error.message().to_owned(),
+                Some(line) => format!("{}, in `{line}`", in_words(error.message())),
+                None => in_words(error.message()),
             })
         })?;
         if own.get("schedule").and_then(|schedule| schedule.get("warmup_epochs")).is_none() {
@@ -555,6 +556,41 @@ fn read(label: &str, text: &str) -> Result<Table, TrainingError> {
     })
 }
 
+/// What serde says of a value of the wrong type, without Rust's names of types.
+fn in_words(message: &str) -> String {
+    if let Some((found, known)) = message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')) {
+        let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        let lower = found.to_lowercase();
+        let scored = known.iter().map(|known| (strsim::jaro_winkler(known, &lower), known));
+        let similar = scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = similar.map_or(String::new(), |(_, known)| format!("; did you mean {known}?"));
+        return format!("{found} is none of {}{hint}", known.join(", "));
+    }
+    let rest = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    let Some((found, wanted)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let found = match found {
+        "map" => "a table",
+        "sequence" => "a list",
+        // Behind the name of its type stands the value.
+        _ => {
+            let names = ["integer ", "floating point ", "boolean ", "string "];
+            names.iter().find_map(|name| found.strip_prefix(name)).unwrap_or(found).trim_matches('`')
+        }
+    };
+    let wanted = match wanted {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "string or table" => "a word",
+        "a sequence" => "a list",
+        _ if wanted.starts_with("struct ") => "a table",
+        _ => wanted,
+    };
+    format!("{found} stands where {wanted} is needed")
+}
+
 /// A recipe's table, put over that of its base.
 fn on_base(label: &str, mut table: Table) -> Result<Table, TrainingError> {
     match table.remove("base") {
@@ -600,6 +636,9 @@ fn put(table: &mut Table, text: &str) -> Result<(), TrainingError> {
     let number = || value.trim().parse().ok().map(toml::Value::Float);
     let found = parsed.and_then(|mut table| table.remove("value")).or_else(number);
     let found = found.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    if found.is_table() {
+        return Err(malformed("a table is set key by key, such as optimizer.lr=1e-3"));
+    }
     // Tables in tables without an end would use up the stack.
     if key.matches('.').count() >= DEEPEST {
         let start: String = key.chars().take(20).collect();
@@ -840,7 +879,19 @@ mod tests {
     fn what_is_wrong_is_said_where_it_is() {
         assert!(message("epochs = 3\nepochs =", &[]).contains("line 2 is no TOML"));
         let wrong_type = message("[optimizer]\nlr = \"fast\"", &[]);
-        assert!(wrong_type.contains("expected f64 in `lr = \"fast\"`"), "{wrong_type}");
+        assert!(wrong_type.contains("\"fast\" stands where a number is needed, in `lr = \"fast\"`"), "{wrong_type}");
+        for (text, expected) in [
+            ("epochs=-1", "-1 stands where a whole number from 0 is needed, in `epochs = -1`"),
+            ("optimizer.accumulate=1.5", "1.5 stands where a whole number from 0 is needed"),
+            ("seed=many", "\"many\" stands where a whole number from 0 is needed"),
+            ("optimizer.nesterov=1", "1 stands where true or false is needed"),
+            ("optimizer=3", "3 stands where a table is needed"),
+            ("optimizer.name=LAMB", "LAMB is none of adamw, sgd, lamb; did you mean lamb?"),
+            ("optimizer={}", "a table is set key by key, such as optimizer.lr=1e-3"),
+        ] {
+            let said = message("", &[text]);
+            assert!(said.contains(expected), "{said}");
+        }
         assert!(message("", &["epochs"]).contains("is not KEY=VALUE"));
         assert!(message("", &["epochs=1", "epochs.x=1"]).contains("epochs is no table"));
         assert!(message("model = \"resnet5O\"", &[]).contains("did you mean resnet50"));

@@ -100,6 +100,12 @@ impl History {
                 }
             }
             "skipped" => self.troubles.push(format!("The image {} was left out: {}.", word("id"), word("reason"))),
+            "failed" => self.troubles.push(format!(
+                "The run ended in epoch {} at batch {}: {}.",
+                event["epoch"],
+                event["batch"],
+                word("reason")
+            )),
             "not-written" => self.troubles.push(format!("{}.", word("reason"))),
             _ => {}
         }
@@ -235,9 +241,16 @@ fn study(folder: &Path) -> Result<Page, RunError> {
         "Numbers are of the last epoch that ended. `netkin report` on a folder below `networks` shows one training."
             .into();
     let mut sections = vec![Section { title: "Networks".into(), note, parts }];
-    for name in RESULTS {
-        if let Some(text) = text(&folder.join(name))? {
-            sections.push(Section { title: name.into(), note: String::new(), parts: vec![Part::Text(text)] });
+    let mut names: Vec<String> = RESULTS.map(String::from).into();
+    // Those of other options than the paper's.
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    let mut others: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    others.retain(|name| name.starts_with("robustness-") && name.ends_with(".txt"));
+    others.sort();
+    names.extend(others);
+    for name in names {
+        if let Some(text) = text(&folder.join(&name))? {
+            sections.push(Section { title: name, note: String::new(), parts: vec![Part::Text(text)] });
         }
     }
     let settings = text(&folder.join(STUDY))?.unwrap_or_default();
@@ -287,8 +300,12 @@ mod tests {
         let start = r#"{"event":"start","device":"flex","images":12,"classes":4,"parameters":99,"objective":null}"#;
         let again = EPOCH.replace("2.0", "1.0").replace(":1,\"loss", ":2,\"loss");
         std::fs::write(folder.path().join(LOG), format!("{start}\n{EPOCH}\n{again}\n{{\"event\":\"ep")).unwrap();
+        let failed = r#"{"event":"failed","epoch":3,"batch":7,"reason":"the loss is NaN"}"#;
+        let log = std::fs::read_to_string(folder.path().join(LOG)).unwrap();
+        std::fs::write(folder.path().join(LOG), format!("{failed}\n{log}")).unwrap();
         let page = of(folder.path()).unwrap().unwrap();
         let html = page.to_html();
+        assert!(html.contains("What went wrong") && html.contains("in epoch 3 at batch 7: the loss is NaN."), "{html}");
         for part in ["A training", "<td>12</td>", "2.0000", "1.0000", "50.00 %", "1.000e-3", "labels", "learning rate"]
         {
             assert!(html.contains(part), "{part} in {html}");

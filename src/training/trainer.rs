@@ -14,7 +14,7 @@ use netkin_weights::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Position, Settings, unusable};
-use super::data::{Batch, Source, Stream, StreamPlan, evaluation, stream};
+use super::data::{Ahead, Batch, Outage, Source, Stream, StreamPlan, evaluation, stream};
 use super::ema::Average;
 use super::lock::Lock;
 use super::log::{EpochReport, Event, Log, StepReport};
@@ -87,13 +87,14 @@ pub(super) const LOG: &str = "log.jsonl";
 ///
 /// # Errors
 /// If [`check`](super::check) refuses the run, a set has no image that can be read, the folder's checkpoint is of another run or
-/// damaged, another process trains in the folder, it cannot be written to when training begins, or the loss or the weights are no
-/// longer finite. A file that cannot be written later, since the disk is full, ends nothing: see [`Event::NotWritten`].
+/// damaged, another process trains in the folder, it cannot be written to when training begins, many images in a row
+/// are out of reach (with a checkpoint of the state before them), or the loss or the weights are no longer finite. A
+/// file that cannot be written later, since the disk is full, ends nothing: see [`Event::NotWritten`].
 pub fn train(run: &Run, on_event: &mut dyn FnMut(&Event)) -> Result<Trained, TrainingError> {
     let mut trainer = Trainer::begin(run, on_event)?;
     let mut ended = Ended::Done;
     while ended == Ended::Done && trainer.position.epoch <= run.recipe.all_epochs() {
-        ended = trainer.epoch()?;
+        ended = trainer.epoch().map_err(|error| trainer.failed(error))?;
     }
     let Position { epoch, batch, .. } = trainer.position;
     Ok(Trained {
@@ -112,8 +113,10 @@ pub fn train(run: &Run, on_event: &mut dyn FnMut(&Event)) -> Result<Trained, Tra
 /// If the recipe names no network, or none that runs at its size.
 pub fn accuracy(network: &Network, recipe: &Recipe, images: Arc<dyn Source>, device: &Device) -> f64 {
     let size = recipe.configuration().expect("the recipe was trained with").input_size();
-    let tested = test(network, recipe, size, images, device, None);
-    tested.map_or(0.0, |tested| tested.accuracy())
+    match test(network, recipe, size, images, device, None) {
+        Test::Done(tested) => tested.accuracy(),
+        Test::Stopped | Test::Outage(_) => 0.0,
+    }
 }
 
 /// As [`netkin_weights::save`], but what cannot be written is a [`RunError::Write`], which may pass.
@@ -311,13 +314,23 @@ impl<'r, 'e> Trainer<'r, 'e> {
         let mut skipped = 0;
 
         while self.position.batch < batches {
+            let before = self.position.batch;
+            let count = accumulate.min(batches - before);
             // Not within a step: what its first batches did to running statistics could not be undone.
-            if self.is_stopped() || !stream.wait(self.run.stop) {
+            if self.is_stopped() {
                 return self.stop(&clock, &stream);
             }
-            let before = self.position.batch;
+            match stream.look_ahead(count, self.run.stop) {
+                Ahead::Ready => {}
+                Ahead::Stopped => return self.stop(&clock, &stream),
+                Ahead::Outage(outage) => {
+                    self.stop(&clock, &stream)?;
+                    let has_read = outage.has_read || self.position.progress.images > 0;
+                    return Err(self.out_of_reach("training", outage, has_read));
+                }
+            }
             let rate = rates.rate(self.position.epoch, before / accumulate);
-            self.step(&mut stream, accumulate.min(batches - before), rate);
+            self.step(&mut stream, count, rate);
             skipped = self.tell_skipped(stream.skipped(), skipped);
 
             let every = recipe.checkpoint_every;
@@ -335,7 +348,7 @@ impl<'r, 'e> Trainer<'r, 'e> {
         let Progress { images, .. } = self.position.progress;
         if images == 0 {
             let first = stream.skipped().first().map_or("there is none".to_owned(), |skipped| skipped.reason.clone());
-            return Err(TrainingError::Unreadable { set: "training", first });
+            return Err(TrainingError::Unreadable { set: "training", first, kept: String::new() });
         }
         // The threads that read are of no more use.
         drop(stream);
@@ -448,7 +461,10 @@ impl<'r, 'e> Trainer<'r, 'e> {
                 let file = path.join(CHECKPOINT);
                 format!("; {} keeps the state before epoch {epoch}, batch {}", file.display(), batch + 1)
             }
-            _ => String::new(),
+            Some(Folder { path, .. }) => {
+                format!("; {} has no checkpoint yet, so the same command begins anew", path.display())
+            }
+            None => String::new(),
         };
         TrainingError::Diverged { epoch: self.position.epoch, batch, loss, kept }
     }
@@ -499,18 +515,62 @@ impl<'r, 'e> Trainer<'r, 'e> {
     /// Tests a network, and tells which images could not be read; `None` if the run is to stop.
     fn tested(&mut self, network: &Network) -> Result<Option<Tested>, TrainingError> {
         let Run { recipe, device, stop, .. } = self.run;
-        let Some(tested) = test(network, recipe, self.size, Arc::clone(&self.testing), device, Some(*stop)) else {
-            return Ok(None);
+        let tested = match test(network, recipe, self.size, Arc::clone(&self.testing), device, Some(*stop)) {
+            Test::Done(tested) => tested,
+            Test::Stopped => return Ok(None),
+            Test::Outage(outage) => {
+                // The epoch is trained, and only its test is done again.
+                self.keep();
+                let has_read = outage.has_read;
+                return Err(self.out_of_reach("test", outage, has_read));
+            }
         };
         for Skipped { id, reason, .. } in &tested.skipped {
             self.tell_one_skipped(id, reason);
         }
         match tested.skipped.first() {
             Some(first) if tested.images == 0 => {
-                Err(TrainingError::Unreadable { set: "test", first: first.reason.clone() })
+                let first = first.reason.clone();
+                self.keep();
+                Err(TrainingError::Unreadable { set: "test", first, kept: self.goes_on() })
             }
             _ => Ok(Some(tested)),
         }
+    }
+
+    /// The error of images out of reach. Of a set of which none was ever read, `has_read` false, it is more likely that none can be.
+    fn out_of_reach(&self, set: &'static str, outage: Outage, has_read: bool) -> TrainingError {
+        let Outage { first, images, .. } = outage;
+        let kept = self.goes_on();
+        if has_read || !self.position.epochs.is_empty() {
+            TrainingError::Outage { set, images, first: first.id, reason: first.reason, kept }
+        } else {
+            TrainingError::Unreadable { set, first: first.reason, kept }
+        }
+    }
+
+    /// What the same command does once a run that ended here can go on, as the end of a sentence.
+    fn goes_on(&self) -> String {
+        match self.folder.as_ref().map(|folder| folder.checkpoint) {
+            None => String::new(),
+            Some(None) => "; it begins anew".to_owned(),
+            Some(Some((epoch, batch))) if batch > 0 && (epoch, batch) == (self.position.epoch, self.position.batch) => {
+                format!(
+                    "; nothing that was trained is lost: the same command goes on after epoch {epoch}, batch {batch}"
+                )
+            }
+            Some(Some((epoch, batch))) => format!("; the same command goes on with epoch {epoch}, batch {}", batch + 1),
+        }
+    }
+
+    /// Tells that the run ended by an error, which is given back.
+    fn failed(&mut self, error: TrainingError) -> TrainingError {
+        let batch = match error {
+            TrainingError::Diverged { batch, .. } => batch,
+            _ => self.position.batch,
+        };
+        self.tell(&Event::Failed { epoch: self.position.epoch, batch, reason: error.to_string() });
+        error
     }
 
     fn end_epoch(&mut self, tested: &Tested, ema_accuracy: Option<f64>) {
@@ -738,7 +798,14 @@ impl Tested {
     }
 }
 
-/// Tests a network in evaluation mode; `None` if it is to stop.
+/// How a test ended.
+enum Test {
+    Done(Tested),
+    Stopped,
+    Outage(Outage),
+}
+
+/// Tests a network in evaluation mode; without `stop` it stops for nothing.
 fn test(
     network: &Network,
     recipe: &Recipe,
@@ -746,7 +813,7 @@ fn test(
     images: Arc<dyn Source>,
     device: &Device,
     stop: Option<&AtomicBool>,
-) -> Option<Tested> {
+) -> Test {
     let plain = device.clone().without_autodiff();
     let options = (&plain, recipe.precision.dtype());
     let [height, width] = size;
@@ -755,8 +822,12 @@ fn test(
     let mut correct = Tensor::<1, Int>::zeros([1], &plain);
     let mut count = 0;
     loop {
-        if stop.is_some_and(|stop| !batches.wait(stop) || stop.load(Ordering::Relaxed)) {
-            return None;
+        if let Some(stop) = stop {
+            match batches.look_ahead(1, stop) {
+                Ahead::Ready if !stop.load(Ordering::Relaxed) => {}
+                Ahead::Ready | Ahead::Stopped => return Test::Stopped,
+                Ahead::Outage(outage) => return Test::Outage(outage),
+            }
         }
         let Some(batch) = batches.next() else { break };
         if batch.labels.is_empty() {
@@ -770,7 +841,7 @@ fn test(
         count += batch.labels.len();
     }
     let correct = correct.into_scalar::<i64>() as usize;
-    Some(Tested { correct, images: count, skipped: batches.skipped().to_vec() })
+    Test::Done(Tested { correct, images: count, skipped: batches.skipped().to_vec() })
 }
 
 /// How many of the logits `[batch, class]` are highest at their labels, `[1]`.

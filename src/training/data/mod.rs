@@ -27,11 +27,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::TrainingError;
+use crate::images::dataset::EXTENSIONS;
 use crate::images::idx::IdxError;
 use crate::images::{DatasetError, DecodeError, RgbImage};
 
 pub use memory::Images;
-pub use stream::{Batch, Stream, StreamPlan, evaluation, stream};
+pub use stream::{Ahead, Batch, Outage, Stream, StreamPlan, evaluation, stream};
 
 pub(super) use stream::batches;
 
@@ -200,6 +201,71 @@ fn find(data: &Path, split: Split) -> Result<Arc<dyn Source>, DataError> {
     }
 }
 
+/// What lies in `data` as if it belonged to the images, but is not taken by [`open`], in sentences: packed shards, shards of neither split,
+/// and images beside class folders or shards. What cannot be listed is not told; [`open`] says why.
+pub fn ignored(data: &Path) -> Vec<String> {
+    let mut told = Vec::new();
+    let mut tell = |folder: &Path, names: Vec<String>, what: &str, why: &str| {
+        /// So many are named.
+        const NAMED: usize = 3;
+        if !names.is_empty() {
+            let (count, first) = (names.len(), names[..names.len().min(NAMED)].join(", "));
+            let more = if count > NAMED { ", …" } else { "" };
+            told.push(format!("{count} {what} in {} are not read, since {why}: {first}{more}", folder.display()));
+        }
+    };
+    let packed_why = "shards are plain .tar files; unpack them by gunzip or its like";
+    let mut root = Vec::new();
+    for split in [Split::Train, Split::Test] {
+        let Some(folder) = folder_of(data, split) else {
+            if shards::list(data, Some(split)).is_ok_and(|shards| !shards.is_empty()) {
+                root.push(split);
+            }
+            continue;
+        };
+        if files::labels_in(&folder).is_some() {
+            continue;
+        }
+        let names = files_of(&folder);
+        let has_shards = names.iter().any(|name| name.ends_with(".tar"));
+        let loose = names.iter().filter(|name| is_image(name)).cloned().collect();
+        let why = if has_shards { "the shards there are" } else { "an image belongs into the folder of its class" };
+        tell(&folder, loose, "images", why);
+        tell(&folder, names.into_iter().filter(|name| is_packed(name)).collect(), "packed files", packed_why);
+    }
+    if !root.is_empty() {
+        let names = files_of(data);
+        let taken: Vec<PathBuf> =
+            root.iter().flat_map(|&split| shards::list(data, Some(split)).unwrap_or_default()).collect();
+        let is_other = |name: &&String| name.ends_with(".tar") && !taken.contains(&data.join(name));
+        let others = names.iter().filter(is_other).cloned().collect();
+        tell(data, others, "shards", "their names have neither train nor test (or val, validation) as a word");
+        tell(data, names.into_iter().filter(|name| is_packed(name)).collect(), "packed files", packed_why);
+    }
+    told
+}
+
+/// The names of the files in a folder that are not hidden, sorted.
+fn files_of(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| !name.starts_with('.'));
+    names.sort();
+    names
+}
+
+fn is_image(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, extension)| EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()))
+}
+
+/// Whether that is the name of a compressed tar file.
+fn is_packed(name: &str) -> bool {
+    const ENDS: [&str; 6] = [".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4"];
+    let name = name.to_ascii_lowercase();
+    ENDS.iter().any(|end| name.ends_with(end))
+}
+
 fn folder_of(data: &Path, split: Split) -> Option<PathBuf> {
     split.names().iter().map(|name| data.join(name)).find(|folder| folder.is_dir())
 }
@@ -300,6 +366,31 @@ mod tests {
         assert!(message.contains("t10k-images-idx3-ubyte") && message.contains("test_batch.bin"), "{message}");
         let message = open(&folder.path().join("none"), Split::Train).err().unwrap().to_string();
         assert!(message.contains("does not exist"), "{message}");
+    }
+
+    #[test]
+    fn what_looks_like_images_and_is_not_taken_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["train/a/1.png", "train/b/2.png", "test/a/3.png"] {
+            save(&folder.path().join(name), 1);
+        }
+        assert_eq!(ignored(folder.path()), Vec::<String>::new());
+        for name in ["train/4.PNG", "train/5.png", "test/notes.txt", "backup.tar"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let told = ignored(folder.path());
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("2 images in ") && told[0].contains("the folder of its class"), "{told:?}");
+        assert!(told[0].ends_with(": 4.PNG, 5.png"), "{told:?}");
+
+        let shards = tempfile::tempdir().unwrap();
+        for name in ["fm-train-0.tar", "fm-test-0.tar", "fm-0.tar", "fm-train-1.tar.gz", "fm-train-0.tar.idx"] {
+            std::fs::write(shards.path().join(name), "").unwrap();
+        }
+        let told = ignored(shards.path());
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("1 shards in ") && told[0].ends_with(": fm-0.tar"), "{told:?}");
+        assert!(told[1].starts_with("1 packed files in ") && told[1].ends_with(": fm-train-1.tar.gz"), "{told:?}");
     }
 
     #[test]

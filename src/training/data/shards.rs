@@ -144,7 +144,11 @@ fn look_through(path: &Path, shard: u32) -> Result<Content, DataError> {
     if !metadata.is_file() {
         return Err(wrong("it is no regular file; remove it".to_owned()));
     }
-    let damaged = |error: std::io::Error| wrong(format!("it is no whole tar file ({error}); fetch it again"));
+    // What the library says of a damaged header holds the header's bytes; only what the system says is told.
+    let damaged = |error: std::io::Error| match error.raw_os_error() {
+        Some(_) => failed(error),
+        None => wrong("it is no whole tar file; fetch it again".to_owned()),
+    };
     let mut archive = tar::Archive::new(File::open(path).map_err(failed)?);
     // Raw, so that extended headers of any length are not read by the library.
     let entries = archive.entries_with_seek().map_err(damaged)?.raw(true);
@@ -379,6 +383,14 @@ mod tests {
         assert!(open(&whole[..1540]).unwrap_err().contains("ends within one of its members"));
         assert!(open(&whole[..300]).unwrap_err().contains("no whole tar file"));
         assert!(open(&[7; 2000]).unwrap_err().contains("no whole tar file"));
+        // Of a header whose numbers are none, its name is told and no byte of it.
+        let mut damaged = whole.clone();
+        damaged[124..136].fill(0x1b);
+        let mut header = tar::Header::from_byte_slice(&damaged[..512]).clone();
+        header.set_cksum();
+        damaged[..512].copy_from_slice(header.as_bytes());
+        let said = open(&damaged).unwrap_err();
+        assert!(said.contains("a.tar cannot be used: it is no whole tar file; fetch it again"), "{said:?}");
         assert!(open(&[]).unwrap().is_empty());
         // A member that says it is longer than any file.
         let mut header = tar::Header::new_gnu();

@@ -9,7 +9,7 @@
 //! memory.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -156,6 +156,52 @@ pub struct Stream {
     next: usize,
     waited: Duration,
     skipped: Vec<Skipped>,
+    /// Batches that were looked at, and are given before any other.
+    ahead: VecDeque<(Batch, Vec<Skipped>)>,
+    row: Row,
+}
+
+/// What lies ahead of whoever takes batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ahead {
+    /// The batches asked for.
+    Ready,
+    /// It is to stop.
+    Stopped,
+    /// The images cannot be reached.
+    Outage(Outage),
+}
+
+/// Images in a row that cannot be read, although they are not damaged: the storage that they lie on is gone, or was for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outage {
+    /// The first of them.
+    pub first: Skipped,
+    /// How many, counted until it was noticed.
+    pub images: usize,
+    /// Whether an image was read before them, by this stream.
+    pub has_read: bool,
+}
+
+/// So many different images in a row that cannot be read are looked into: of images that are damaged here and there no epoch has such a row.
+const LONG_ROW: usize = 32;
+/// How many images of the set, evenly spread, are read to see whether any can be.
+const PROBES: usize = 16;
+
+/// The images that could not be read since the last one that could, in the order of the epoch.
+#[derive(Debug, Default)]
+struct Row {
+    first: Option<Skipped>,
+    /// The last one, which comes again where images are repeated.
+    last: Option<usize>,
+    images: usize,
+    has_read: bool,
+}
+
+impl Row {
+    fn end(&mut self) {
+        *self = Self { has_read: self.has_read, ..Self::default() };
+    }
 }
 
 impl Stream {
@@ -176,7 +222,64 @@ impl Stream {
                 thread::spawn(move || work(&shared))
             })
             .collect();
-        Self { shared, workers, next, waited: Duration::ZERO, skipped: Vec::new() }
+        let (skipped, ahead) = (Vec::new(), VecDeque::new());
+        Self { shared, workers, next, waited: Duration::ZERO, skipped, ahead, row: Row::default() }
+    }
+
+    /// Waits for the next `count` batches, or all that are left if those are fewer, and looks further as long as the last image looked at
+    /// cannot be read: either the row of such images ends, or it is an outage that begins within these batches. No batch is lost.
+    pub fn look_ahead(&mut self, count: usize, stop: &AtomicBool) -> Ahead {
+        while (self.ahead.len() < count || self.row.images > 0) && self.next < self.batches() {
+            if !self.wait(stop) {
+                return Ahead::Stopped;
+            }
+            let Some(Made { batch, skipped, is_read }) = self.receive() else { break };
+            let outage = self.follow(&is_read, &skipped);
+            self.ahead.push_back((batch, skipped));
+            if let Some(outage) = outage {
+                return Ahead::Outage(outage);
+            }
+        }
+        if self.row.images == 0 || self.next < self.batches() {
+            return Ahead::Ready;
+        }
+        // The epoch ends in a row of such images, which no other image may have ended.
+        match self.end_of_row() {
+            Some(outage) => Ahead::Outage(outage),
+            None => Ahead::Ready,
+        }
+    }
+
+    /// Goes on with the row of images that cannot be read; gives it if it is an outage. `is_read` is of every image of a batch.
+    fn follow(&mut self, is_read: &[bool], skipped: &[Skipped]) -> Option<Outage> {
+        let mut skipped = skipped.iter();
+        for &is_read in is_read {
+            if is_read {
+                self.row.end();
+                self.row.has_read = true;
+                continue;
+            }
+            let Some(image) = skipped.next() else { continue };
+            if self.row.last.replace(image.index) != Some(image.index) {
+                self.row.images += 1;
+            }
+            self.row.first.get_or_insert_with(|| image.clone());
+            if self.row.images >= LONG_ROW.min(self.shared.job.images()) {
+                let outage = self.end_of_row();
+                if outage.is_some() {
+                    return outage;
+                }
+            }
+        }
+        None
+    }
+
+    /// Ends the row; gives it if its images are out of reach, not damaged.
+    fn end_of_row(&mut self) -> Option<Outage> {
+        let Row { first, images, has_read, .. } = std::mem::take(&mut self.row);
+        self.row.has_read = has_read;
+        let first = first.filter(|first| self.shared.job.is_out_of_reach(first.index))?;
+        Some(Outage { first, images, has_read })
     }
 
     /// How many batches the whole epoch has, those before the first one given included.
@@ -218,6 +321,18 @@ impl Iterator for Stream {
     type Item = Batch;
 
     fn next(&mut self) -> Option<Batch> {
+        let (batch, skipped) = match self.ahead.pop_front() {
+            Some(seen) => seen,
+            None => self.receive().map(|Made { batch, skipped, .. }| (batch, skipped))?,
+        };
+        self.skipped.extend(skipped);
+        Some(batch)
+    }
+}
+
+impl Stream {
+    /// The next batch that was not looked at.
+    fn receive(&mut self) -> Option<Made> {
         if self.next == self.batches() {
             return None;
         }
@@ -240,9 +355,7 @@ impl Iterator for Stream {
         drop(state);
         self.shared.room.notify_all();
         self.next += 1;
-        let (batch, skipped) = finished.unwrap_or_else(|panic| resume_unwind(panic));
-        self.skipped.extend(skipped);
-        Some(batch)
+        Some(finished.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 }
 
@@ -285,8 +398,16 @@ struct Training {
 
 /// One image's pixels, or why there are none.
 type Outcome = Result<(usize, Vec<f32>), Skipped>;
-/// A batch with the images that it lacks; `Err` is a worker's panic.
-type Finished = Result<(Batch, Vec<Skipped>), Box<dyn Any + Send>>;
+/// `Err` is a worker's panic.
+type Finished = Result<Made, Box<dyn Any + Send>>;
+
+/// A batch with the images that it lacks.
+struct Made {
+    batch: Batch,
+    skipped: Vec<Skipped>,
+    /// Of every image that it should have.
+    is_read: Vec<bool>,
+}
 
 impl Job {
     fn batches(&self) -> usize {
@@ -296,6 +417,23 @@ impl Job {
     /// How many images the batch has if all of them can be read.
     fn length(&self, batch: usize) -> usize {
         self.batch_size.min(self.positions - batch * self.batch_size)
+    }
+
+    /// How many different images the epoch takes.
+    fn images(&self) -> usize {
+        match &self.kind {
+            Kind::Training(training) => self.positions.div_ceil(training.repeats),
+            Kind::Evaluation(_) => self.positions,
+        }
+    }
+
+    /// Whether an image that could not be read was out of reach, not damaged: no image of the set can be read, or that one can again.
+    fn is_out_of_reach(&self, index: usize) -> bool {
+        let count = self.source.len();
+        let probes = PROBES.min(count);
+        let is_there = (0..probes).any(|probe| self.source.read(probe * count / probes).is_ok());
+        // Asked last: storage that came back between the two shows here.
+        !is_there || self.source.read(index).is_ok()
     }
 
     /// The image at a position of the epoch.
@@ -323,8 +461,9 @@ impl Job {
     }
 
     /// Puts a batch together.
-    fn batch(&self, number: usize, outcomes: Vec<Outcome>) -> (Batch, Vec<Skipped>) {
+    fn batch(&self, number: usize, outcomes: Vec<Outcome>) -> Made {
         let (mut indices, mut skipped) = (Vec::with_capacity(outcomes.len()), Vec::new());
+        let is_read = outcomes.iter().map(Result::is_ok).collect();
         let mut pixels = Vec::with_capacity(outcomes.len() * 3 * self.size[0] * self.size[1]);
         for outcome in outcomes {
             match outcome {
@@ -342,7 +481,7 @@ impl Job {
         };
         mix(&mut pixels, self.size, &mixes);
         let targets = targets(&labels, self.source.classes(), smoothing, &mixes);
-        (Batch { indices, labels, targets, pixels }, skipped)
+        Made { batch: Batch { indices, labels, targets, pixels }, skipped, is_read }
     }
 }
 
@@ -733,6 +872,68 @@ mod tests {
         assert!(!stream.wait(&AtomicBool::new(true)), "the next one is not");
         assert_eq!(stream.by_ref().count(), 2);
         assert!(stream.wait(&AtomicBool::new(false)), "after the last one there is nothing to wait for");
+    }
+
+    /// Images of which some reads, counted from 0, find nothing.
+    struct Away(Arc<dyn Source>, std::ops::Range<usize>, AtomicUsize);
+
+    impl Source for Away {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn classes(&self) -> usize {
+            self.0.classes()
+        }
+        fn label(&self, index: usize) -> usize {
+            self.0.label(index)
+        }
+        fn id(&self, index: usize) -> String {
+            self.0.id(index)
+        }
+        fn read(&self, index: usize) -> Result<RgbImage, DecodeError> {
+            if self.1.contains(&self.2.fetch_add(1, Ordering::SeqCst)) {
+                let source = std::io::ErrorKind::NotFound.into();
+                return Err(DecodeError::Read { name: self.id(index), source });
+            }
+            self.0.read(index)
+        }
+        fn fingerprint(&self) -> String {
+            self.0.fingerprint()
+        }
+    }
+
+    #[test]
+    fn storage_that_was_gone_for_a_while_is_told_before_its_first_batch() {
+        let go_on = AtomicBool::new(false);
+        // A long row in the middle, and a short one at the end.
+        for (reads, whole) in [(10..60, 1), (90..100, 11)] {
+            let mut stream = stream(Arc::new(Away(images(96), reads, AtomicUsize::new(0))), plan(8, 1));
+            for _ in 0..whole {
+                assert_eq!(stream.look_ahead(1, &go_on), Ahead::Ready);
+                assert_eq!(stream.next().unwrap().len(), 8);
+            }
+            let Ahead::Outage(outage) = stream.look_ahead(1, &go_on) else { panic!("an outage") };
+            assert!(outage.has_read && outage.images == if whole == 1 { LONG_ROW } else { 6 }, "{outage:?}");
+            assert!(stream.skipped().is_empty());
+        }
+    }
+
+    #[test]
+    fn damaged_images_are_no_outage_however_many() {
+        let go_on = AtomicBool::new(false);
+        let damaged: Vec<usize> = (5..60).collect();
+        let set = Trouble::new(64, &damaged, None);
+        let mut ordered = evaluation(set, [4, 4], Filter::Bilinear, 1.0, 4, 2);
+        let mut read = 0;
+        while ordered.look_ahead(1, &go_on) == Ahead::Ready {
+            let Some(batch) = ordered.next() else { break };
+            read += batch.len();
+        }
+        assert_eq!((read, ordered.skipped().len()), (9, 55));
+        // A single one at the end neither.
+        let mut ordered = evaluation(Trouble::new(5, &[4], None), [4, 4], Filter::Bilinear, 1.0, 2, 1);
+        assert_eq!(ordered.look_ahead(3, &go_on), Ahead::Ready);
+        assert_eq!(ordered.map(|batch| batch.len()).sum::<usize>(), 4);
     }
 
     #[test]
