@@ -295,7 +295,7 @@ impl FillArgs {
         let settings = RunFolder::existing(&self.run)?.settings().clone();
         if let Some(images) = settings["images"].as_u64().filter(|&images| images != listed as u64) {
             return Err(format!(
-                "{run}/images.csv does not fit {run}/run.json: it lists {}, and the run is of {images}; restore that file, or make                  the run again by `netkin sat` in another folder",
+                "{run}/images.csv does not fit {run}/run.json: it lists {}, and the run is of {images}; restore that file, or make the run again by `netkin sat` in another folder",
                 counted(listed, "image")
             )
             .into());
@@ -310,7 +310,7 @@ impl FillArgs {
         match scored.iter().find(|name| !is_known(name)) {
             None => Ok(()),
             Some(name) => Err(format!(
-                "{name} is in {}, and there is no record of it in {run}/models; run what made the run again, `netkin sat` with the                  same networks, images and settings and --run {run}",
+                "{name} is in {}, and there is no record of it in {run}/models; run what made the run again, `netkin sat` with the same networks, images and settings and --run {run}",
                 scores.display()
             )
             .into()),
