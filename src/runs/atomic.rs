@@ -1,62 +1,31 @@
 //! Files that are there whole or not at all, on one disk or on a shared one.
 //!
-//! Temporary names are random and created exclusively: process ids are no names, since two containers on one shared folder
-//! may both be process 1. There are no locks, which shared file systems keep badly or not at all.
+//! There are no locks, which shared file systems keep badly or not at all.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use tempfile::NamedTempFile;
+use netkin_weights::files::{create_whole, write_whole};
 
 use super::RunError;
 
-/// The extension of files that are still being written; one that stays behind is what a stopped program left.
-pub(super) const TEMPORARY: &str = "partial";
-
-/// Writes under a temporary name in the same folder (which is made if need be), syncs, and renames.
+/// [`write_whole`], tried once more where that may help.
 ///
 /// # Errors
-/// If any of that fails; a file of that name that was there before is then still there.
+/// If it fails; a file of that name that was there before is then still there.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
-    let write = || -> io::Result<()> {
-        temporary(path, bytes)?.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    once_more(write).map_err(|source| RunError::Write { path: path.to_owned(), source })
+    once_more(|| write_whole(path, bytes)).map_err(|source| RunError::Write { path: path.to_owned(), source })
 }
 
-/// As [`write_atomically`], but leaves a file that is there already as it is; whether the file is now ours. Of several
-/// processes that do so at once, one gets to write.
+/// [`create_whole`], tried once more where that may help: a file that is there already is left as it is. Whether the file is
+/// now ours.
 ///
 /// # Errors
 /// If the file is not there already and cannot be written.
 pub fn create_atomically(path: &Path, bytes: &[u8]) -> Result<bool, RunError> {
-    let create = || match temporary(path, bytes)?.persist_noclobber(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error.error),
-    };
-    once_more(create).map_err(|source| RunError::Write { path: path.to_owned(), source })
-}
-
-/// What was half written is removed when this fails: it is of no use, and on a full disk in the way.
-fn temporary(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut prefix = path.file_name().unwrap_or_default().to_owned();
-    prefix.push(".");
-    let suffix = format!(".{TEMPORARY}");
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(&suffix).rand_bytes(16);
-    // Others who share the folder read it, too, as far as the umask lets them.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    Ok(file)
+    once_more(|| create_whole(path, bytes)).map_err(|source| RunError::Write { path: path.to_owned(), source })
 }
 
 /// Makes sure that the names in a folder survive a loss of power; where a folder cannot be synced, there is nothing to do.
@@ -105,35 +74,6 @@ pub fn is_temporary(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn names(folder: &Path) -> Vec<String> {
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_file_is_replaced_and_nothing_else_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deep/file");
-        write_atomically(&path, b"one").unwrap();
-        write_atomically(&path, b"two").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two");
-        assert_eq!(names(path.parent().unwrap()), ["file"]);
-    }
-
-    #[test]
-    fn of_many_who_create_a_file_one_succeeds() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = &folder.path().join("file");
-        let created: Vec<bool> = std::thread::scope(|scope| {
-            let each = |name: u8| scope.spawn(move || create_atomically(path, &[name; 1000]).unwrap());
-            let threads: Vec<_> = (0..8).map(each).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(created.iter().filter(|&&created| created).count(), 1);
-        let winner = created.iter().position(|&created| created).unwrap();
-        assert_eq!(std::fs::read(path).unwrap(), [winner as u8; 1000]);
-        assert_eq!(names(folder.path()), ["file"]);
-    }
-
     #[test]
     fn what_fails_for_a_moment_is_tried_once_more() {
         let mut calls = 0;
@@ -159,17 +99,5 @@ mod tests {
         for code in [libc::ENOENT, libc::EACCES, libc::EROFS, libc::ENOTDIR] {
             assert!(!is_temporary(&io::Error::from_raw_os_error(code)), "{code}");
         }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn others_may_read_what_the_umask_lets_them() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
-        write_atomically(&ours, b"").unwrap();
-        std::fs::write(&plain, b"").unwrap();
-        let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode(&ours), mode(&plain));
     }
 }

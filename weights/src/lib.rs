@@ -17,6 +17,7 @@
 //! * [`check`]: how such a file fits, without loading it; [`preprocessing()`]: how images are prepared for it.
 //! * [`locate`] and [`fetch`]: where weights are on this machine, and how they come there.
 //! * [`save()`]: a network's parameters as safetensors under timm's keys.
+//! * [`files`]: files that are there whole or not at all.
 //! * [`hub`]: the Hugging Face hub and its cache folder.
 //! * [`catalogue`]: which weights timm publishes, and how images are prepared for them.
 //! * [`embedded`]: the weights inside the program.
@@ -29,6 +30,7 @@ pub mod catalogue;
 pub mod embedded;
 mod error;
 mod file;
+pub mod files;
 pub mod hub;
 mod layout;
 mod load;

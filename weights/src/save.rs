@@ -1,21 +1,20 @@
 //! From a network to a file.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 
 use burn_store::{ModuleSnapshot, bridge};
 use netkin_architectures::Network;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::files::write_whole;
 use crate::precision::{Flaw, convert};
 use crate::{Error, Precision};
 
 /// Writes a network's parameters and running statistics as safetensors under timm's keys, each number rounded to
 /// `precision`. timm loads the file strictly, but for `num_batches_tracked`, which is not written.
 ///
-/// The file appears whole or not at all: it is written under a temporary name beside `path`, synced and renamed. The
+/// The file appears whole or not at all: see [`write_whole`](crate::files::write_whole). The
 /// same network gives the same bytes. A network that was training is to be given as its `valid()`, which brings the
 /// running statistics up to date.
 ///
@@ -23,15 +22,7 @@ use crate::{Error, Precision};
 /// [`Error::NotFinite`], [`Error::Overflow`], [`Error::Device`] or [`Error::Io`].
 pub fn save(network: &Network, path: &Path, precision: Precision) -> Result<(), Error> {
     let bytes = encode(network, &path.display().to_string(), precision)?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.partial", std::process::id()));
-    let temporary = Path::new(&temporary);
-    let written = write(temporary, &bytes).and_then(|()| fs::rename(temporary, path));
-    written.map_err(|error| {
-        // What is left of it is of no use; that it cannot be removed either is no news.
-        let _ = fs::remove_file(temporary);
-        Error::Io { action: "write", path: path.into(), error }
-    })
+    write_whole(path, &bytes).map_err(|error| Error::Io { action: "write", path: path.into(), error })
 }
 
 /// What [`save`] writes.
@@ -67,12 +58,6 @@ fn encode(network: &Network, label: &str, precision: Precision) -> Result<Vec<u8
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = safetensors::serialize(views, Some(metadata));
     Ok(bytes.expect("keys are unique and shapes small"))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn dtype(precision: Precision) -> Dtype {
