@@ -30,9 +30,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from speed_table import KEEP_MEMORY
+
 SEED = 0
-# glibc keeps what is freed instead of giving it back to the system page by page, as netkin tells its own.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**26)}
 NETWORK, MINI_BATCH, SIZE = "resnet50", 64, 224
 # The blocks that netkin shows.
 BLOCKS = ["act1", "maxpool"] + [f"layer{s + 1}.{b}" for s, count in enumerate([3, 4, 6, 3]) for b in range(count)]

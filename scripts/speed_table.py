@@ -20,8 +20,8 @@ held (on a GPU: that its framework took from the device). Both sides get the sam
 
 On the CPU, PyTorch runs eagerly with NCHW and with channels_last tensors, and compiled by torch.compile (channels_last; it wants
 a C++ compiler and about a minute for a network); the fastest of the three counts, or of those that `--ways` names. glibc's
-allocator is told (by environment variables) to keep memory between steps, as netkin tells its own, without which PyTorch's
-steps take up to twice as long on networks of large feature maps. `--vectors avx2` holds both sides to AVX2.
+allocator is told (by environment variables) to keep memory between steps and to ask for large pages, as netkin tells its own,
+without which PyTorch's steps take up to twice as long on networks of large feature maps. `--vectors avx2` holds both sides to AVX2.
 
 On a GPU, PyTorch runs eagerly (channels_last, TF32), under autocast to bf16, and compiled by torch.compile (channels_last,
 TF32); netkin runs in f32 (products of which its kernels compute as TF32), f16 and bf16.
@@ -73,8 +73,14 @@ RIVALS = {"f32": "eager TF32", "f16": "autocast bf16", "bf16": "autocast bf16"}
 
 WARM_UP = {"cpu": 1, "cuda": 5}
 
-# glibc keeps what is freed instead of giving it back to the system page by page; other systems ignore these.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**26)}
+# glibc keeps what is freed instead of giving it back to the system page by page, and asks for pages of 2 MiB, as netkin does
+# by itself; other systems ignore these.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(2**26),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 # What holds both sides to the vectors of a lesser processor: netkin; PyTorch's own kernels, oneDNN and MKL.
 VECTORS = {
