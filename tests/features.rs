@@ -495,7 +495,7 @@ fn other_measures_fill_the_matrix_of_a_run() {
     let whole = std::fs::read_to_string(&list).unwrap();
     let cut: String = whole.lines().take(8).map(|line| format!("{line}\n")).collect();
     std::fs::write(&list, cut).unwrap();
-    refused(&fill("dcor"), &["images.csv does not fit", "run.json", "7 images", "is of 12"]);
+    refused(&fill("dcor"), &["images.csv is damaged", "lists 7 images", "run.json says 12"]);
     std::fs::write(&list, whole).unwrap();
     let models = Path::new(&run).join("models");
     let is_of_vit = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("demo_vit_patch7");

@@ -219,6 +219,45 @@ fn auto_asks_the_environment() {
 }
 
 #[test]
+fn a_list_or_a_record_that_was_lost_changes_no_result_unsaid() {
+    let setting = Setting::new();
+    let (_, csv) = setting.alone();
+    let run = setting.scratch.path("alone");
+    let merged = |said: &str, code: i32| {
+        let output = setting.merged(&[], "alone");
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
+    };
+
+    let list = std::fs::read_to_string(run.join("images.csv")).unwrap();
+    let half: String = list.split_inclusive('\n').take(33).collect();
+    for (damaged, said) in [
+        (half.as_str(), "images.csv is damaged (it lists 32 images, and run.json says 100)"),
+        ("", "images.csv is damaged (it lists 0 images, and run.json says 100)"),
+        (&list.replacen("00.png", "x0.png", 1), "images.csv is damaged (its images or labels are not those"),
+    ] {
+        std::fs::write(run.join("images.csv"), damaged).unwrap();
+        merged(said, 2);
+        let output = setting.command("sat", "alone").output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
+    }
+    std::fs::remove_file(run.join("images.csv")).unwrap();
+    merged("images.csv is damaged (it is not there)", 2);
+    assert_eq!(std::fs::read(run.join("sat.csv")).unwrap(), csv, "what was there stays");
+    std::fs::write(run.join("images.csv"), list).unwrap();
+
+    let record = std::fs::read_dir(run.join("models")).unwrap().last().unwrap().unwrap().path();
+    std::fs::remove_file(record).unwrap();
+    merged("units of networks of which the folder models/ has no record", 1);
+    let (code, status) = setting.status("alone", "1");
+    assert_eq!((code, &status["missing"]), (Some(1), &0.into()));
+    assert!(status["unrecorded"].as_u64() > Some(0));
+    ok(&mut setting.command("sat", "alone"));
+    assert_eq!(std::fs::read(run.join("sat.csv")).unwrap(), csv);
+}
+
+#[test]
 fn what_is_no_run_folder_is_refused() {
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path("empty")).unwrap();

@@ -22,7 +22,7 @@ use crate::similarity::features::extract::{Layer, View, extract};
 use crate::similarity::features::fill::{matrix_of, matrix_of_features};
 use crate::similarity::features::kept::{MeasureRecord, Weights, values_of};
 use crate::similarity::features::outputs::{Predictions, disagreement, kappa};
-use crate::similarity::features::{Features, Measure, Properties, counted};
+use crate::similarity::features::{Features, Measure, Properties};
 use crate::similarity::sat::{NetworkRecord, Outcomes};
 
 /// Describe a matrix of similarities, compare two, or fill one with another measure
@@ -289,17 +289,9 @@ impl FillArgs {
         }
     }
 
-    /// Refuses a run of which a network's record or images have gone.
+    /// Refuses a run of which a network's record has gone.
     fn check_whole(&self, outcomes: &Outcomes) -> Result<(), Failure> {
-        let (run, listed) = (self.run.display(), outcomes.images().images().len());
-        let settings = RunFolder::existing(&self.run)?.settings().clone();
-        if let Some(images) = settings["images"].as_u64().filter(|&images| images != listed as u64) {
-            return Err(format!(
-                "{run}/images.csv does not fit {run}/run.json: it lists {}, and the run is of {images}; restore that file, or make the run again by `netkin sat` in another folder",
-                counted(listed, "image")
-            )
-            .into());
-        }
+        let run = self.run.display();
         // A run that is not finished has no scores yet.
         let scores = self.run.join("sat.csv");
         if !scores.is_file() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::common::{Common, say};
+use super::status::unrecorded;
 use super::{Failure, Outcome, sat};
 use crate::runs::{RunFolder, Shard, merge};
 use crate::similarity::sat::Outcomes;
@@ -26,6 +27,10 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        sat::tried_again_later(|| self.merge(common))
+    }
+
+    fn merge(&self, common: &Common) -> Result<Outcome, Failure> {
         let epsilon_s = self.score.epsilon_s()?;
         let folders = self.runs.iter().map(|path| RunFolder::existing(path)).collect::<Result<Vec<_>, _>>()?;
         self.check_networks()?;
@@ -57,7 +62,11 @@ impl Args {
             return Ok(Outcome::FellShort);
         }
         let outcome = sat::report(&outcomes.collect(epsilon_s)?, &self.into, None, common)?;
-        Ok(if merged.conflicts.is_empty() { outcome } else { Outcome::FellShort })
+        if plan.unwanted() > 0 {
+            say(&format!("there are {}", unrecorded(plan.unwanted())));
+        }
+        let is_all = merged.conflicts.is_empty() && plan.unwanted() == 0;
+        Ok(if is_all { outcome } else { Outcome::FellShort })
     }
 
     /// Networks of one name and different weights would be rows of one name: refused before anything is copied.

@@ -1,8 +1,8 @@
 //! The command line: what was typed becomes ready objects, then one call into the library.
 //!
 //! stdout is data, everything else goes to stderr. Exit codes: 0 done; 1 done, but something failed or fell short;
-//! 2 could not run; 75 may succeed at another time: a share of a run (`sat --shard`), a run on several devices, or a training that
-//! was stopped, whose disk was full, or whose folder another process uses.
+//! 2 could not run; 75 may succeed at another time: a run of `sat` or a share of it, `plan` or `merge` whose disk was full or whose
+//! device failed, or a training that was stopped, whose disk was full, or whose folder another process uses.
 
 mod attack;
 mod attack_options;

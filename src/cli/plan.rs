@@ -14,6 +14,10 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, common: &Common) -> Result<Outcome, Failure> {
+        sat::tried_again_later(|| self.plan(common))
+    }
+
+    fn plan(&self, common: &Common) -> Result<Outcome, Failure> {
         let dataset = self.settings.data.open()?;
         let config = self.settings.config(&dataset)?;
         let mut networks = Vec::new();

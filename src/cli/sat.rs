@@ -225,11 +225,10 @@ impl Args {
         let dataset = self.settings.data.open()?;
         let settings = self.settings.config(&dataset)?;
         let config = SatConfig { epsilon_s: self.score.epsilon_s()?, batch: self.batch, ..settings };
-        match self.shard {
-            Some(shard) => tried_again_later(|| self.do_share(shard, &dataset, &config, common)),
-            None if common.device.one().is_err() => tried_again_later(|| self.do_all(&dataset, &config, common)),
+        tried_again_later(|| match self.shard {
+            Some(shard) => self.do_share(shard, &dataset, &config, common),
             None => self.do_all(&dataset, &config, common),
-        }
+        })
     }
 
     fn do_all(&self, dataset: &Dataset, config: &SatConfig, common: &Common) -> Result<Outcome, Failure> {

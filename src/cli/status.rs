@@ -30,6 +30,8 @@ struct Document {
     total: usize,
     done: usize,
     missing: usize,
+    /// Units of networks that the folder has no record of.
+    unrecorded: usize,
     /// Of those, the ones that were done and are damaged.
     damaged: Vec<String>,
     made_by: Vec<MadeBy>,
@@ -51,6 +53,7 @@ impl Args {
             total: plan.total(),
             done: plan.total() - missing,
             missing,
+            unrecorded: plan.unwanted(),
             damaged: plan.damaged().map(ToString::to_string).collect(),
             made_by: made_by(&plan.made_by()),
             seconds_left: seconds_left(&plan),
@@ -61,7 +64,7 @@ impl Args {
         } else {
             print(&document.to_text())?;
         }
-        Ok(if missing == 0 { Outcome::Done } else { Outcome::FellShort })
+        Ok(if missing == 0 && document.unrecorded == 0 { Outcome::Done } else { Outcome::FellShort })
     }
 }
 
@@ -79,6 +82,9 @@ impl Document {
         for damage in &self.damaged {
             text += &format!("damaged   {damage}\n");
         }
+        if self.unrecorded > 0 {
+            text += &format!("besides   {}\n", unrecorded(self.unrecorded));
+        }
         if let Some(seconds) = self.seconds_left {
             text += &format!("still     about {}\n", in_words(seconds));
         }
@@ -87,6 +93,14 @@ impl Document {
         }
         text
     }
+}
+
+/// What to say of units whose networks the run folder does not know.
+pub fn unrecorded(units: usize) -> String {
+    format!(
+        "{units} units of networks of which the folder models/ has no record: run `netkin sat` with these networks again, \
+         or restore that folder"
+    )
 }
 
 /// The shares of `count` of which something is missing, as a list of numbers and ranges.
@@ -145,6 +159,7 @@ mod tests {
             index,
             missing: missing.to_vec(),
             made_by: Default::default(),
+            unwanted: 0,
             damaged: Vec::new(),
             is_untidy: false,
             changed: changed.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{RunError, create_atomically};
+use crate::files::read_regular;
 use crate::images::{Dataset, DatasetError, Sample};
 
 /// Of each image its id, label, size, time of change and content's hash, in the order of the data set.
@@ -51,6 +52,9 @@ impl Listed {
     }
 }
 
+/// The largest list that is read, in bytes: some hundred million images.
+const MAX_LIST: u64 = 1 << 34;
+
 impl Manifest {
     /// The list of a run folder, which must be of that data set; none if there is no list yet.
     ///
@@ -92,7 +96,7 @@ impl Manifest {
     /// If it cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>, RunError> {
         let path = folder.join(FILE);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_regular(&path, MAX_LIST) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(RunError::Read { path, source }),

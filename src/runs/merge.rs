@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Bundle, Key, Provenance, Reading, RunError, RunFolder, Store, create_atomically, store};
+use crate::files::read_regular;
 
 /// What became of the units of a merge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,20 +33,22 @@ pub struct Conflict {
 }
 
 /// Copies all units and records of the folders `from` to `into`, which is made if need be; the list of images, too. Run
-/// folders of other settings are refused before anything is copied. What is merged already is not copied again.
+/// folders of other settings are refused before anything is made. What is merged already is not copied again.
 ///
 /// # Errors
 /// If there is no folder to copy from or to, a folder is no run folder or of other settings, or something cannot be read or
 /// written.
 pub fn merge(from: &[RunFolder], into: &Path) -> Result<(RunFolder, Merged), RunError> {
     let target = match from.first() {
-        Some(first) => RunFolder::open(into, first.settings())?,
+        Some(first) => {
+            for folder in from {
+                // The same comparison as when a run goes on.
+                RunFolder::open(folder.path(), first.settings())?;
+            }
+            RunFolder::open(into, first.settings())?
+        }
         None => RunFolder::existing(into)?,
     };
-    for folder in from {
-        // The same comparison as when a run goes on.
-        RunFolder::open(folder.path(), target.settings())?;
-    }
     let mut merged = Merged::default();
     for folder in from.iter().filter(|folder| !is_same(folder.path(), into)) {
         copy_files(folder.path(), target.path())?;
@@ -107,7 +110,8 @@ fn copy_files(from: &Path, into: &Path) -> Result<(), RunError> {
         if !source.exists() || target.exists() {
             continue;
         }
-        let bytes = std::fs::read(&source).map_err(|error| RunError::Read { path: source, source: error })?;
+        let bytes =
+            read_regular(&source, u64::MAX - 1).map_err(|error| RunError::Read { path: source, source: error })?;
         create_atomically(&target, &bytes)?;
     }
     Ok(())
@@ -165,7 +169,7 @@ mod tests {
         let into = scratch.path().join("into");
         let error = merge(&[a, b], &into).unwrap_err();
         assert!(error.to_string().contains("steps = 2, and now it is 1"), "{error}");
-        assert!(!into.join("units").exists());
+        assert!(!into.exists());
         assert!(matches!(merge(&[], &scratch.path().join("none")), Err(RunError::NoRun { .. })));
     }
 }

@@ -39,6 +39,8 @@ pub use store::{Bundle, Damage, Provenance, Reading, Shelf, Store};
 
 use atomic::once_more;
 
+use crate::files::read_regular;
+
 /// Changes when the files of a run folder do.
 const FORMAT: u32 = 2;
 
@@ -136,19 +138,20 @@ impl RunFolder {
     /// # Errors
     /// If the folder cannot be written, holds other files, or was made with other settings.
     pub fn open(path: &Path, settings: &Value) -> Result<Self, RunError> {
-        let asked = written(&json!({"format": FORMAT, "settings": settings}));
+        let asked = written(settings);
         let manifest = path.join(RUN);
         if !manifest.exists() {
             let is_foreign = |entry: std::fs::DirEntry| !is_unfinished(&entry.path());
             if std::fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_foreign)) && !manifest.exists() {
                 return Err(RunError::Foreign { folder: path.to_owned() });
             }
-            let text = serde_json::to_vec_pretty(&asked).expect("JSON values print");
+            let document = json!({"format": FORMAT, "settings": asked, "checksum": Key::of(&asked)});
+            let text = serde_json::to_vec_pretty(&document).expect("JSON values print");
             create_atomically(&manifest, &text)?;
         }
         // Also if it was made just now: another process may have been the first.
         let folder = Self::existing(path)?;
-        match first_difference("", &folder.settings, &asked["settings"]) {
+        match first_difference("", &folder.settings, &asked) {
             None => Ok(folder),
             Some((setting, there, asked)) => {
                 Err(RunError::OtherSettings { folder: path.to_owned(), setting, there, asked })
@@ -159,10 +162,10 @@ impl RunFolder {
     /// Opens a folder that is there.
     ///
     /// # Errors
-    /// If it is no run folder, or of another version.
+    /// If it is no run folder, of another version, or the settings in `run.json` are not those that were written.
     pub fn existing(path: &Path) -> Result<Self, RunError> {
         let manifest = path.join(RUN);
-        let bytes = match once_more(|| std::fs::read(&manifest)) {
+        let bytes = match once_more(|| read_regular(&manifest, MAX_RECORD)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(RunError::NoRun { folder: path.to_owned() });
@@ -170,11 +173,16 @@ impl RunFolder {
             Err(source) => return Err(RunError::Read { path: manifest, source }),
         };
         let mut there: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| RunError::Damaged { path: manifest, reason: error.to_string() })?;
+            .map_err(|error| RunError::Damaged { path: manifest.clone(), reason: error.to_string() })?;
         if there.get("format") != Some(&FORMAT.into()) {
             return Err(RunError::OtherFormat { folder: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), settings: there["settings"].take() })
+        let settings = there["settings"].take();
+        // Earlier versions wrote no checksum.
+        if there.get("checksum").is_some_and(|checksum| *checksum != json!(Key::of(&settings))) {
+            return Err(RunError::Damaged { path: manifest, reason: "its settings have another checksum".into() });
+        }
+        Ok(Self { path: path.to_owned(), settings })
     }
 
     /// The folder itself.
@@ -231,7 +239,7 @@ impl RunFolder {
         names.sort();
         let read = |name: &String| {
             let path = folder.join(name);
-            let bytes = once_more(|| std::fs::read(&path));
+            let bytes = once_more(|| read_regular(&path, MAX_RECORD));
             let bytes = bytes.map_err(|source| RunError::Read { path: path.clone(), source })?;
             serde_json::from_slice(&bytes).map_err(|error| RunError::DamagedRecord { path, reason: error.to_string() })
         };
@@ -240,6 +248,9 @@ impl RunFolder {
 }
 
 const RUN: &str = "run.json";
+
+/// The largest file that describes a run or what took part in it, in bytes.
+const MAX_RECORD: u64 = 1 << 26;
 
 /// A value as it is after it was written and read, which may change the last digit of a number.
 pub(crate) fn written(value: &impl Serialize) -> Value {
@@ -254,7 +265,7 @@ fn file_name(name: &str) -> String {
 }
 
 fn is_unfinished(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == atomic::TEMPORARY)
+    path.extension().is_some_and(|extension| extension == netkin_weights::files::TEMPORARY)
 }
 
 /// The first setting that differs, with its two values as text.
@@ -306,6 +317,46 @@ mod tests {
         assert!(error.to_string().contains("another version of netkin"), "{error}");
         std::fs::write(folder.path().join(RUN), "{").unwrap();
         assert!(matches!(RunFolder::open(folder.path(), &json!({})), Err(RunError::Damaged { .. })));
+    }
+
+    #[test]
+    fn settings_that_were_changed_by_hand_or_by_a_disk_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        RunFolder::open(folder.path(), &json!({"steps": 20, "eps": 0.1})).unwrap();
+        let path = folder.path().join(RUN);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (old, new) in [("20", "21"), ("eps", "epz"), ("0.1", "0.3")] {
+            std::fs::write(&path, text.replace(old, new)).unwrap();
+            let said = RunFolder::existing(folder.path()).unwrap_err().to_string();
+            assert!(said.contains("run.json is damaged (its settings have another checksum)"), "{said}");
+        }
+        std::fs::write(&path, r#"{"format": 2, "settings": {"steps": 20}}"#).unwrap();
+        assert!(RunFolder::existing(folder.path()).is_ok(), "those of earlier versions have none");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_waits_for_a_pipe_in_a_run_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(&folder.path().join("run"), &json!({})).unwrap();
+        let (key, made_by) = (Key::of(&1), Provenance { netkin: "1".into(), device: "flex".into() });
+        let pipe = |path: &Path| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let _ = std::fs::remove_file(path);
+            assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        };
+        for store in [run.units(), run.large()] {
+            pipe(&store.shelf_folder(key).join("0.pack"));
+            assert_eq!(store.shelf(key).unwrap().damaged().len(), 1);
+            store.put(key, &made_by, &Bundle::from([(key, vec![1])])).unwrap();
+            assert_eq!(store.get(key, key).unwrap(), Some(vec![1]));
+        }
+        pipe(&run.path().join("models/a.json"));
+        assert!(run.records::<String>("models").unwrap_err().to_string().contains("not a regular file"));
+        pipe(&run.path().join(RUN));
+        assert!(RunFolder::existing(run.path()).unwrap_err().to_string().contains("not a regular file"));
+        pipe(&run.path().join("images.csv"));
+        assert!(Manifest::read(run.path()).unwrap_err().to_string().contains("not a regular file"));
     }
 
     /// Whatever the number, the folder it was given to takes it again.

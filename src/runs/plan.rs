@@ -46,6 +46,8 @@ pub struct ShelfPlan {
     pub missing: Vec<usize>,
     /// What the wanted units that are there were made by, with their count.
     pub made_by: BTreeMap<Provenance, usize>,
+    /// Units that are there and that no row wants.
+    pub unwanted: usize,
     /// What was found damaged.
     pub damaged: Vec<Damage>,
     /// Whether the shelf should be [packed](super::Store::pack).
@@ -82,6 +84,12 @@ impl Plan {
     /// How many rows are not done.
     pub fn missing(&self) -> usize {
         self.shelves.iter().map(|shelf| shelf.missing.len()).sum()
+    }
+
+    /// How many units are there that no row wants: where the layout is made of everything that took part, those of something
+    /// whose record is lost.
+    pub fn unwanted(&self) -> usize {
+        self.shelves.iter().map(|shelf| shelf.unwanted).sum()
     }
 
     /// Everything that was found damaged.
@@ -127,12 +135,14 @@ impl ShelfPlan {
                 missing.push(row);
             }
         }
+        let unwanted = units.units().count().saturating_sub(made_by.values().sum());
         let is_large_untidy = large.as_ref().is_some_and(|large| large.is_untidy());
         let damaged = units.damaged().iter().chain(large.iter().flat_map(|large| large.damaged()));
         Ok(Self {
             index,
             missing,
             made_by: made_by.into_iter().map(|(provenance, count)| (provenance.clone(), count)).collect(),
+            unwanted,
             damaged: damaged.cloned().collect(),
             is_untidy: units.is_untidy() || is_large_untidy,
             changed: units.changed(),
@@ -185,6 +195,9 @@ mod tests {
         let large = Small.large(3, 1).into_iter().map(|key| (key, vec![2])).collect();
         run.large().put(Small.shelf(3), &made_by, &large).unwrap();
         assert_eq!(plan("1/2").shelves[1].missing, [0]);
-        assert_eq!(plan("0/1").made_by(), BTreeMap::from([(made_by, 4)]));
+        assert_eq!(plan("0/1").made_by(), BTreeMap::from([(made_by.clone(), 4)]));
+        assert_eq!(plan("0/1").unwanted(), 0);
+        run.units().put(Small.shelf(3), &made_by, &[(Key::of(&"lost"), vec![1])].into()).unwrap();
+        assert_eq!(plan("0/1").unwanted(), 1);
     }
 }

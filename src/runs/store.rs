@@ -28,9 +28,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use netkin_weights::files::TEMPORARY;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{TEMPORARY, once_more, sync_folder, write_atomically};
+use super::atomic::{once_more, sync_folder, write_atomically};
 use super::{Key, RunError};
 
 const MAGIC: [u8; 8] = *b"netkinU2";
@@ -441,6 +442,10 @@ struct Index {
 }
 
 fn read_file(path: &Path, reading: Reading) -> io::Result<Contents> {
+    // Asked by name first: to open a pipe is to wait for whoever writes into it.
+    if !path.metadata()?.is_file() {
+        return Ok(Contents { length: 0, changed: None, index: None, bytes: None });
+    }
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     let (length, changed) = (metadata.len(), metadata.modified().ok());

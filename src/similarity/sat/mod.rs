@@ -254,6 +254,21 @@ pub enum SatError {
     NoImages(usize, String),
 }
 
+/// The list of a run's images, if it is there; it must be of the images that the run's settings speak of.
+fn list_of(folder: &RunFolder) -> Result<Option<Manifest>, RunError> {
+    let Some(list) = Manifest::read(folder.path())? else { return Ok(None) };
+    let settings = folder.settings();
+    let (images, listed) = (&settings["images"], json!(list.images().len()));
+    let reason = if !images.is_null() && *images != listed {
+        format!("it lists {listed} images, and run.json says {images}")
+    } else if settings["data"].as_str().is_some_and(|data| data != list.fingerprint()) {
+        "its images or labels are not those of which run.json has the hash".to_owned()
+    } else {
+        return Ok(Some(list));
+    };
+    Err(RunError::Damaged { path: folder.path().join("images.csv"), reason })
+}
+
 fn start_of(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
@@ -338,6 +353,9 @@ impl SatFolder {
             }
             dataset.check_labels(*num_classes)?;
             check_target(&*config.attack, name, *num_classes, config.target.map(|(target, _)| target))?;
+        }
+        if folder.join("run.json").exists() {
+            list_of(&RunFolder::existing(folder)?)?;
         }
         let kept = Manifest::of_run(folder, dataset, trust)?;
         let is_kept = kept.is_some();

@@ -40,11 +40,13 @@ impl Outcomes {
     /// Opens a run folder with all networks that ever took part, in the order in which they were given.
     ///
     /// # Errors
-    /// If it is no run folder, of another version, or holds no network.
+    /// If it is no run folder, of another version, holds no network, or its list of images is not the one that it was made with.
     pub fn open(folder: &Path) -> Result<Self, SatError> {
         let folder = RunFolder::existing(folder)?;
-        let manifest =
-            Manifest::read(folder.path())?.ok_or_else(|| RunError::NoRun { folder: folder.path().to_owned() })?;
+        let manifest = super::list_of(&folder)?.ok_or_else(|| RunError::Damaged {
+            path: folder.path().join("images.csv"),
+            reason: "it is not there".into(),
+        })?;
         let mut networks: Vec<NetworkRecord> = folder.records(NETWORKS)?;
         if networks.is_empty() {
             return Err(SatError::NoNetworks { folder: folder.path().to_owned() });
