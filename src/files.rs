@@ -7,6 +7,9 @@ use std::path::Path;
 /// The largest file of tensors that is read, in bytes.
 pub(crate) const MAX_TENSORS: u64 = 1 << 36;
 
+/// The largest table that is read whole, in bytes: a matrix of several thousand networks.
+pub(crate) const MAX_TABLE: u64 = 1 << 30;
+
 /// The bytes of a regular file of at most `largest` bytes.
 ///
 /// # Errors
@@ -27,6 +30,15 @@ pub(crate) fn read_regular(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
     File::open(path)?.take(largest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > largest { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// The text of a regular file of at most `largest` bytes.
+///
+/// # Errors
+/// As [`read_regular`]; for what is no UTF-8.
+pub(crate) fn read_text(path: &Path, largest: u64) -> io::Result<String> {
+    String::from_utf8(read_regular(path, largest)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text in UTF-8"))
 }
 
 #[cfg(test)]

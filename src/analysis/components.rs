@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use netkin_architectures::{Entry, registry};
 
 use super::published;
+use crate::files::{MAX_TABLE, read_text};
 
 /// A word per network and column, as in the SAT paper's table: `Stem layer` of `convnext_tiny` is `4s4`.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,7 +94,7 @@ impl ComponentTable {
     /// [`ComponentError`], but for `Missing`.
     pub fn open(path: &Path) -> Result<Self, ComponentError> {
         let text =
-            std::fs::read_to_string(path).map_err(|source| ComponentError::Read { path: path.to_owned(), source })?;
+            read_text(path, MAX_TABLE).map_err(|source| ComponentError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::files::{MAX_TABLE, read_text};
 use crate::similarity::Matrix;
 
 /// What to do with a matrix of which the two halves differ.
@@ -175,7 +176,7 @@ pub fn parse(text: &str, path: &Path, asymmetry: Asymmetry) -> Result<Matrix, Ma
 /// # Errors
 /// [`MatrixError`].
 pub fn square(path: &Path) -> Result<Matrix, MatrixError> {
-    let text = std::fs::read_to_string(path).map_err(|source| MatrixError::Read { path: path.to_owned(), source })?;
+    let text = read_text(path, MAX_TABLE).map_err(|source| MatrixError::Read { path: path.to_owned(), source })?;
     table(&text, path)
 }
 

@@ -10,6 +10,7 @@ use super::diverge::{self, Kind};
 use super::study_options::{again_later, load, percent};
 use super::{Failure, Outcome, values};
 use crate::attacks::Attack;
+use crate::files::{MAX_TABLE, read_regular};
 use crate::images::{Dataset, RgbImage, Sample};
 use crate::model::{Crop, Model};
 use crate::report::{Figure, Point, Quantity, Series, points};
@@ -113,7 +114,7 @@ impl Args {
                 path.display()
             )
         };
-        let bytes = std::fs::read(&path).map_err(|error| unfinished(&error))?;
+        let bytes = read_regular(&path, MAX_TABLE).map_err(|error| unfinished(&error))?;
         let trained: diverge::Document = serde_json::from_slice(&bytes).map_err(|error| unfinished(&error))?;
         let mut eps = if self.eps.is_empty() { EPS.to_vec() } else { self.eps.clone() };
         eps.sort_by(f64::total_cmp);
@@ -204,7 +205,7 @@ impl Args {
             "images": of_pictures(pictures),
         }));
         let path = self.folder.join("robustness").join(format!("{}.json", Key::of(&settings)));
-        let kept = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let kept = read_regular(&path, MAX_TABLE).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let kept = kept.and_then(|kept| serde_json::from_value::<Vec<usize>>(kept["correct"].clone()).ok());
         if let Some(kept) = kept.filter(|kept| kept.len() == networks.judges.len()) {
             return Ok(kept);

@@ -16,6 +16,7 @@ use super::{Failure, Outcome, demo, known, stop, values};
 use crate::analysis::stability::{halves, over_images};
 use crate::analysis::uncertainty::WithInterval;
 use crate::attacks::Iterative;
+use crate::files::{MAX_TABLE, read_regular};
 use crate::images::RgbImage;
 use crate::model::Crop;
 use crate::runs::write_atomically;
@@ -283,7 +284,7 @@ impl Args {
 /// # Errors
 /// If it was trained with other settings.
 fn recorded(record: &Path, settings: &Value) -> Result<Option<(usize, usize)>, Failure> {
-    let Ok(bytes) = std::fs::read(record) else { return Ok(None) };
+    let Ok(bytes) = read_regular(record, MAX_TABLE) else { return Ok(None) };
     let Ok(document) = serde_json::from_slice::<Value>(&bytes) else { return Ok(None) };
     if document["settings"] != *settings {
         return Err(format!(

@@ -20,6 +20,7 @@ use super::{Ended, EpochReport, Event, Run, TrainingError, save, train};
 use crate::analysis::compare::pearson;
 use crate::analysis::teachers::Relation;
 use crate::analysis::uncertainty::WithInterval;
+use crate::files::{MAX_TABLE, read_regular};
 use crate::random::Random;
 use crate::runs::{RunError, create_atomically, first_difference, write_atomically, written};
 
@@ -207,7 +208,7 @@ fn set(setting: &str) -> String {
 
 fn read(path: &Path) -> Result<Value, StudyError> {
     let damaged = |reason: String| StudyError::Damaged { path: path.to_owned(), reason };
-    let bytes = std::fs::read(path).map_err(|error| damaged(error.to_string()))?;
+    let bytes = read_regular(path, MAX_TABLE).map_err(|error| damaged(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))
 }
 
