@@ -177,6 +177,16 @@ pub enum DatasetError {
         /// Some of the others.
         others: String,
     },
+    /// Class folders that are numbers, and a few that are none.
+    #[error("Of the class folders in `{}`, {numbers} are numbers, and these are not: {others}; remove or rename them, or give a labels file (--labels).", folder.display())]
+    MixedNumbers {
+        /// The folder.
+        folder: PathBuf,
+        /// How many are numbers.
+        numbers: usize,
+        /// Some of the others.
+        others: String,
+    },
     /// Two class folders with the same number.
     #[error("The class folders `{first}` and `{second}` in `{}` are both class {label}; put them together.", folder.display())]
     SameNumber {
@@ -581,6 +591,9 @@ fn list_images(folder: &Path, id: &str, above: &mut Vec<PathBuf>, images: &mut I
     Ok(())
 }
 
+/// Among so many times as many numbers, other names are there by mistake.
+const FEW: usize = 4;
+
 /// What class folders with these names, in sorted order, stand for.
 pub(crate) fn labels_of_names(folder: &Path, names: &[&str]) -> Result<(Labelling, Vec<usize>), DatasetError> {
     let ids = wnids();
@@ -594,10 +607,21 @@ pub(crate) fn labels_of_names(folder: &Path, names: &[&str]) -> Result<(Labellin
         return Err(DatasetError::MixedNames { folder: folder.to_owned(), ids: count, others: listed(others) });
     }
     let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    let numbers: Option<Vec<usize>> = names.iter().map(|name| name.parse().ok().filter(|_| is_number(name))).collect();
-    let Some(numbers) = numbers else {
+    let numbers: Vec<Option<usize>> = names.iter().map(|name| name.parse().ok().filter(|_| is_number(name))).collect();
+    let count = numbers.iter().flatten().count();
+    if count < names.len() {
+        // Digits and letters may be classes beside each other; one folder more beside ten numbers would shift their labels.
+        if count >= FEW * (names.len() - count) {
+            let others = names.iter().zip(&numbers).filter(|(_, number)| number.is_none()).map(|(&name, _)| name);
+            return Err(DatasetError::MixedNumbers {
+                folder: folder.to_owned(),
+                numbers: count,
+                others: listed(others),
+            });
+        }
         return Ok((Labelling::Names, (0..names.len()).collect()));
-    };
+    }
+    let numbers: Vec<usize> = numbers.into_iter().flatten().collect();
     let mut seen = HashMap::new();
     for (&second, &label) in names.iter().zip(&numbers) {
         if let Some(first) = seen.insert(label, second) {
@@ -825,6 +849,9 @@ mod tests {
         let there = folder(&["1/a.png", "01/b.png"]);
         let error = Dataset::open(there.path(), None).unwrap_err().to_string();
         assert!(error.contains("`01` and `1`") && error.contains("class 1"), "{error}");
+        let there = folder(&["0/a.png", "1/b.png", "3/c.png", "4/d.png", "old/e.png"]);
+        let error = Dataset::open(there.path(), None).unwrap_err().to_string();
+        assert!(error.contains("4 are numbers, and these are not: `old`"), "{error}");
         // Digits beside letters are names.
         let there = folder(&["10/a.png", "2/b.png", "A/c.png"]);
         assert_eq!(listing(&Dataset::open(there.path(), None).unwrap())[2], ("A/c.png", 2));
