@@ -11,7 +11,8 @@
 //! Of a network without attention over patches (a CNN, a Swin) the patch is the one whose pixels' gradient is the largest in
 //! all, and the loss is the cross-entropy alone, as the authors do for CNNs; [`Reason::NoAttention`] says so. Where there are no
 //! more patches than are to be changed, every pixel may change, which [`Reason::EveryPatch`] says. A network that attends to patches
-//! keeps its own, and [`Reason::OwnPatches`] says if others were asked for.
+//! keeps its own, and [`Reason::OwnPatches`] says if others were asked for. With a mask, patches are chosen among those that have pixels
+//! which may change.
 //!
 //! Deviations: the attention losses of all layers are added before they are set against the cross-entropy's gradient (the authors'
 //! code does that layer by layer, with as many backward passes, and divides by the norm where the paper's equation 9 has its
@@ -123,18 +124,26 @@ impl PatchFool {
         self.patch_size.unwrap_or((shorter / 4).clamp(1, 16)).min(shorter)
     }
 
-    /// 1 at the pixels of the chosen patches, `[batch, 1, height, width]`, and the first chosen patch of each image.
-    fn mask(
-        &self,
-        scores: &[Vec<f64>],
-        side: usize,
-        [height, width]: [usize; 2],
-        like: &Tensor<4>,
-    ) -> (Tensor<4>, Vec<usize>) {
+    /// 1 at the pixels of the chosen patches, `[batch, 1, height, width]`, and the first chosen patch of each image: those of the
+    /// highest scores in which a pixel may change.
+    fn mask(&self, mut scores: Vec<Vec<f64>>, side: usize, targets: &Targets) -> (Tensor<4>, Vec<usize>) {
+        let like = &targets.pixels;
+        let [batch, _, height, width] = like.dims();
         let columns = width / side;
+        if targets.mask.is_some() {
+            let ones = Tensor::ones([batch, 1, height, width], (&like.device(), like.dtype()));
+            let may_change = to_f64(targets.masked(ones));
+            for (scores, may_change) in scores.iter_mut().zip(may_change.chunks_exact(may_change.len() / batch)) {
+                for (score, pixels) in scores.iter_mut().zip(patch_sums(may_change, side, [height, width])) {
+                    if pixels == 0.0 {
+                        *score = f64::NEG_INFINITY;
+                    }
+                }
+            }
+        }
         let mut values = vec![0.0; scores.len() * height * width];
         let mut firsts = Vec::new();
-        for (image, scores) in values.chunks_exact_mut(height * width).zip(scores) {
+        for (image, scores) in values.chunks_exact_mut(height * width).zip(&scores) {
             let mut order: Vec<usize> = (0..scores.len()).collect();
             order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
             firsts.push(order[0]);
@@ -183,18 +192,18 @@ impl Attack for PatchFool {
                 let [_, tokens] = drawn.dims();
                 let scores: Vec<Vec<f64>> =
                     to_f64(drawn).chunks_exact(tokens).map(|drawn| drawn[maps.prefix..].to_vec()).collect();
-                let (mask, patches) = self.mask(&scores, height / maps.grid, [height, width], original);
+                let (mask, patches) = self.mask(scores, height / maps.grid, targets);
                 (mask, patches, maps.grid * maps.grid)
             }
             None => {
                 effort += Effort::GRADIENT;
                 let side = self.side([height, width]);
-                let sizes = to_f64(gradient(network, original.clone(), loss).gradient.abs());
+                let sizes = to_f64(targets.masked(gradient(network, original.clone(), loss).gradient.abs()));
                 let scores: Vec<Vec<f64>> = sizes
                     .chunks_exact(channels * height * width)
                     .map(|sizes| patch_sums(sizes, side, [height, width]))
                     .collect();
-                let (mask, patches) = self.mask(&scores, side, [height, width], original);
+                let (mask, patches) = self.mask(scores, side, targets);
                 (mask, patches, (height / side) * (width / side))
             }
         };
