@@ -134,6 +134,87 @@ fn changed_patches(scratch: &Scratch, index: usize, side: usize) -> std::collect
         .collect()
 }
 
+/// The patch was chosen where nothing may change, and nothing changed.
+#[test]
+fn patchfool_chooses_among_the_patches_that_the_mask_leaves() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let mask = scratch.path("mask.png");
+    for (side, model) in [(7, "demo_vit_patch7"), (14, "demo_resnet")] {
+        // One patch along the lower edge.
+        let white =
+            |place: usize| if place / 28 >= 28 - side && (side..2 * side).contains(&(place % 28)) { 255 } else { 0 };
+        let pixels = (0..3 * 28 * 28).map(|value| white(value / 3)).collect();
+        save_png(&mask, &RgbImage::new(28, 28, pixels)).unwrap();
+        let size = side.to_string();
+        let options = ["--attack", "patchfool", "--steps", "3", "--patch-size", &size, "--mask"];
+        attack_on(model, &scratch, &data, &[&options[..], &[mask.to_str().unwrap()]].concat());
+        let only = [(28 / side - 1) * (28 / side) + 1].into();
+        for index in 0..8 {
+            assert_eq!(changed_patches(&scratch, index, side), only, "{model}, image {index}");
+        }
+    }
+}
+
+/// Only the labels and the folder of the images were looked after.
+#[test]
+fn nothing_that_an_attack_reads_is_written_over() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    let refused = |options: &[&str], said: &str| {
+        let mut command = netkin();
+        let output = command.arg("attack").args(options).args(&data).args(["--attack", "fgsm"]).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && stderr.contains(said), "{options:?}: {stderr}");
+    };
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let out = scratch.path("out");
+    std::fs::create_dir_all(out.join("images")).unwrap();
+    let weights = scratch.weights("demo_resnet", 1);
+    let weights = Path::new(weights.split_once('=').unwrap().1).to_owned();
+    std::fs::copy(&weights, out.join("adversarial.safetensors")).unwrap();
+    let model = format!("demo_resnet={}", text(&out.join("adversarial.safetensors")));
+    refused(&[&model, "--out", &text(&out)], "would write over");
+    refused(&["demo_mixer", "--evaluate", &model, "--out", &text(&out)], "would write over");
+    let mask = out.join("images/mask.png");
+    save_png(&mask, &RgbImage::new(28, 28, vec![255; 3 * 28 * 28])).unwrap();
+    refused(&["demo_mixer", "--mask", &text(&mask), "--out", &text(&out)], "would write over");
+    #[cfg(unix)]
+    {
+        let link = scratch.path("link");
+        std::os::unix::fs::symlink(&out, &link).unwrap();
+        refused(&["demo_mixer", "--mask", &text(&mask), "--out", &text(&link)], "would write over");
+    }
+    assert!(
+        mask.exists() && std::fs::read(out.join("adversarial.safetensors")).unwrap() == std::fs::read(weights).unwrap()
+    );
+
+    let classes = scratch.path("classes");
+    std::fs::create_dir_all(classes.join("0")).unwrap();
+    std::fs::copy(scratch.path("images/00.png"), classes.join("0/00.png")).unwrap();
+    let [data, out] = [text(&classes), text(&classes.join("new/out"))];
+    let output = netkin().args(["attack", "demo_mixer", "--data", &data, "--out", &out]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && stderr.contains("whose folders are classes"), "{stderr}");
+}
+
+/// An attack that stopped left the tables of an earlier one beside its own images.
+#[test]
+fn an_attack_that_stops_leaves_no_table_of_an_earlier_one() {
+    let scratch = Scratch::new();
+    let data = data(&scratch);
+    attack(&scratch, &data, &["--attack", "fgsm"]);
+    std::fs::write(scratch.path("images/07.png"), "no image").unwrap();
+    let mut command = netkin();
+    command.args(["attack", "demo_mixer", "--attack", "fgsm", "--batch", "1", "--strict"]).args(&data);
+    let output = command.arg("--out").arg(scratch.path("out")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut left: Vec<_> =
+        std::fs::read_dir(scratch.path("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["attack.json", "images"]);
+}
+
 /// Images of 28 pixels had one patch of 16 in networks without attention, always the same one, whatever was asked for.
 #[test]
 fn patchfool_changes_as_many_patches_of_small_images_as_are_asked_for() {

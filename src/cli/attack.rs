@@ -1,6 +1,7 @@
 //! `netkin attack`: adversarial images of one network or of several at once, and whom else they fool.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use netkin_weights::{ModelSet, ModelSpec, catalogue};
@@ -22,7 +23,7 @@ use crate::attacks::{
 use crate::files::read_regular;
 use crate::images::{self, Batch, CropMode, Dataset, Filter, RgbImage, Skipped, Transform, decode, encode_png, resize};
 use crate::model::{Model, argmax, to_f32};
-use crate::runs::write_atomically;
+use crate::runs::{RunError, write_atomically};
 
 /// Make adversarial images of one network, or of several at once, and see whom they fool
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,8 @@ pub struct Args {
     /// The folder for attack.json, attack.csv (a row for each image), the images (PNG, as data-set path), their labels.csv and
     /// adversarial.safetensors; with several eps, a folder in it for each, such as eps-4_255
     ///
-    /// What an earlier attack wrote there is written over; images of it that this attack does not have stay, which is said.
+    /// An attack that was stopped begins anew. What an earlier attack wrote there is written over, its tables are removed first; images
+    /// of it that this attack does not have stay, which is said.
     ///
     /// Columns of attack.csv: id (the image in the data set); label; target (what it is to be taken for; empty without --target);
     /// before, float, saved (what the network takes for the image before the attack, as computed, and as the 8-bit image that was
@@ -78,6 +80,14 @@ struct Document {
     device: String,
     precision: String,
     attack: Value,
+    /// As they were given.
+    data: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
     images: usize,
@@ -173,7 +183,15 @@ impl Args {
             [_] => vec![out.clone()],
             _ => self.attack.eps.iter().map(|eps| out.join(eps.folder())).collect(),
         };
-        folders.iter().try_for_each(|out| check_out(out, data))?;
+        let weights = self.evaluate.iter().flat_map(ModelSet::specs).chain([model]).filter_map(ModelSpec::path);
+        let read: Vec<&Path> = [data.labels.as_deref(), Some(&*data.data), self.mask.as_deref()]
+            .into_iter()
+            .flatten()
+            .chain(weights)
+            .collect();
+        let classes = (data.labels.is_none() && data.data.is_dir()).then_some(&*data.data);
+        folders.iter().try_for_each(|out| check_out(out, &read, classes))?;
+        let _claims = folders.iter().map(|out| claim(out)).collect::<Result<Vec<_>, _>>()?;
         say_what_stays(out, &folders, &dataset);
         let model = common.load_one(&options.sized(model.clone()), options.precision)?;
         let judges = self.options.specs(&self.evaluate);
@@ -291,19 +309,55 @@ fn check_names(dataset: &Dataset) -> Result<(), Failure> {
     }
 }
 
-/// Refuses to write over what is read.
-fn check_out(out: &Path, data: &DataOptions) -> Result<(), Failure> {
-    let is_there = |written: &Path, read: &Path| {
-        written.canonicalize().ok().is_some_and(|path| read.canonicalize().ok() == Some(path))
-    };
-    let labels = data.labels.as_deref().filter(|labels| is_there(&out.join("labels.csv"), labels));
-    let images = Some(data.data.as_path()).filter(|images| is_there(&out.join("images"), images));
-    match labels.or(images) {
-        None => Ok(()),
-        Some(path) => {
+/// What an attack writes into its folder, beside `images/`.
+const TABLES: [&str; 3] = ["attack.csv", "labels.csv", "adversarial.safetensors"];
+
+/// Refuses to write over what is read, and into class folders, where the images would be a class for whoever reads these next.
+fn check_out(out: &Path, read: &[&Path], classes: Option<&Path>) -> Result<(), Failure> {
+    let images = resolved(&out.join("images"));
+    let tables: Vec<PathBuf> = TABLES.iter().chain(&["attack.json"]).map(|name| resolved(&out.join(name))).collect();
+    for path in read {
+        let there = resolved(path);
+        if there.starts_with(&images) || tables.contains(&there) {
             let (out, path) = (out.display(), path.display());
-            Err(format!("--out {out} would write over {path}, which is read; give another folder").into())
+            return Err(format!("--out {out} would write over {path}, which is read; give another folder").into());
         }
+    }
+    match classes {
+        Some(data) if resolved(out).starts_with(resolved(data)) => Err(format!(
+            "--out {} lies in --data {}, whose folders are classes, and would be one of them from now on; give a folder elsewhere",
+            out.display(),
+            data.display()
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// The path without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let exists = path.ancestors().find_map(|there| Some((there, there.canonicalize().ok()?)));
+    match exists {
+        Some((there, canonical)) => match path.strip_prefix(there) {
+            Ok(rest) if !rest.as_os_str().is_empty() => canonical.join(rest),
+            _ => canonical,
+        },
+        None => path,
+    }
+}
+
+/// Keeps other attacks out of a folder, whose tables would speak of each other's images, for as long as it is held. Where folders
+/// cannot be locked, nobody is refused.
+fn claim(out: &Path) -> Result<Option<File>, Failure> {
+    std::fs::create_dir_all(out).map_err(|source| RunError::Write { path: out.to_owned(), source })?;
+    let Ok(folder) = File::open(out) else { return Ok(None) };
+    match folder.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("another attack writes into {}; wait until it has ended, or give another --out", out.display())
+                .into())
+        }
+        _ => Ok(Some(folder)),
     }
 }
 
@@ -396,6 +450,15 @@ impl Work<'_> {
         let (mut loader, bar) = data.load(self.common, self.dataset, model, self.transform, self.args.batch)?;
         // An unwritable folder is said now, not after an hour's work.
         write_atomically(&out.join("attack.json"), &serde_json::to_vec_pretty(&attack.settings())?)?;
+        // Those of an earlier attack would speak of the images of this one, if it is stopped.
+        for name in TABLES {
+            match std::fs::remove_file(out.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(RunError::Write { path: out.join(name), source: error }.into());
+                }
+                _ => {}
+            }
+        }
         let mut made = Made::new(attack, self.judges.len());
         for batch in loader.by_ref() {
             let batch = batch?;
@@ -535,6 +598,10 @@ impl Work<'_> {
             device: self.common.device.to_string(),
             precision: args.options.precision.to_string(),
             attack: attack.settings(),
+            data: args.data.data.display().to_string(),
+            labels: args.data.labels.as_ref().map(|path| path.display().to_string()),
+            mask: args.mask.as_ref().map(|path| path.display().to_string()),
+            protocol: args.protocol.clone(),
             target: args.attack.target.map(|target| target.to_string()),
             images,
             skipped,
@@ -762,5 +829,34 @@ fn write_png(path: &Path, id: &str, image: &RgbImage) -> Result<(), Failure> {
     match decode(&bytes, id)? == *image {
         true => Ok(()),
         false => Err(format!("{} is not what was written there; check the disk", path.display()).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_attacks_do_not_write_into_one_folder() {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("deep/out");
+        let first = claim(&out).unwrap();
+        assert!(claim(&out).unwrap_err().to_string().contains("another attack writes into"));
+        drop(first);
+        assert!(claim(&out).unwrap().is_some());
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "nothing is left in it");
+    }
+
+    #[test]
+    fn paths_are_the_same_whatever_leads_to_them() {
+        let scratch = tempfile::tempdir().unwrap();
+        let there = scratch.path().canonicalize().unwrap();
+        assert_eq!(resolved(&there), there);
+        assert_eq!(resolved(&scratch.path().join("not/there")), there.join("not/there"));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(&there, there.join("link")).unwrap();
+            assert_eq!(resolved(&there.join("link/a")), there.join("a"));
+        }
     }
 }
