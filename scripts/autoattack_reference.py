@@ -7,14 +7,17 @@
     python scripts/autoattack_reference.py --autoattack auto-attack --netkin target/release/netkin \\
         --data demo/images --labels demo/labels.csv --limit 200 --eps 8/255 demo_resnet demo_vit_patch7 demo_mixer
     python scripts/autoattack_reference.py ... --eps 0.1 demo_resnet=robust-run/model.safetensors
+    python scripts/autoattack_reference.py ... --limit 50 --only fab-t square --seeds 0 1 2 3 demo_mixer
 
 A network is one of netkin's demo networks, with the weights that netkin carries or those of a file. It is built in PyTorch as
 timm_reference.py builds it, and computes in single precision on the CPU. For each network two rows are printed: the accuracy
 under each part of AutoAttack alone and under all of them, and what is left after each part when they come one after
-another. Without --netkin the authors' alone; with it netkin's stand before them, with the same budget.
+another. Without --netkin the authors' alone; with it netkin's stand before them, with the same budget. With --only, one row for
+each seed: the accuracy under these parts alone.
 """
 import argparse
 import csv
+import itertools
 import json
 import pathlib
 import re
@@ -69,12 +72,13 @@ def images(options):
     return pixels, torch.tensor([int(row["label"]) for row in rows])
 
 
-def theirs(network, pixels, labels, options):
-    """Accuracies in percent: clean, under each part alone and under all ("autoattack"), and after each part."""
+def theirs(network, pixels, labels, options, seed):
+    """Accuracies in percent: clean, under each part alone and under all ("autoattack"), and after each part. With --only, under
+    these parts alone."""
     from autoattack import AutoAttack
 
     def attack():
-        made = AutoAttack(network, norm=options.norm, eps=options.radius, seed=options.seed, device="cpu", verbose=False)
+        made = AutoAttack(network, norm=options.norm, eps=options.radius, seed=seed, device="cpu", verbose=False)
         for part in (made.apgd, made.apgd_targeted, made.fab):
             part.n_iter = options.steps
         made.square.n_queries = options.queries
@@ -85,7 +89,12 @@ def theirs(network, pixels, labels, options):
             batches = zip(x.split(250), labels.split(250))
             return 100 * sum((network(x).argmax(1) == y).sum().item() for x, y in batches) / len(labels)
 
-    alone = attack().run_standard_evaluation_individual(pixels, labels)
+    each = attack()
+    if options.only:
+        each.attacks_to_run = options.only
+    alone = each.run_standard_evaluation_individual(pixels, labels)
+    if options.only:
+        return accuracy(pixels), {name: accuracy(x) for name, x in alone.items()}, {}
     whole = attack()
     whole.verbose, whole.logger = True, Log()
     result = whole.run_standard_evaluation(pixels, labels)
@@ -97,14 +106,14 @@ def theirs(network, pixels, labels, options):
     return accuracy(pixels), {**alone, "autoattack": accuracy(result)}, after
 
 
-def ours(name, weights, options):
+def ours(name, weights, options, seed):
     """The same by netkin."""
     alone, after, clean = {}, {}, None
-    for attack in (*PARTS, "autoattack"):
+    for attack in options.only or (*PARTS, "autoattack"):
         with tempfile.TemporaryDirectory() as out:
             command = [options.netkin, "--json", "--quiet", "attack", f"{name}={weights}", "--attack", attack]
             command += ["--norm", options.norm.lower(), "--eps", options.eps, "--data", options.data]
-            command += ["--labels", options.labels, "--limit", options.limit, "--out", out]
+            command += ["--labels", options.labels, "--limit", options.limit, "--seed", seed, "--out", out]
             if attack in ("square", "autoattack"):
                 command += ["--queries", options.queries]
             if attack != "square":
@@ -131,26 +140,31 @@ def main():
     parser.add_argument("--eps", default="8/255", help="a number or a fraction")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--queries", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0, help="of the authors' code")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
     options = parser.parse_args()
     above, _, below = options.eps.partition("/")
     options.radius = float(above) / float(below or 1)
     sys.path.insert(0, str(options.autoattack))
     pixels, labels = images(options)
-    print("| network | norm, ε, images | | clean | " + " | ".join(PARTS) + " | autoattack |")
-    print("|---|---|---|" + "---:|" * (len(PARTS) + 2))
-    for network in options.networks:
+    columns = options.only or (*PARTS, "autoattack")
+    print("| network | norm, ε, images | | clean | " + " | ".join(columns) + " |")
+    print("|---|---|---|" + "---:|" * (len(columns) + 1))
+    for network, seed in itertools.product(options.networks, options.seeds):
         name, _, file = network.partition("=")
         weights = pathlib.Path(file or ROOT / f"weights/embedded/{name}.safetensors")
-        results = [theirs(Demo(name, weights), pixels, labels, options)]
+        results = [theirs(Demo(name, weights), pixels, labels, options, seed)]
         if options.netkin:
-            results.insert(0, ours(name, weights, options))
+            results.insert(0, ours(name, weights, options, seed))
         cell = lambda values: " / ".join("–" if value is None else f"{value:.1f}" for value in values)
         setting = f"{options.norm}, {options.eps}, {len(labels)}"
         clean = cell(clean for clean, *_ in results)
-        alone = " | ".join(cell(alone[part] for _, alone, _ in results) for part in (*PARTS, "autoattack"))
+        alone = " | ".join(cell(alone[part] for _, alone, _ in results) for part in columns)
         after = " | ".join(cell(after.get(part) for *_, after in results) for part in PARTS)
-        print(f"| {name} | {setting} | each alone | {clean} | {alone} |")
+        which = f"seed {seed}" if options.only else "each alone"
+        print(f"| {name} | {setting} | {which} | {clean} | {alone} |", flush=True)
+        if options.only:
+            continue
         print(f"| {name} | {setting} | after it | {clean} | {after} | |", flush=True)
 
 

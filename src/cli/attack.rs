@@ -191,7 +191,6 @@ impl Args {
             .collect();
         let classes = (data.labels.is_none() && data.data.is_dir()).then_some(&*data.data);
         folders.iter().try_for_each(|out| check_out(out, &read, classes))?;
-        let _claims = folders.iter().map(|out| claim(out)).collect::<Result<Vec<_>, _>>()?;
         say_what_stays(out, &folders, &dataset);
         let model = common.load_one(&options.sized(model.clone()), options.precision)?;
         let judges = self.options.specs(&self.evaluate);
@@ -245,6 +244,7 @@ impl Args {
             say(&format!("warning: this is not the published setting of --protocol: {why}{left_out}"));
         }
 
+        let _claims = folders.iter().map(|out| claim(out)).collect::<Result<Vec<_>, _>>()?;
         let mut outcome = Outcome::Done;
         let mut documents = Vec::new();
         for (index, (attack, out)) in attacks.iter().zip(&folders).enumerate() {
